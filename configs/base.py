@@ -1,0 +1,61 @@
+"""Every key of a configuration, with the paper's setting where it has one.
+
+An experiment's file calls `get_config()` and changes what is its own. `cpng_jax/config.py` has the range of each key.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the defaults that the experiments start from."""
+    config = ConfigDict()
+    config.seed = 0  # initial weights, order of the data, augmentation
+    config.epochs = 300
+    config.batch_size = 256
+
+    config.data = ConfigDict()
+    config.data.name = 'digits'
+    config.data.crop_padding = 1  # pixels added on each side before the random crop
+    config.data.threads = 2  # threads that read and augment; 0 does it in the training loop
+
+    config.model = ConfigDict()  # name, then the fields of that network's module
+    config.model.name = 'vgg'
+    config.model.time_steps = 5  # T
+
+    config.neuron = ConfigDict()
+    config.neuron.tau = 0.5  # decay of the membrane potential; 1 is integrate-and-fire
+    config.neuron.v_th = 1.0  # threshold
+    config.neuron.surrogate = 'triangular'  # triangular, rectangular, arctan (Eq. 3 and 4)
+    config.neuron.detach_reset = False  # True drops the gradient through the reset (Eq. 8)
+
+    config.norm = ConfigDict()
+    config.norm.alpha = 1.0  # tdBN's factor next to v_th
+    config.norm.momentum = 0.9  # share of the running statistics kept at each step
+
+    config.optim = ConfigDict()  # Table 5: SGD
+    config.optim.learning_rate = 0.1
+    config.optim.momentum = 0.9
+    config.optim.weight_decay = 1e-4
+    config.optim.decay_norm_and_bias = True  # False spares norms and biases the weight decay
+    config.optim.warmup_fraction = 0.05  # of the training, linear from 0.1 of the learning rate (A.2); 0 for none
+
+    config.cpng = ConfigDict()
+    config.cpng.enabled = True  # False keeps beta at beta_init
+    config.cpng.beta_init = 1.0  # width parameter of every layer at the start
+    config.cpng.chi_limit = 0.2  # Sec. 5.2
+    config.cpng.limit_mode = 'delayed'  # as Algorithm 1 prints it, or immediate
+    config.cpng.interval = 'paper'  # [v_th - 1/beta, v_th + 1/beta] for every shape, or support
+    config.cpng.every = 'epoch'  # or batch (Table 1)
+    config.cpng.statistics = 'last_batch'  # of the epoch (A.2), or epoch_mean
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 256
+    config.eval.checkpoint = 'latest'  # or best: what --mode=eval restores
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 0  # besides the end of each epoch; 0 for only there
+    config.checkpoint.keep = 2  # latest checkpoints kept, next to the best
+
+    config.log = ConfigDict()
+    config.log.every_steps = 10  # steps between two looks at the loss
+    return config

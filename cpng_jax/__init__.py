@@ -1,0 +1,36 @@
+"""CPNG in JAX: surrogate gradients for spiking networks whose width follows the membrane potentials.
+
+The library, usable in anyone's JAX code. The training program lives in the other modules and is not imported here.
+"""
+
+from cpng_jax import cpng
+from cpng_jax.cpng import CPNGConfig, CPNGReport, CPNGState
+from cpng_jax.effective_domain import beta_for_chi, chi
+from cpng_jax.layers import Conv, Dense, TdBN, avg_pool
+from cpng_jax.losses import mean_output_cross_entropy
+from cpng_jax.models.vgg import VGG
+from cpng_jax.neuron import LIF, MembraneStats, lif, membrane_stats
+from cpng_jax.surrogate import Surrogate, spike
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'LIF',
+    'VGG',
+    'CPNGConfig',
+    'CPNGReport',
+    'CPNGState',
+    'Conv',
+    'Dense',
+    'MembraneStats',
+    'Surrogate',
+    'TdBN',
+    'avg_pool',
+    'beta_for_chi',
+    'chi',
+    'cpng',
+    'lif',
+    'mean_output_cross_entropy',
+    'membrane_stats',
+    'spike',
+]

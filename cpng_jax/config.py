@@ -1,0 +1,160 @@
+"""Checks of a training configuration, before any work is done.
+
+The rules below name every key that `configs/base.py` defines, apart from those of `model`, which are the fields of
+the network's module and are checked when it is built.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from cpng_jax.cpng import LIMIT_MODES
+from cpng_jax.effective_domain import INTERVALS
+from cpng_jax.errors import UserError
+from cpng_jax.surrogate import SURROGATES
+
+ConfigDict = ml_collections.ConfigDict
+
+
+class Rule(NamedTuple):
+    """Whether a value is accepted, and in words what would be."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def _integer(low: int) -> Rule:
+    return Rule(lambda value: type(value) is int and value >= low, f'an integer of at least {low}')
+
+
+def _number(low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Rule:
+    def accepts(value: Any) -> bool:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            return False
+        return (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+
+    lower = f'{"above" if open_low else "of at least"} {low:g}'
+    upper = '' if math.isinf(high) else f' and {"below" if open_high else "at most"} {high:g}'
+    return Rule(accepts, f'a number {lower}{upper}')
+
+
+def _choice(*options: str) -> Rule:
+    return Rule(lambda value: value in options, 'one of ' + ', '.join(options))
+
+
+_BOOLEAN = Rule(lambda value: type(value) is bool, 'True or False')
+_TEXT = Rule(lambda value: isinstance(value, str), 'a text')
+
+RULES: dict[str, Rule] = {
+    'seed': Rule(lambda value: type(value) is int and 0 <= value < 2**32, 'an integer from 0 to 2**32 - 1'),
+    'epochs': _integer(1),
+    'batch_size': _integer(1),
+    'data.name': _TEXT,
+    'data.crop_padding': _integer(0),
+    'data.threads': _integer(0),
+    'neuron.tau': _number(0, 1),
+    'neuron.v_th': _number(0, open_low=True),
+    'neuron.surrogate': _choice(*SURROGATES),
+    'neuron.detach_reset': _BOOLEAN,
+    'norm.alpha': _number(0, open_low=True),
+    'norm.momentum': _number(0, 1, open_high=True),
+    'optim.learning_rate': _number(0, open_low=True),
+    'optim.momentum': _number(0, 1, open_high=True),
+    'optim.weight_decay': _number(0),
+    'optim.decay_norm_and_bias': _BOOLEAN,
+    'optim.warmup_fraction': _number(0, 1, open_high=True),
+    'cpng.enabled': _BOOLEAN,
+    'cpng.beta_init': _number(0, open_low=True),
+    'cpng.chi_limit': _number(0, 1, open_high=True),
+    'cpng.limit_mode': _choice(*LIMIT_MODES),
+    'cpng.interval': _choice(*INTERVALS),
+    'cpng.every': _choice('epoch', 'batch'),
+    'cpng.statistics': _choice('last_batch', 'epoch_mean'),
+    'eval.batch_size': _integer(1),
+    'eval.checkpoint': _choice('latest', 'best'),
+    'checkpoint.every_steps': _integer(0),
+    'checkpoint.keep': _integer(1),
+    'log.every_steps': _integer(1),
+}
+
+# These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
+FREE = ('data.threads', 'eval.', 'checkpoint.', 'log.')
+
+
+def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a nested configuration as one level.
+
+    Args:
+      config: the configuration, or what `json.loads` made of it.
+
+    Returns:
+      Values by dotted key; tuples become lists, as JSON stores them.
+    """
+    nested = json.loads(config.to_json()) if isinstance(config, ConfigDict) else config
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update({f'{key}.{inner}': leaf for inner, leaf in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Says which known key a misspelt one is most like.
+
+    Args:
+      key: the key that does not exist.
+      known: the keys that do.
+
+    Returns:
+      The known key that is spelt most alike.
+    """
+    # Keys of the same section first: model.tme_steps is nearer to model.time_steps than to any other key.
+    return max(known, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks that each key is known, none is missing, and each value is in range.
+
+    Args:
+      config: the configuration.
+
+    Raises:
+      UserError: naming the first key at fault, its value, what was expected, and the nearest valid key.
+    """
+    flat = flatten(config)
+    model_keys = {key for key in flat if key.startswith('model.')}
+    for key in flat:
+        if key not in RULES and key not in model_keys:
+            raise UserError(f'config has no key {key!r}; the nearest is {nearest(key, RULES)!r}.')
+    for key in (*RULES, 'model.name'):
+        if key not in flat:
+            raise UserError(f'config lacks the key {key!r}: start from configs/base.py, which has every key.')
+    for key, rule in RULES.items():
+        if not rule.accepts(flat[key]):
+            raise UserError(f'config.{key} is {flat[key]!r}, expected {rule.expected}.')
+
+
+def changed_keys(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
+    """Lists what differs between the configuration of a workdir and a new one, apart from `FREE` keys.
+
+    Args:
+      old: the stored configuration, nested, as JSON gives it.
+      new: the configuration of this run.
+
+    Returns:
+      One text `key: old -> new` for each difference.
+    """
+    before, after = flatten(old), flatten(new)
+    keys = [key for key in sorted(before.keys() | after.keys()) if not key.startswith(FREE)]
+    absent = 'absent'
+    return [
+        f'{key}: {before.get(key, absent)!r} -> {after.get(key, absent)!r}'
+        for key in keys
+        if before.get(key, absent) != after.get(key, absent)
+    ]

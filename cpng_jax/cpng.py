@@ -1,0 +1,200 @@
+"""Control of the Proportion of Non-zero Gradients: Algorithm 1 as pure functions.
+
+    state = cpng.init(beta)
+    beta, state, report = cpng.update(stats, beta, state, cpng.CPNGConfig())
+
+`beta` is any pytree of arrays, one leaf per layer, `stats` the same tree with a `MembraneStats` in the
+place of each leaf. Nothing here knows of models, devices or epochs: call `update` whenever the
+network has seen the data once.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from cpng_jax.effective_domain import beta_for_chi, chi, domain_half_width
+from cpng_jax.neuron import MembraneStats
+from cpng_jax.surrogate import Array, Surrogate
+
+PyTree = Any
+
+LIMIT_MODES = ('delayed', 'immediate')
+
+
+@dataclasses.dataclass(frozen=True)
+class CPNGConfig:
+    """How Algorithm 1 decides. Values are checked at construction.
+
+    Attributes:
+      chi_limit: the least share of potentials that a layer is held at, 0 <= chi_limit < 1 (Table 2).
+      limit_mode: 'delayed', as Algorithm 1 prints it: the recorder first takes a chi below the limit and is
+        raised to the limit at the next call; 'immediate': the recorder never stays below the limit.
+      interval: which interval chi counts, 'paper' or 'support', see `domain_half_width`.
+      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`: that of the network.
+      v_th: threshold of the network's neurons.
+
+    Raises:
+      ValueError: a value is out of range; the message names it.
+    """
+
+    chi_limit: float = 0.2
+    limit_mode: str = 'delayed'
+    interval: str = 'paper'
+    surrogate: str | Surrogate = 'triangular'
+    v_th: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.chi_limit < 1:
+            raise ValueError(f'chi_limit must lie in 0 <= chi_limit < 1, got {self.chi_limit!r}.')
+        if self.limit_mode not in LIMIT_MODES:
+            raise ValueError(f'limit_mode must be one of {", ".join(LIMIT_MODES)}, got {self.limit_mode!r}.')
+        domain_half_width(self.surrogate, self.interval)
+
+
+class CPNGState(NamedTuple):
+    """What Algorithm 1 remembers.
+
+    Attributes:
+      chi_recorder: the smallest chi of each layer so far, shaped like beta; infinite before the first.
+    """
+
+    chi_recorder: PyTree
+
+
+class CPNGReport(NamedTuple):
+    """What a call of `update` saw; each field is a pytree shaped like beta.
+
+    Attributes:
+      chi: chi at the beta that the statistics were taken with; NaN where they are not finite.
+      chi_min: the recorder after the call, which the new beta aims at.
+      skipped: True where the layer kept its beta because its potentials are constant or not
+        finite, or because no beta reaches chi_min.
+    """
+
+    chi: PyTree
+    chi_min: PyTree
+    skipped: PyTree
+
+    def skipped_layers(self) -> list[str]:
+        """Names the layers that were skipped, by their path in the beta tree; on the host only."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.skipped)
+        return [jax.tree_util.keystr(path, simple=True, separator='/') for path, skipped in leaves if skipped.any()]
+
+
+def init(beta: PyTree) -> CPNGState:
+    """Starts Algorithm 1 with nothing recorded.
+
+    Args:
+      beta: pytree of arrays, one leaf per layer.
+
+    Returns:
+      The state for the first `update`, which only records.
+    """
+    return CPNGState(jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), jnp.inf, jnp.float32), beta))
+
+
+def update(
+    stats: PyTree, beta: PyTree, state: CPNGState, config: CPNGConfig | None = None
+) -> tuple[PyTree, CPNGState, CPNGReport]:
+    """Runs Algorithm 1 once on all layers.
+
+    The first call with usable statistics only records a layer's chi. Later, a layer whose chi
+    rose above the smallest recorded gets the beta that brings it back there; the recorder follows chi
+    downwards, but not below `chi_limit`. A layer whose potentials are constant or not finite keeps its beta
+    and its record. Pure: same numbers on the host and under `jit`.
+
+    Args:
+      stats: pytree like `beta` with a `MembraneStats` for each leaf, of the leaf's shape.
+      beta: pytree of floating arrays greater than 0: scalars, or one value per channel.
+      state: from `init` or the last `update`.
+      config: see `CPNGConfig`; the default is the paper's.
+
+    Returns:
+      `(beta, state, report)`; beta keeps its dtypes.
+
+    Raises:
+      ValueError: `stats` or `state` does not fit the layers of `beta`.
+
+    Source: Algorithm 1, Sec. 4.2.
+    """
+    config = CPNGConfig() if config is None else config
+    betas, unravel = ravel_pytree(jax.tree.map(_floating, beta))
+    mean, variance = _collect(stats, beta)
+    recorder = _matching('state.chi_recorder', state.chi_recorder, beta)
+    betas, recorder, chi_now, skipped = _algorithm_1(mean, variance, betas, recorder, config)
+
+    def like_beta(values: Array) -> PyTree:
+        """Splits a vector over the layers without casting it to the dtype of beta."""
+        leaves, structure = jax.tree.flatten(beta)
+        sizes = [jnp.size(leaf) for leaf in leaves]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        parts = [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        shaped = [part.reshape(jnp.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(structure, shaped)
+
+    report = CPNGReport(like_beta(chi_now), like_beta(recorder), like_beta(skipped))
+    return unravel(betas), CPNGState(report.chi_min), report
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _algorithm_1(
+    mean: Array, variance: Array, beta: Array, recorder: Array, config: CPNGConfig
+) -> tuple[Array, Array, Array, Array]:
+    """Algorithm 1 on vectors with an element per layer: returns beta, recorder, chi, skipped."""
+    stats = MembraneStats(mean, variance)
+    domain = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
+    chi_now = chi(stats, beta, **domain)
+    usable = jnp.isfinite(mean) & jnp.isfinite(variance) & (variance > 0)
+    first = jnp.isinf(recorder)
+
+    smallest = jnp.minimum(recorder, chi_now)
+    if config.limit_mode == 'delayed':
+        smallest = jnp.where(recorder < config.chi_limit, config.chi_limit, smallest)
+    else:
+        smallest = jnp.where(first, smallest, jnp.maximum(smallest, config.chi_limit))
+    new_recorder = jnp.where(usable, smallest, recorder)
+
+    adapt = usable & ~first & (new_recorder != chi_now)
+    solution = beta_for_chi(new_recorder, stats, **domain)
+    solved = adapt & (solution > 0)
+    return jnp.where(solved, solution, beta), new_recorder, chi_now, ~usable | (adapt & ~solved)
+
+
+def _floating(leaf: Any) -> Array:
+    array = jnp.asarray(leaf)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
+
+
+def _matching(name: str, tree: PyTree, beta: PyTree) -> Array:
+    """The leaves of `tree` in one vector, checked to have the layers and shapes of `beta`."""
+    if jax.tree.structure(tree) != jax.tree.structure(beta):
+        raise ValueError(f'{name} must have the layers of beta, {_layers(beta)}, got {_layers(tree)}.')
+    for (path, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
+        if jnp.shape(leaf) != jnp.shape(expected):
+            layer = jax.tree_util.keystr(path, simple=True, separator='/')
+            raise ValueError(
+                f'{name} of layer {layer or "(the only one)"} has shape {jnp.shape(leaf)}, its beta {jnp.shape(expected)}.'
+            )
+    return ravel_pytree(jax.tree.map(_floating, tree))[0]
+
+
+def _collect(stats: PyTree, beta: PyTree) -> tuple[Array, Array]:
+    """Means and variances of all layers, each in one vector."""
+    is_stats = lambda node: isinstance(node, MembraneStats)
+    for leaf in jax.tree.leaves(stats, is_leaf=is_stats):
+        if not is_stats(leaf):
+            raise ValueError(f'stats must have a cpng_jax.MembraneStats for each beta, found {type(leaf).__name__}.')
+    mean = jax.tree.map(lambda leaf: leaf.mean, stats, is_leaf=is_stats)
+    variance = jax.tree.map(lambda leaf: leaf.variance, stats, is_leaf=is_stats)
+    return _matching('stats', mean, beta), _matching('stats', variance, beta)
+
+
+def _layers(tree: PyTree) -> str:
+    paths = (
+        jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    )
+    return '{' + ', '.join(paths) + '}'

@@ -1,0 +1,60 @@
+"""What a data set is to the rest of the program."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+Example = dict[str, np.ndarray]
+"""`image`: uint8 `[H, W, C]`; `label`: int32 scalar."""
+
+Augmentation = Callable[[Example, np.random.Generator], Example]
+
+
+class Source(Protocol):
+    """Random access to the examples of a split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+class ArraySource:
+    """A split held in memory."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Wraps images, uint8 `[N, H, W, C]`, and their labels, integer `[N]`."""
+        if len(images) != len(labels):
+            raise ValueError(f'{len(images)} images need as many labels, got {len(labels)}.')
+        self.images = images
+        self.labels = labels.astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        return {'image': self.images[index], 'label': self.labels[index]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A training and a test split with what is needed to feed them to a network.
+
+    Attributes:
+      train: examples to learn from.
+      test: examples to measure on.
+      augment: applied to each training example with a generator that depends only on seed, epoch and position.
+      class_names: the names of the classes, in the order of their labels.
+      image_shape: `(H, W, C)` of an image after augmentation.
+      mean: of each channel over the training images, in units of 0 to 1.
+      std: likewise the standard deviation.
+    """
+
+    train: Source
+    test: Source
+    augment: Augmentation
+    class_names: Sequence[str]
+    image_shape: tuple[int, int, int]
+    mean: np.ndarray
+    std: np.ndarray

@@ -1,0 +1,151 @@
+"""Layers between the spikes: time-merged convolution, dense and pooling, and tdBN.
+
+Arrays are `[T, B, ...]`, time first. Convolution, dense and pooling have no state in time, so T is folded into
+the batch and each layer is one large operation.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cpng_jax.surrogate import Array
+
+
+def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
+    """Applies a function of `[batch, ...]` to `[T, B, ...]` as one batch of T * B.
+
+    Args:
+      function: maps `[batch, ...]` to `[batch, ...]`, each example by itself.
+      x: `[T, B, ...]`.
+
+    Returns:
+      `[T, B, ...]`.
+    """
+    time_steps, batch = x.shape[:2]
+    y = function(x.reshape(time_steps * batch, *x.shape[2:]))
+    return y.reshape(time_steps, batch, *y.shape[1:])
+
+
+class Conv(nn.Module):
+    """Square convolution without bias on `[T, B, H, W, C]`, padded to keep H and W at stride 1.
+
+    Attributes:
+      features: number of output channels.
+      kernel_size: edge of the kernel.
+      stride: step in H and W.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns `[T, B, H', W', features]`."""
+        _check_rank(x, 5, '[T, B, H, W, C]', 'Conv')
+        conv = nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            strides=self.stride,
+            padding=self.kernel_size // 2,
+            use_bias=False,
+            kernel_init=nn.initializers.he_normal(),
+            name='conv',
+        )
+        return merge_time(conv, x)
+
+
+class Dense(nn.Module):
+    """Fully connected layer on `[T, B, features]`.
+
+    Attributes:
+      features: number of outputs.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns `[T, B, features]`."""
+        _check_rank(x, 3, '[T, B, features]', 'Dense')
+        return merge_time(nn.Dense(self.features, name='dense'), x)
+
+
+def avg_pool(x: Array, window: int) -> Array:
+    """Averages over square windows that do not overlap.
+
+    Args:
+      x: `[T, B, H, W, C]`.
+      window: edge of a window.
+
+    Returns:
+      `[T, B, H // window, W // window, C]`.
+
+    Raises:
+      ValueError: `x` has another rank, or the map is smaller than the window.
+    """
+    _check_rank(x, 5, '[T, B, H, W, C]', 'avg_pool')
+    if min(x.shape[2:4]) < window:
+        raise ValueError(f'avg_pool: a map of {x.shape[2]} x {x.shape[3]} is smaller than its window of {window}.')
+    return merge_time(lambda y: nn.avg_pool(y, (window, window), (window, window)), x)
+
+
+class TdBN(nn.Module):
+    """Threshold-dependent batch normalisation (Zheng et al., 2020; Sec. 5.1).
+
+    `scale * (alpha * v_th * (x - mean) / sqrt(variance + epsilon)) + bias` with mean and variance of each
+    channel over T, the global batch, H and W, in float32. In evaluation the running statistics serve.
+
+    Attributes:
+      v_th: threshold of the neurons that follow.
+      alpha: 1, or 1/sqrt(2) for each of two branches that are summed.
+      momentum: share of the running statistics kept at each step.
+      epsilon: added to the variance.
+    """
+
+    v_th: float = 1.0
+    alpha: float = 1.0
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Returns the normalised `[T, B, ..., C]`; `train` normalises by the batch and updates the running statistics."""
+        normalise = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            use_scale=False,
+            use_bias=False,
+            name='norm',
+        )
+        channels = x.shape[-1]
+        scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        return normalise(x) * (self.alpha * self.v_th * scale).astype(x.dtype) + bias.astype(x.dtype)
+
+
+def repeat_over_time(x: Array, time_steps: int) -> Array:
+    """Presents what was computed once, `[1, B, ...]`, at each of T time steps: `[T, B, ...]`.
+
+    A static image is the same at each step, and so are its first convolution and norm.
+
+    Args:
+      x: `[T, B, ...]` or `[1, B, ...]`.
+      time_steps: T.
+
+    Returns:
+      `[T, B, ...]`.
+
+    Raises:
+      ValueError: `x` has neither 1 nor T time steps.
+    """
+    if x.shape[0] not in (1, time_steps):
+        raise ValueError(f'expected 1 or {time_steps} time steps, got {x.shape[0]}.')
+    return jnp.broadcast_to(x, (time_steps, *x.shape[1:]))
+
+
+def _check_rank(x: Array, rank: int, layout: str, layer: str) -> None:
+    if x.ndim != rank:
+        raise ValueError(f'{layer} takes {layout}, got an array of shape {x.shape}.')

@@ -1,0 +1,90 @@
+"""Spiking VGG of any depth and width."""
+
+from collections.abc import Callable, Sequence
+
+from flax import linen as nn
+
+from cpng_jax.layers import Conv, Dense, TdBN, avg_pool, repeat_over_time
+from cpng_jax.neuron import LIF
+from cpng_jax.surrogate import Array
+
+
+class ConvBlock(nn.Module):
+    """Convolution, tdBN and LIF.
+
+    Attributes:
+      features: number of channels.
+      time_steps: T of the spikes; an input with one time step is convolved and normalised once.
+      neuron: makes the `LIF`.
+      norm: makes the `TdBN`.
+    """
+
+    features: int
+    time_steps: int
+    neuron: Callable[..., LIF] = LIF
+    norm: Callable[..., TdBN] = TdBN
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Maps `[T or 1, B, H, W, C]` to spikes `[T, B, H, W, features]`."""
+        x = Conv(self.features, name='conv')(x)
+        x = self.norm(name='norm')(x, train=train)
+        return self.neuron(name='lif')(repeat_over_time(x, self.time_steps))
+
+
+class VGG(nn.Module):
+    """Spiking VGG: stages of 3x3 convolutions with average pools between, then fully connected layers.
+
+    The last layer is linear, without neurons (Eq. 5). Layers are named in the order of their depth, so that
+    the layers of the collections `surrogate` and `membrane` are sorted by depth.
+
+    Attributes:
+      classes: number of outputs.
+      stages: for each stage, the channels of its convolutions.
+      head: widths of the spiking fully connected layers before the last.
+      time_steps: T for static images.
+      pool_last: also pool after the last stage.
+      neuron: makes each `LIF`, for example `functools.partial(LIF, surrogate='arctan')`.
+      norm: makes each `TdBN`.
+    """
+
+    classes: int
+    stages: Sequence[Sequence[int]]
+    head: Sequence[int] = ()
+    time_steps: int = 4
+    pool_last: bool = False
+    neuron: Callable[..., LIF] = LIF
+    norm: Callable[..., TdBN] = TdBN
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Computes the outputs at each time step.
+
+        Args:
+          x: static images `[B, H, W, C]`, presented at each of `time_steps`, or events `[T, B, H, W, C]`.
+          train: normalise by the batch instead of the running statistics.
+
+        Returns:
+          `[T, B, classes]`.
+
+        Raises:
+          ValueError: `x` has another rank, or its map is too small for the pools.
+        """
+        if x.ndim not in (4, 5):
+            raise ValueError(f'VGG takes images [B, H, W, C] or events [T, B, H, W, C], got shape {x.shape}.')
+        time_steps = self.time_steps if x.ndim == 4 else x.shape[0]
+        x = x[None] if x.ndim == 4 else x
+        layer = 0
+        for index, widths in enumerate(self.stages):
+            for features in widths:
+                layer += 1
+                block = ConvBlock(features, time_steps, self.neuron, self.norm, name=f'conv{layer:02d}')
+                x = block(x, train=train)
+            if index + 1 < len(self.stages) or self.pool_last:
+                x = avg_pool(x, 2)
+        x = x.reshape(*x.shape[:2], -1)
+        for features in self.head:
+            layer += 1
+            x = Dense(features, name=f'fc{layer:02d}')(x)
+            x = self.neuron(name=f'fc{layer:02d}_lif')(x)
+        return Dense(self.classes, name='output')(x)

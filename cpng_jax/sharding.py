@@ -1,0 +1,52 @@
+"""Where arrays live: one mesh over all devices, the batch split over it, everything else on each."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cpng_jax.errors import UserError
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """Lays all devices out in one line.
+
+    Args:
+      batch_size: examples in a training batch, which the devices share.
+
+    Returns:
+      The mesh, with the axis 'data'.
+
+    Raises:
+      UserError: the devices cannot share the batch evenly.
+    """
+    devices = jax.device_count()
+    if batch_size % devices:
+        raise UserError(
+            f'config.batch_size is {batch_size}, which {devices} devices cannot share evenly: '
+            f'choose a multiple of {devices}.'
+        )
+    return jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole: state, statistics, losses."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays whose first axis is the batch."""
+    return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """Sends a batch to the devices.
+
+    Args:
+      batch: pytree of numpy arrays `[B, ...]`.
+      mesh: from `make_mesh`.
+
+    Returns:
+      The same pytree of global arrays, each device with its share of the examples.
+    """
+    return jax.device_put(batch, over_batch(mesh))

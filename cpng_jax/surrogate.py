@@ -1,0 +1,151 @@
+"""Surrogate gradients of the spike (Eq. 3 and 4) and the spike itself."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+ArrayLike = jax.typing.ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+    """The shape that replaces the derivative of the step function in the backward pass.
+
+    An instance is static under `jit`: define one at module level and reuse it, since two
+    instances with different functions are different shapes and compile separately.
+
+    Attributes:
+      name: what messages call it.
+      gradient: `f(x, beta)`, the surrogate derivative at distance `x = u - v_th` from the
+        threshold; both arguments are arrays of one dtype and broadcast. It should integrate to
+        1 over x for every beta, as the delta function does.
+      support: half the width, in units of 1/beta, of the interval outside of which `gradient`
+        is 0; `math.inf` where it never is.
+      half_width: half the width, in units of 1/beta, of the effective domain that chi counts.
+        The paper takes 1 for every shape (Sec. 5.2).
+    """
+
+    name: str
+    gradient: Callable[[Array, Array], Array]
+    support: float
+    half_width: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.gradient):
+            raise TypeError(f'Surrogate {self.name!r}: gradient must be a function f(x, beta), got {self.gradient!r}.')
+        for field in ('support', 'half_width'):
+            value = getattr(self, field)
+            if not value > 0:
+                raise ValueError(f'Surrogate {self.name!r}: {field} must be greater than 0, got {value!r}.')
+        if math.isinf(self.half_width):
+            raise ValueError(f'Surrogate {self.name!r}: half_width must be finite, or chi would always be 1.')
+
+
+def _triangular(x: Array, beta: Array) -> Array:
+    return beta * jnp.maximum(1 - beta * jnp.abs(x), 0)
+
+
+def _rectangular(x: Array, beta: Array) -> Array:
+    return jnp.where(jnp.abs(x) < 0.5 / beta, beta, 0)
+
+
+def _arctan(x: Array, beta: Array) -> Array:
+    return beta / (1 + jnp.square(math.pi * beta * x))
+
+
+TRIANGULAR = Surrogate('triangular', _triangular, support=1.0)
+RECTANGULAR = Surrogate('rectangular', _rectangular, support=0.5)
+ARCTAN = Surrogate('arctan', _arctan, support=math.inf)
+
+SURROGATES = {surrogate.name: surrogate for surrogate in (TRIANGULAR, RECTANGULAR, ARCTAN)}
+
+
+def get_surrogate(surrogate: str | Surrogate) -> Surrogate:
+    """Looks a surrogate gradient up by name.
+
+    Args:
+      surrogate: 'triangular', 'rectangular', 'arctan', or a `Surrogate`, which is returned as is.
+
+    Returns:
+      The `Surrogate`.
+
+    Raises:
+      ValueError: no surrogate has that name.
+      TypeError: neither a name nor a `Surrogate` was given.
+    """
+    if isinstance(surrogate, Surrogate):
+        return surrogate
+    if not isinstance(surrogate, str):
+        raise TypeError(f'surrogate must be a name or a cpng_jax.Surrogate, got {surrogate!r}.')
+    if surrogate not in SURROGATES:
+        raise ValueError(
+            f'surrogate must be one of {", ".join(SURROGATES)} or a cpng_jax.Surrogate, got {surrogate!r}.'
+        )
+    return SURROGATES[surrogate]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _spike(x: Array, beta: Array, surrogate: Surrogate) -> Array:
+    del beta, surrogate
+    return (x >= 0).astype(x.dtype)
+
+
+def _spike_forward(x: Array, beta: Array, surrogate: Surrogate) -> tuple[Array, tuple[Array, Array]]:
+    return _spike(x, beta, surrogate), (x, beta)
+
+
+def _spike_backward(surrogate: Surrogate, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, beta = residuals
+    # At least float32: squares of potentials overflow float16, and 8 bits of bfloat16 blur the edge of the domain.
+    compute = jnp.promote_types(x.dtype, jnp.float32)
+    derivative = surrogate.gradient(x.astype(compute), beta.astype(compute))
+    return (cotangent.astype(compute) * derivative).astype(x.dtype), jnp.zeros_like(beta)
+
+
+_spike.defvjp(_spike_forward, _spike_backward)
+
+
+def spike(u: ArrayLike, beta: ArrayLike, v_th: ArrayLike = 1.0, surrogate: str | Surrogate = 'triangular') -> Array:
+    """Emits a spike where the membrane potential reaches the threshold; backward, the surrogate gradient.
+
+    Forward `H(u - v_th)` with `H(0) = 1` (Eq. 2), backward `f(u - v_th)` (Eq. 3 and 4), computed in
+    at least float32 and returned in the dtype of `u`. `beta` is an ordinary array argument:
+    changing it never recompiles, and its cotangent is zero. `v_th` gets the gradient of `u - v_th`.
+
+    Args:
+      u: membrane potential, floating, any shape.
+      beta: width parameter, greater than 0; scalar or of a shape that broadcasts to that of `u`.
+      v_th: threshold; scalar or of a shape that broadcasts to that of `u`.
+      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+
+    Returns:
+      Spikes, 0 or 1, with the shape and dtype of `u`.
+
+    Raises:
+      TypeError: `u` is not floating.
+      ValueError: unknown surrogate, or `beta` or `v_th` does not broadcast to the shape of `u`.
+    """
+    u = jnp.asarray(u)
+    if not jnp.issubdtype(u.dtype, jnp.floating):
+        raise TypeError(f'u must be floating, got dtype {u.dtype}.')
+    surrogate = get_surrogate(surrogate)
+    beta = _broadcastable('beta', beta, u)
+    v_th = _broadcastable('v_th', v_th, u)
+    return _spike(u - v_th.astype(u.dtype), beta, surrogate)
+
+
+def _broadcastable(name: str, value: ArrayLike, u: Array) -> Array:
+    """`value` as a floating array, checked to broadcast to the shape of `u`."""
+    array = jnp.asarray(value)
+    try:
+        fits = jnp.broadcast_shapes(array.shape, u.shape) == u.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f'{name} has shape {array.shape}, which does not broadcast to that of u, {u.shape}.')
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)

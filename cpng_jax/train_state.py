@@ -1,0 +1,100 @@
+"""What training carries from step to step and what a checkpoint holds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from cpng_jax import cpng
+from cpng_jax.neuron import MembraneStats
+from cpng_jax.surrogate import Array
+
+PyTree = Any
+
+
+class EpochTotals(struct.PyTreeNode):
+    """Sums over the steps of the running epoch.
+
+    They are kept on the device, so that reading them out now and then costs no step any time, and in the
+    checkpoint, so that a run taken up within an epoch reports the whole epoch.
+
+    Attributes:
+      steps: number of steps, int32.
+      loss: sum of the steps' mean losses, in nats.
+      correct: number of examples classified rightly, int32.
+      firing_rate: mean over the steps of each layer's share of spikes, laid out like `surrogate`.
+      membrane: `MembraneStats` of each layer: of the last batch or of the epoch so far.
+    """
+
+    steps: Array
+    loss: Array
+    correct: Array
+    firing_rate: PyTree
+    membrane: PyTree
+
+    @classmethod
+    def zeros(cls, surrogate: PyTree) -> 'EpochTotals':
+        """Starts an epoch for the layers of the collection `surrogate`."""
+        # Each leaf is an array of its own: the training step donates its buffers, and one cannot be donated twice.
+        zeros = lambda: jax.tree.map(lambda beta: jnp.zeros(beta.shape, jnp.float32), surrogate)
+        membrane = jax.tree.map(MembraneStats, zeros(), zeros())
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), zeros(), membrane)
+
+
+class TrainState(struct.PyTreeNode):
+    """The whole state of a run; randomness needs none, since it depends on seed and step alone.
+
+    Attributes:
+      step: number of updates made, int32.
+      params: weights.
+      batch_stats: running statistics of the norms.
+      surrogate: width parameter beta of each layer.
+      opt_state: state of the optimiser.
+      cpng: what Algorithm 1 remembers.
+      epoch: sums over the running epoch.
+    """
+
+    step: Array
+    params: PyTree
+    batch_stats: PyTree
+    surrogate: PyTree
+    opt_state: optax.OptState
+    cpng: cpng.CPNGState
+    epoch: EpochTotals
+
+
+def create(model: nn.Module, optimizer: optax.GradientTransformation, example: Array, seed: int) -> TrainState:
+    """Initialises a run.
+
+    Args:
+      model: the network.
+      optimizer: from optax.
+      example: a batch of images of the right shape; only the shape counts.
+      seed: of the initial weights.
+
+    Returns:
+      The state at step 0.
+    """
+    variables = model.init(jax.random.key(seed), example)
+    surrogate = variables['surrogate']
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables['params'],
+        batch_stats=variables.get('batch_stats', {}),
+        surrogate=surrogate,
+        opt_state=optimizer.init(variables['params']),
+        cpng=cpng.init(surrogate),
+        epoch=EpochTotals.zeros(surrogate),
+    )
+
+
+def all_finite(state: TrainState) -> Array:
+    """Tells whether weights, running statistics, optimiser and loss hold neither NaN nor infinity; scalar, boolean.
+
+    A spike is 0 or 1 even where the potential is NaN, so the loss alone may look sound in a network that has diverged.
+    """
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.epoch.loss))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

@@ -1,0 +1,163 @@
+"""The jitted steps: one update of the weights, one update of beta, one batch of evaluation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from cpng_jax import cpng
+from cpng_jax.losses import mean_output_cross_entropy
+from cpng_jax.neuron import MembraneStats
+from cpng_jax.sharding import over_batch, replicated
+from cpng_jax.surrogate import Array
+from cpng_jax.train_state import EpochTotals, TrainState
+
+Batch = dict[str, Array]
+TrainStep = Callable[[TrainState, Batch], TrainState]
+
+
+class EvalSums(NamedTuple):
+    """Sums over the examples of a split.
+
+    Attributes:
+      loss: cross entropy, in nats.
+      correct: number classified rightly.
+      examples: number of examples.
+    """
+
+    loss: Array
+    correct: Array
+    examples: Array
+
+
+def normalise(images: Array, mean: np.ndarray, std: np.ndarray) -> Array:
+    """Brings uint8 images `[B, H, W, C]` to zero mean and unit variance by channel (A.1); float32."""
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    mean: np.ndarray,
+    std: np.ndarray,
+    pool_statistics: bool = False,
+    cpng_every_batch: cpng.CPNGConfig | None = None,
+) -> TrainStep:
+    """Compiles a training step.
+
+    Args:
+      model: the network.
+      optimizer: from optax.
+      mesh: devices that share the batch.
+      mean: of the training images by channel, in units of 0 to 1.
+      std: likewise the standard deviation.
+      pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
+      cpng_every_batch: run Algorithm 1 with this configuration after each step; None leaves beta alone.
+
+    Returns:
+      Maps a state, whose memory is reused, and a batch to the next state.
+    """
+
+    def step(state: TrainState, batch: Batch) -> TrainState:
+        images = normalise(batch['image'], mean, std)
+
+        def loss_of(params: Any) -> tuple[Array, tuple[Array, dict[str, Any]]]:
+            variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
+            logits, updates = model.apply(
+                variables, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
+            )
+            return jnp.mean(mean_output_cross_entropy(logits, batch['label'])), (logits, updates)
+
+        (loss, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        correct = jnp.sum(jnp.argmax(jnp.mean(logits, axis=0), axis=-1) == batch['label'], dtype=jnp.int32)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, changes),
+            batch_stats=updates.get('batch_stats', {}),
+            opt_state=opt_state,
+            epoch=_add_step(state.epoch, loss, correct, updates, pool_statistics),
+        )
+        if cpng_every_batch is None:
+            return state
+        return cpng_step(state, cpng_every_batch)[0]
+
+    # One sharding stands for every leaf of its argument.
+    shardings = (replicated(mesh), over_batch(mesh))
+    return jax.jit(step, in_shardings=shardings, out_shardings=replicated(mesh), donate_argnums=0)
+
+
+def _add_step(
+    totals: EpochTotals, loss: Array, correct: Array, updates: dict[str, Any], pool_statistics: bool
+) -> EpochTotals:
+    """Adds a step to the epoch's sums."""
+    steps = totals.steps + 1
+    share = 1 / steps.astype(jnp.float32)
+    membrane = updates['membrane']
+    if pool_statistics:
+        membrane = jax.tree.map(
+            lambda old, new: _pool(old, new, share),
+            totals.membrane,
+            membrane,
+            is_leaf=lambda node: isinstance(node, MembraneStats),
+        )
+    rates = jax.tree.map(lambda old, new: old + (new - old) * share, totals.firing_rate, updates['firing_rate'])
+    return EpochTotals(steps, totals.loss + loss, totals.correct + correct, rates, membrane)
+
+
+def _pool(old: MembraneStats, new: MembraneStats, share: Array) -> MembraneStats:
+    """Mean and variance of two sets of potentials taken together, the second being `share` of the whole."""
+    difference = new.mean - old.mean
+    variance = old.variance + (new.variance - old.variance) * share + share * (1 - share) * jnp.square(difference)
+    return MembraneStats(old.mean + difference * share, variance)
+
+
+def cpng_step(state: TrainState, config: cpng.CPNGConfig) -> tuple[TrainState, cpng.CPNGReport]:
+    """Runs Algorithm 1 on the membrane statistics that the epoch has gathered.
+
+    Args:
+      state: with at least one step since the epoch began.
+      config: of Algorithm 1.
+
+    Returns:
+      The state with the new beta, and the report.
+    """
+    beta, recorder, report = cpng.update(state.epoch.membrane, state.surrogate, state.cpng, config)
+    return state.replace(surrogate=beta, cpng=recorder), report
+
+
+def make_eval_step(
+    model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.ndarray
+) -> Callable[[TrainState, Batch], EvalSums]:
+    """Compiles an evaluation step.
+
+    Args:
+      model: the network.
+      mesh: devices that share the batch.
+      mean: of the training images by channel, in units of 0 to 1.
+      std: likewise the standard deviation.
+
+    Returns:
+      Maps a state and a batch to the sums over the examples whose `weight` is 1.
+    """
+
+    def step(variables: dict[str, Any], batch: Batch) -> EvalSums:
+        logits = model.apply(variables, normalise(batch['image'], mean, std))
+        hits = jnp.argmax(jnp.mean(logits, axis=0), axis=-1) == batch['label']
+        weight = batch['weight']
+        losses = mean_output_cross_entropy(logits, batch['label'])
+        return EvalSums(jnp.sum(losses * weight), jnp.sum(hits * weight), jnp.sum(weight))
+
+    jitted = jax.jit(step, in_shardings=(replicated(mesh), over_batch(mesh)), out_shardings=replicated(mesh))
+
+    def evaluate(state: TrainState, batch: Batch) -> EvalSums:
+        return jitted({'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}, batch)
+
+    return evaluate

@@ -1,0 +1,75 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cpng_jax.data.dataset import ArraySource
+from cpng_jax.data.pipeline import TrainBatches, eval_batches, steps_per_epoch
+from cpng_jax.errors import UserError
+
+
+def numbered(count: int) -> ArraySource:
+    """Images that hold their own number."""
+    return ArraySource(np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), np.arange(count))
+
+
+def noisy(example, rng):
+    return {**example, 'noise': rng.integers(2**31, size=3)}
+
+
+def take(count, *, seed=7, first_step=0, threads=0, size=23, batch_size=5):
+    with TrainBatches(
+        numbered(size), noisy, batch_size=batch_size, seed=seed, first_step=first_step, threads=threads
+    ) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def equal(first, second):
+    return all(np.array_equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a)
+
+
+def test_each_epoch_shows_examples_once_in_an_order_of_its_own():
+    batches = take(12)
+    epochs = [np.concatenate([batch['label'] for batch in batches[start : start + 4]]) for start in (0, 4, 8)]
+    for epoch in epochs:
+        assert len(set(epoch)) == 20
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    for batch in batches:
+        np.testing.assert_array_equal(batch['image'][:, 0, 0, 0], batch['label'])
+        assert batch['image'].dtype == np.uint8
+        assert batch['label'].dtype == np.int32
+
+
+def test_augmentation_differs_between_epochs_and_examples():
+    batches = take(8)
+    noise = np.concatenate([batch['noise'] for batch in batches])
+    assert len(np.unique(noise, axis=0)) == len(noise)
+
+
+@pytest.mark.parametrize('first_step', [1, 3, 4, 9])
+@pytest.mark.parametrize('threads', [0, 3])
+def test_batches_are_a_function_of_seed_and_step(first_step, threads):
+    whole = take(12)
+    assert equal(take(12 - first_step, first_step=first_step, threads=threads), whole[first_step:])
+    assert not equal(take(12, seed=8), whole)
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    class Small:
+        train = numbered(3)
+
+    assert steps_per_epoch(Small, 3) == 1  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r'batch_size is 4, but there are only 3 training examples'):
+        steps_per_epoch(Small, 4)  # pyright: ignore[reportArgumentType]
+
+
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 50))
+def test_evaluation_counts_each_example_once(count, batch_size):
+    batches = list(eval_batches(numbered(count), batch_size))
+    assert all(len(batch['label']) == batch_size for batch in batches)
+    weights = np.concatenate([batch['weight'] for batch in batches])
+    labels = np.concatenate([batch['label'] for batch in batches])
+    assert set(weights) <= {0.0, 1.0}
+    np.testing.assert_array_equal(labels[weights == 1], np.arange(count))

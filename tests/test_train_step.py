@@ -1,0 +1,195 @@
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cpng_jax import cpng, optim, sharding, train_state, train_step
+from cpng_jax.models.vgg import VGG
+from cpng_jax.neuron import LIF, MembraneStats
+from configs import digits
+
+MEAN, STD = np.float32([0.3]), np.float32([0.4])
+BATCH = 16
+
+
+def make(beta=1.0, neuron=LIF, **options):
+    """A two-layer network with its state, step and mesh."""
+    model = VGG(10, ((4,), (6,)), time_steps=2, neuron=functools.partial(neuron, beta_init=beta))
+    optimizer = optim.make_optimizer(digits.get_config().optim, 50)
+    mesh = sharding.make_mesh(BATCH)
+    state = train_state.create(model, optimizer, jnp.zeros((1, 8, 8, 1)), seed=0)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    step = train_step.make_train_step(model, optimizer, mesh, mean=MEAN, std=STD, **options)
+    return model, optimizer, mesh, state, step
+
+
+def batch(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        'image': rng.integers(0, 256, (BATCH, 8, 8, 1)).astype(np.uint8),
+        'label': rng.integers(0, 10, BATCH).astype(np.int32),
+    }
+
+
+def numpy_tree(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def assert_close(first, second, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), first, second)
+
+
+def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
+    model, optimizer, _, state, step = make()
+    start, examples = numpy_tree(state), batch(0)
+    images = (examples['image'] / 255.0 - MEAN) / STD
+
+    def loss(params):
+        variables = {'params': params, 'batch_stats': start.batch_stats, 'surrogate': start.surrogate}
+        logits, updates = model.apply(variables, images, train=True, mutable=['batch_stats', 'membrane'])
+        log_p = jax.nn.log_softmax(logits.mean(0))
+        return -log_p[jnp.arange(BATCH), examples['label']].mean(), (logits, updates)
+
+    (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(start.params)
+    changes, _ = optimizer.update(gradient, start.opt_state, start.params)
+    after = step(state, examples)
+    assert_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=2e-5, atol=1e-6)
+    assert_close(after.batch_stats, updates['batch_stats'], rtol=1e-5, atol=1e-6)
+    assert_close(after.epoch.membrane, updates['membrane'], rtol=1e-5, atol=1e-6)
+    assert_close(after.surrogate, start.surrogate)
+    assert int(after.step) == 1
+    assert float(after.epoch.loss) == pytest.approx(float(value), rel=1e-5)
+    assert int(after.epoch.correct) == int((logits.mean(0).argmax(-1) == examples['label']).sum())
+
+
+def test_epoch_sums_are_those_of_the_steps():
+    *_, state, step = make()
+    *_, other, last_only = make()
+    losses, correct, rates, previous = [], 0, [], 0.0
+    for seed in range(4):
+        other = last_only(other, batch(seed))
+        losses.append(float(other.epoch.loss) - previous)
+        previous = float(other.epoch.loss)
+        fresh = other.epoch.firing_rate['conv01']['lif']['beta']
+        rates.append(float(fresh))
+        correct = int(other.epoch.correct)
+        state = step(state, batch(seed))
+    assert int(state.epoch.steps) == 4
+    assert float(state.epoch.loss) == pytest.approx(sum(losses), rel=1e-6)
+    assert int(state.epoch.correct) == correct
+    assert 0 < rates[-1] < 1
+
+
+def test_pooled_statistics_are_those_of_all_batches_together():
+    """The mean and variance over the epoch against numpy on the concatenated potentials' moments."""
+    *_, state, step = make(pool_statistics=True)
+    *_, other, last_only = make()
+    means, variances = [], []
+    for seed in range(5):
+        state, other = step(state, batch(seed)), last_only(other, batch(seed))
+        stats = other.epoch.membrane['conv02']['lif']['beta']
+        means.append(float(stats.mean))
+        variances.append(float(stats.variance))
+    pooled = state.epoch.membrane['conv02']['lif']['beta']
+    # Batches of one size: the law of total variance.
+    assert float(pooled.mean) == pytest.approx(np.mean(means), rel=1e-5)
+    assert float(pooled.variance) == pytest.approx(np.mean(variances) + np.var(means), rel=1e-5)
+
+
+def test_cpng_every_batch_is_the_host_step_after_each_batch():
+    config = cpng.CPNGConfig()
+    *_, state, step = make(beta=0.7, cpng_every_batch=config)
+    *_, other, plain = make(beta=0.7)
+    for seed in range(6):
+        state = step(state, batch(seed))
+        other, _ = train_step.cpng_step(plain(other, batch(seed)), config)
+        assert_close(state.surrogate, other.surrogate, rtol=1e-4)
+    betas = np.array(jax.tree.leaves(state.surrogate))
+    assert (betas != np.float32(0.7)).any()
+
+
+def test_changing_beta_does_not_recompile():
+    traced = []
+
+    def neuron(**fields):
+        traced.append(1)
+        return LIF(**fields)
+
+    *_, mesh, state, step = make(neuron=neuron)
+    state = step(state, sharding.put_batch(batch(0), mesh))
+    once = len(traced)
+    for seed in range(4):
+        state, _ = train_step.cpng_step(state, cpng.CPNGConfig())
+        state = step(state, sharding.put_batch(batch(seed), mesh))
+    assert (np.array(jax.tree.leaves(state.surrogate)) != 1).any()
+    assert len(traced) == once
+
+
+def test_evaluation_ignores_the_filling():
+    model, _, mesh, state, _ = make()
+    evaluate = train_step.make_eval_step(model, mesh, mean=MEAN, std=STD)
+    full = batch(3) | {'weight': np.ones(BATCH, np.float32)}
+    sums = evaluate(state, full)
+    half = np.arange(BATCH) % 2 == 0
+    split = [evaluate(state, full | {'weight': part.astype(np.float32)}) for part in (half, ~half)]
+    for whole, parts in zip(sums, zip(*split, strict=True), strict=True):
+        assert float(whole) == pytest.approx(sum(float(part) for part in parts), rel=1e-5)
+    assert float(sums.examples) == BATCH
+
+
+def test_all_finite_sees_what_the_loss_does_not():
+    *_, state, _ = make()
+    assert bool(train_state.all_finite(state))
+    hidden = jax.tree.map(lambda leaf: leaf, state.params)
+    hidden['conv01']['conv']['conv']['kernel'] = hidden['conv01']['conv']['conv']['kernel'].at[0, 0, 0, 0].set(jnp.nan)
+    assert not bool(train_state.all_finite(state.replace(params=hidden)))
+
+
+def test_constant_potentials_leave_beta_alone():
+    *_, state, step = make()
+    dead = jax.tree.map(
+        lambda stats: MembraneStats(stats.mean, jnp.zeros_like(stats.variance)),
+        step(state, batch(0)).epoch.membrane,
+        is_leaf=lambda node: isinstance(node, MembraneStats),
+    )
+    *_, state, _ = make()
+    state = state.replace(epoch=state.epoch.replace(membrane=dead))
+    after, report = train_step.cpng_step(state, cpng.CPNGConfig())
+    assert_close(after.surrogate, state.surrogate)
+    assert report.skipped_layers() == ['conv01/lif/beta', 'conv02/lif/beta']
+
+
+FOUR_DEVICES = """
+import json, sys
+import jax, numpy as np
+sys.path[:0] = ['.', 'tests']
+import test_train_step as t
+*_, mesh, state, step = t.make(cpng_every_batch=t.cpng.CPNGConfig())
+for seed in range(3):
+    state = step(state, t.sharding.put_batch(t.batch(seed), mesh))
+print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in
+      jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params)))]))
+"""
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_several_devices_give_the_same_numbers(devices):
+    environment = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
+    process = subprocess.run(
+        [sys.executable, '-c', FOUR_DEVICES], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    count, *numbers = json.loads(process.stdout.splitlines()[-1])
+    assert count == devices
+    *_, state, step = make(cpng_every_batch=cpng.CPNGConfig())
+    for seed in range(3):
+        state = step(state, batch(seed))
+    leaves = jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params))
+    expected = [float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in leaves)]
+    np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-4)
