@@ -1,22 +1,25 @@
 """Trains a spiking network with CPNG: `python train.py --config=configs/digits.py --workdir=runs/digits`."""
 
 import pathlib
+import re
+import runpy
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cpng_jax import train
-from cpng_jax.config import flatten, nearest
+from cpng_jax.config import ConfigDict, flatten, nearest
 from cpng_jax.errors import UserError
 from cpng_jax.stop import Stopped
 
 _DEFAULT_CONFIG = pathlib.Path(__file__).parent / 'configs' / 'digits.py'
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', str(_DEFAULT_CONFIG), 'Configuration file; --config.KEY=VALUE changes a value.', lock_config=True
+    'config', None, f'Configuration file, {_DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE changes a value.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for configs/NAME.py when not given.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for configs/NAME.py if not given.')
 _MODE = flags.DEFINE_enum('mode', 'train', train.MODES, 'Train, or evaluate a checkpoint of the workdir.')
 
 
@@ -25,7 +28,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         _fail(f'unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE.')
     logging.set_verbosity(logging.ERROR)
-    workdir = _WORKDIR.value or pathlib.Path('runs') / pathlib.Path(config_flags.get_config_filename(_flag())).stem
+    config_file = config_flags.get_config_filename(flags.FLAGS['config'])
+    workdir = _WORKDIR.value or pathlib.Path('runs', pathlib.Path(config_file).stem)
     try:
         train.run(_CONFIG.value, workdir, _MODE.value)
     except UserError as error:
@@ -38,26 +42,38 @@ def main(argv: list[str]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a misspelt configuration key or file gives one sentence instead of a traceback."""
+    """Parses the flags, after a check of the configuration file and of the keys that the flags change."""
+    given = [index for index, argument in enumerate(argv) if re.match('--?config(=|$)', argument)]
+    if not given:
+        argv = [argv[0], f'--config={_DEFAULT_CONFIG}', *argv[1:]]
+        given = [1]
+    _, _, file = argv[given[-1]].partition('=')
+    known = flatten(_load(file or ''.join(argv[given[-1] + 1 : given[-1] + 2])))
+    for argument in argv[1:]:
+        override = re.match(r'--?(?:no)?config\.([^=]*)', argument)
+        if override and not any(key == override[1] or key.startswith(f'{override[1]}.') for key in known):
+            _fail(f'config has no key {override[1]!r}; the nearest is {nearest(override[1], known)!r}.')
+    return app.parse_flags_with_usage(argv)
+
+
+def _load(file: str) -> ConfigDict:
+    """The configuration that a file makes, before any flag changes it."""
+    path, _, argument = file.partition(':')
+    if not pathlib.Path(path).is_file():
+        _fail(f'--config is {path!r}, which is not a file; those at hand are in {_DEFAULT_CONFIG.parent}.')
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-        known = flatten(_CONFIG.value)
-        for argument in argv[1:]:
-            key = argument.lstrip('-').split('=')[0].removeprefix('config.')
-            if argument.lstrip('-').startswith('config.') and key not in known:
-                _fail(f'config has no key {key!r}; the nearest is {nearest(key, known)!r}.')
-        _fail(f'the configuration file cannot be read: {error}')
-    except OSError as error:
-        _fail(f'the configuration file cannot be opened: {error}')
-    raise AssertionError('unreachable')
+        get_config = runpy.run_path(path).get('get_config')
+        if get_config is None:
+            _fail(f'{path} has no function get_config().')
+        config = get_config(argument) if argument else get_config()
+    except Exception as error:  # Whatever the user's file may raise.
+        _fail(f'{path} fails with {type(error).__name__}: {error}')
+    if not isinstance(config, ConfigDict):
+        _fail(f'get_config() of {path} must return an ml_collections.ConfigDict, got {type(config).__name__}.')
+    return config
 
 
-def _flag() -> flags.Flag:
-    return flags.FLAGS['config']
-
-
-def _fail(sentence: str) -> None:
+def _fail(sentence: str) -> NoReturn:
     print(f'train.py: {sentence}', file=sys.stderr)
     sys.exit(2)
 

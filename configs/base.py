@@ -5,10 +5,12 @@ An experiment's file calls `get_config()` and changes what is its own. `cpng_jax
 
 from ml_collections import ConfigDict
 
+from cpng_jax.config import Config
 
-def get_config() -> ConfigDict:
+
+def get_config() -> Config:
     """Returns the defaults that the experiments start from."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.seed = 0  # initial weights, order of the data, augmentation
     config.epochs = 300
     config.batch_size = 256

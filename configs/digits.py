@@ -4,12 +4,11 @@
 to show: at beta = 1 the network learns, a beta fixed at 3 breaks it.
 """
 
-from ml_collections import ConfigDict
-
 from configs import base
+from cpng_jax.config import Config
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """Returns the configuration of the digits experiment."""
     config = base.get_config()
     config.epochs = 40

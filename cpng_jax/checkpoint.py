@@ -1,5 +1,6 @@
 """Checkpoints: a thin layer over Orbax that keeps the latest and the best, and steps over broken ones."""
 
+import json
 import os
 import pathlib
 import warnings
@@ -43,6 +44,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._set_aside_unrated()
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise UserError(f'Cannot keep checkpoints in {self.directory}: {error.strerror}.') from error
@@ -82,8 +85,8 @@ class Checkpoints:
     ) -> tuple[TrainState, Progress] | None:
         """Reads a checkpoint back.
 
-        A latest checkpoint that cannot be read is moved aside to `checkpoints/broken`, with a warning, and the one before
-        it is taken.
+        A latest checkpoint that cannot be read is moved aside to `checkpoints/broken`, with a warning, and the one
+        before it is taken.
 
         Args:
           target: a state of the same structure, shapes and shardings, which the result takes on.
@@ -104,12 +107,14 @@ class Checkpoints:
         for step in reversed(steps):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
             try:
-                restored = self._manager.restore(step, args=args)
+                restored: Any = self._manager.restore(step, args=args)
             except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
                 reasons[step] = _first_line(error)
                 continue
             for broken, reason in reasons.items():
                 self._set_aside(broken, reason)
+            if reasons:
+                self._manager.reload()
             return restored.state, restored.progress
         if reasons:
             listed = '; '.join(f'step {step}: {reason}' for step, reason in reasons.items())
@@ -119,6 +124,14 @@ class Checkpoints:
             )
         return None
 
+    def _set_aside_unrated(self) -> None:
+        """Sets aside checkpoints with a damaged rating: Orbax would refuse the whole folder for one of them."""
+        for rating in self.directory.glob('[0-9]*/metrics/metrics'):
+            try:
+                json.loads(rating.read_text())
+            except ValueError as error:
+                self._set_aside(int(rating.parts[-3]), _first_line(error))
+
     def _set_aside(self, step: int, reason: str) -> None:
         """Moves a checkpoint that cannot be read out of the way, so that its step can be saved again."""
         broken = self.directory / 'broken'
@@ -127,7 +140,6 @@ class Checkpoints:
         while target.exists():
             target = target.with_name(target.name + '_')
         (self.directory / str(step)).rename(target)
-        self._manager.reload()
         warnings.warn(f'The checkpoint of step {step} cannot be read ({reason}); moved to {target}.', stacklevel=3)
 
     def wait(self) -> None:

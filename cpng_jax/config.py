@@ -19,6 +19,9 @@ from cpng_jax.surrogate import SURROGATES
 
 ConfigDict = ml_collections.ConfigDict
 
+Config = Any
+"""A `ConfigDict`; its keys are checked by `validate`, since a type checker cannot know them."""
+
 
 class Rule(NamedTuple):
     """Whether a value is accepted, and in words what would be."""
@@ -85,7 +88,7 @@ RULES: dict[str, Rule] = {
 FREE = ('data.threads', 'eval.', 'checkpoint.', 'log.')
 
 
-def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     """Writes a nested configuration as one level.
 
     Args:
@@ -118,7 +121,7 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return max(known, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Checks that each key is known, none is missing, and each value is in range.
 
     Args:
@@ -140,7 +143,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f'config.{key} is {flat[key]!r}, expected {rule.expected}.')
 
 
-def changed_keys(old: Mapping[str, Any], new: ConfigDict) -> list[str]:
+def changed_keys(old: Mapping[str, Any], new: Config) -> list[str]:
     """Lists what differs between the configuration of a workdir and a new one, apart from `FREE` keys.
 
     Args:

@@ -82,7 +82,7 @@ class CPNGReport(NamedTuple):
     def skipped_layers(self) -> list[str]:
         """Names the layers that were skipped, by their path in the beta tree; on the host only."""
         leaves = jax.tree_util.tree_leaves_with_path(self.skipped)
-        return [jax.tree_util.keystr(path, simple=True, separator='/') for path, skipped in leaves if skipped.any()]
+        return [_path_name(path) for path, skipped in leaves if skipped.any()]
 
 
 def init(beta: PyTree) -> CPNGState:
@@ -146,7 +146,7 @@ def _algorithm_1(
 ) -> tuple[Array, Array, Array, Array]:
     """Algorithm 1 on vectors with an element per layer: returns beta, recorder, chi, skipped."""
     stats = MembraneStats(mean, variance)
-    domain = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
+    domain: dict[str, Any] = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
     chi_now = chi(stats, beta, **domain)
     usable = jnp.isfinite(mean) & jnp.isfinite(variance) & (variance > 0)
     first = jnp.isinf(recorder)
@@ -175,7 +175,7 @@ def _matching(name: str, tree: PyTree, beta: PyTree) -> Array:
         raise ValueError(f'{name} must have the layers of beta, {_layers(beta)}, got {_layers(tree)}.')
     for (path, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
         if jnp.shape(leaf) != jnp.shape(expected):
-            layer = jax.tree_util.keystr(path, simple=True, separator='/')
+            layer = _path_name(path)
             raise ValueError(
                 f'{name} of layer {layer or "(the only one)"} has shape {jnp.shape(leaf)}, its beta {jnp.shape(expected)}.'
             )
@@ -194,7 +194,8 @@ def _collect(stats: PyTree, beta: PyTree) -> tuple[Array, Array]:
 
 
 def _layers(tree: PyTree) -> str:
-    paths = (
-        jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-    )
-    return '{' + ', '.join(paths) + '}'
+    return '{' + ', '.join(_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)) + '}'
+
+
+def _path_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='/')

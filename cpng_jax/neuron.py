@@ -91,7 +91,7 @@ def lif(
     def step(carry: tuple[Array, Array], current: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         u, s = carry
         kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
-        u = (tau * u * kept + current).astype(potential_dtype)
+        u = jnp.asarray(tau * u * kept + current, potential_dtype)
         s = spike(u, beta, v_th, surrogate)
         return (u, s), (u, s.astype(currents.dtype))
 

@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import optax
 
-from cpng_jax.config import ConfigDict
+from cpng_jax.config import Config
 
 # A.2: the warm-up starts at this share of the learning rate.
 _WARMUP_START = 0.1
 
 
-def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
+def learning_rate(config: Config, steps: int) -> optax.Schedule:
     """Linear warm-up from 0.1 of the learning rate, then cosine to 0, by step (A.2).
 
     Args:
@@ -31,7 +31,7 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
     return optax.schedules.join_schedules([linear, cosine], [warmup])
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     """SGD with momentum and weight decay (Table 5).
 
     The decay is added to the gradient before the momentum, as SGD with L2 regularisation is commonly written.

@@ -9,7 +9,7 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818  it is no error
     """Training ended on a signal, after a checkpoint.
 
     Attributes:

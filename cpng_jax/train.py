@@ -13,12 +13,12 @@ from flax import linen as nn
 from cpng_jax import cpng, data, optim, sharding, train_state, train_step
 from cpng_jax.analysis.plots import plot_run
 from cpng_jax.checkpoint import Checkpoints
-from cpng_jax.config import ConfigDict, validate
+from cpng_jax.config import Config, validate
 from cpng_jax.data.pipeline import TrainBatches, eval_batches, steps_per_epoch
 from cpng_jax.errors import UserError
-from cpng_jax.metrics import MetricsWriter, Progress
+from cpng_jax.metrics import Display, MetricsWriter
 from cpng_jax.models import registry
-from cpng_jax.stop import StopRequest, Stopped
+from cpng_jax.stop import Stopped, StopRequest
 from cpng_jax.train_state import EpochTotals, TrainState
 from cpng_jax.workdir import check, claim
 
@@ -28,7 +28,7 @@ MODES = ('train', 'eval')
 class Experiment(NamedTuple):
     """What a configuration describes, built and checked, before any step is made."""
 
-    config: ConfigDict
+    config: Config
     dataset: data.Dataset
     mesh: jax.sharding.Mesh
     model: nn.Module
@@ -51,7 +51,7 @@ class Accuracy(NamedTuple):
         return self.correct / self.examples
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike[str], mode: str = 'train') -> dict[str, Any]:
+def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') -> dict[str, Any]:
     """Trains or evaluates what a configuration describes.
 
     Training goes on from the latest checkpoint in the workdir, if there is one.
@@ -78,7 +78,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], mode: str = 'train'
     return train(experiment, folder)
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: Config) -> Experiment:
     """Builds all that a configuration describes; shapes are checked without computing.
 
     Args:
@@ -165,7 +165,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         first_step=first_step,
         threads=config.data.threads,
     )
-    display = Progress(experiment.steps, first_step=first_step, batch_size=config.batch_size, epochs=config.epochs)
+    display = Display(experiment.steps, first_step=first_step, batch_size=config.batch_size, epochs=config.epochs)
     with MetricsWriter(workdir, first_step=first_step) as writer, batches, display, StopRequest() as stop:
         try:
             display.print(_greeting(experiment, workdir, state))
@@ -179,7 +179,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
                     speed = (step - began_at) * config.batch_size / seconds
                     state, row = _end_epoch(experiment, state, evaluate)
                     row |= {'images_per_second': speed, 'seconds': seconds}
-                    row |= {'learning_rate': float(schedule(step - 1))}
+                    row |= {'learning_rate': float(jnp.asarray(schedule(step - 1)))}
                     results = _rank(results, row)
                     writer.write('epoch', step, row)
                     display.print(_epoch_line(row, results, config.epochs))
@@ -376,8 +376,8 @@ def _greeting(experiment: Experiment, workdir: pathlib.Path, state: TrainState) 
         start = 'is finished: step'
     return (
         f'{config.model.name} on {config.data.name}: {layers} spiking layers, {parameters:,} parameters, '
-        f'{jax.device_count()} x {device.device_kind}\n{workdir} {start} of {experiment.steps} steps in {config.epochs} epochs; '
-        'each epoch: beta and chi as min median max over the layers'
+        f'{jax.device_count()} x {device.device_kind}\n{workdir} {start} of {experiment.steps} steps '
+        f'in {config.epochs} epochs; beta and chi: min median max over the layers'
     )
 
 

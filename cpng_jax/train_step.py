@@ -68,7 +68,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> TrainState:
         images = normalise(batch['image'], mean, std)
 
-        def loss_of(params: Any) -> tuple[Array, tuple[Array, dict[str, Any]]]:
+        def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
             variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
             logits, updates = model.apply(
                 variables, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
@@ -149,7 +149,7 @@ def make_eval_step(
     """
 
     def step(variables: dict[str, Any], batch: Batch) -> EvalSums:
-        logits = model.apply(variables, normalise(batch['image'], mean, std))
+        logits: Any = model.apply(variables, normalise(batch['image'], mean, std))
         hits = jnp.argmax(jnp.mean(logits, axis=0), axis=-1) == batch['label']
         weight = batch['weight']
         losses = mean_output_cross_entropy(logits, batch['label'])

@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 
-from cpng_jax.config import ConfigDict, changed_keys
+from cpng_jax.config import Config, changed_keys
 from cpng_jax.errors import UserError
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'scikit-learn')
 
 
-def check(workdir: pathlib.Path, config: ConfigDict) -> None:
+def check(workdir: pathlib.Path, config: Config) -> None:
     """Checks that a folder is new or belongs to the same configuration; writes nothing.
 
     Args:
@@ -34,7 +34,7 @@ def check(workdir: pathlib.Path, config: ConfigDict) -> None:
         )
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
+def claim(workdir: pathlib.Path, config: Config) -> None:
     """Makes the folder, or checks that it belongs to the same configuration, and notes the package versions.
 
     Writes `config.json`, and `environment.json` with an entry for each change of versions or devices.

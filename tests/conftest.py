@@ -1,13 +1,13 @@
 """Shared by the tests of the program: a configuration small enough to train in seconds."""
 
 import pytest
-from ml_collections import ConfigDict
 
 from configs import digits
+from cpng_jax.config import Config
 
 
 @pytest.fixture
-def tiny_config() -> ConfigDict:
+def tiny_config() -> Config:
     """Two spiking convolutions on digits, three epochs of eleven steps."""
     config = digits.get_config()
     config.epochs = 3

@@ -4,9 +4,9 @@ import pathlib
 
 import pytest
 
+from configs import base
 from cpng_jax import config as configuration
 from cpng_jax.errors import UserError
-from configs import base
 
 CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
 
@@ -78,7 +78,7 @@ def test_an_unknown_key_names_the_nearest(wrong, near):
 def test_a_missing_key_is_named():
     config = base.get_config()
     del config.cpng.chi_limit
-    with pytest.raises(UserError, match="lacks the key 'cpng.chi_limit'"):
+    with pytest.raises(UserError, match=r"lacks the key 'cpng\.chi_limit'"):
         configuration.validate(config)
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import digits
 from cpng_jax import cpng, optim, sharding, train_state, train_step
 from cpng_jax.models.vgg import VGG
 from cpng_jax.neuron import LIF, MembraneStats
-from configs import digits
 
 MEAN, STD = np.float32([0.3]), np.float32([0.4])
 BATCH = 16

@@ -1,5 +1,6 @@
 """Data sets and the pipeline that feeds them to the training loop."""
 
+from cpng_jax.config import Config
 from cpng_jax.data import digits
 from cpng_jax.data.dataset import ArraySource, Dataset
 from cpng_jax.errors import UserError
@@ -10,7 +11,7 @@ __all__ = ['DATASETS', 'ArraySource', 'Dataset', 'load']
 DATASETS = {'digits': digits.load}
 
 
-def load(config) -> Dataset:
+def load(config: Config) -> Dataset:
     """Opens the data set that a configuration names.
 
     Args:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, SupportsIndex
 
 import numpy as np
 
@@ -13,11 +13,11 @@ Augmentation = Callable[[Example, np.random.Generator], Example]
 
 
 class Source(Protocol):
-    """Random access to the examples of a split."""
+    """Random access to the examples of a split, as Grain asks for it."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Example: ...
+    def __getitem__(self, record_key: SupportsIndex, /) -> Example: ...
 
 
 class ArraySource:
@@ -33,7 +33,7 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: SupportsIndex) -> Example:
         return {'image': self.images[index], 'label': self.labels[index]}
 
 

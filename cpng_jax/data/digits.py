@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cpng_jax.config import Config
 from cpng_jax.data.augment import random_crop
 from cpng_jax.data.dataset import ArraySource, Dataset, Example
 from cpng_jax.errors import UserError
@@ -10,7 +11,7 @@ _TEST_SHARE = 0.2
 _SPLIT_SEED = 0
 
 
-def load(config) -> Dataset:
+def load(config: Config) -> Dataset:
     """Splits the digits into 1,437 training and 360 test scans, stratified, the same each time.
 
     Args:
@@ -27,11 +28,10 @@ def load(config) -> Dataset:
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise UserError('The digits come with scikit-learn: pip install scikit-learn') from error
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
     images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels, test_size=_TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED
-    )
+    split = train_test_split(images, labels, test_size=_TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED)
+    train_images, test_images, train_labels, test_labels = (np.asarray(array) for array in split)
     padding = config.crop_padding
 
     def augment(example: Example, rng: np.random.Generator) -> Example:

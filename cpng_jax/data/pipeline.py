@@ -96,4 +96,4 @@ def eval_batches(source: Source, batch_size: int) -> Iterator[Batch]:
         examples = [source[index] for index in range(start, min(start + batch_size, len(source)))]
         filling = batch_size - len(examples)
         batch = {key: np.stack([example[key] for example in examples + examples[:1] * filling]) for key in examples[0]}
-        yield batch | {'weight': np.repeat(np.float32([1, 0]), [len(examples), filling])}
+        yield batch | {'weight': np.repeat(np.array([1, 0], np.float32), [len(examples), filling])}

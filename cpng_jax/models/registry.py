@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from cpng_jax.config import ConfigDict, nearest
+from cpng_jax.config import Config, nearest
 from cpng_jax.errors import UserError
 from cpng_jax.layers import TdBN
 from cpng_jax.models.vgg import VGG
@@ -18,7 +18,7 @@ MODELS: dict[str, type[nn.Module]] = {'vgg': VGG}
 _NOT_SETTABLE = ('classes', 'neuron', 'norm', 'name', 'parent')
 
 
-def build(config: ConfigDict, classes: int) -> nn.Module:
+def build(config: Config, classes: int) -> nn.Module:
     """Makes the network that a configuration describes.
 
     Args:

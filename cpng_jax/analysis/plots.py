@@ -1,0 +1,187 @@
+"""Pictures of a run: accuracy and loss, chi over the epochs (Fig. 3), final beta (Fig. 4)."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cpng_jax import metrics
+from cpng_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = list[dict[str, Any]]
+
+_TRAIN, _TEST, _GREY = '#8a9bb0', '#c2410c', '#666666'
+_DEPTH_COLOURS = 'viridis'
+# Beyond so many bars names would run into each other.
+_MOST_NAMES = 60
+
+
+def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Draws a run from its metrics into `workdir/plots`.
+
+    Args:
+      workdir: folder of the run.
+
+    Returns:
+      The pictures, PNG; none when no epoch has ended yet.
+
+    Raises:
+      UserError: matplotlib is not installed.
+    """
+    rows = [row for row in metrics.read(workdir) if row['event'] == 'epoch']
+    if not rows:
+        return []
+    folder = pathlib.Path(workdir, 'plots')
+    folder.mkdir(exist_ok=True)
+    drawings: dict[str, Callable[[Rows], Figure]] = {
+        'accuracy_and_loss.png': accuracy_and_loss,
+        'chi.png': chi_per_layer,
+        'beta.png': final_beta,
+    }
+    return [_save(draw(rows), folder / name) for name, draw in drawings.items()]
+
+
+def accuracy_and_loss(rows: Rows) -> 'Figure':
+    """Draws accuracy and loss of the training and the test split against the epoch.
+
+    Args:
+      rows: the rows of the epochs.
+
+    Returns:
+      A figure with two panels.
+    """
+    figure = _figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    epochs = [row['epoch'] for row in rows]
+    for axes, what, factor in ((left, 'accuracy', 100), (right, 'loss', 1)):
+        for split, colour in (('train', _TRAIN), ('test', _TEST)):
+            values = _floats([row[f'{split}_{what}'] for row in rows], factor)
+            axes.plot(epochs, values, color=colour, marker=_marker(epochs), label=split)
+        axes.set_xlabel('epoch')
+        _tidy(axes)
+    best = max(reversed(rows), key=lambda row: row['test_accuracy'])
+    left.plot(best['epoch'], 100 * best['test_accuracy'], 'o', color=_TEST, markerfacecolor='white', markersize=8)
+    last = rows[-1]['test_accuracy']
+    left.set_title(f'Accuracy: last {last:.2%}, best {best["test_accuracy"]:.2%} in epoch {best["epoch"]}')
+    left.set_ylabel('accuracy [%]')
+    right.set_title(f'Cross entropy: last {rows[-1]["test_loss"] or float("nan"):.3f}')
+    right.set_ylabel('loss [nats]')
+    left.legend(loc='lower right', frameon=False)
+    right.legend(loc='upper right', frameon=False)
+    return figure
+
+
+def chi_per_layer(rows: Rows) -> 'Figure':
+    """Draws chi of each layer against the epoch, coloured by depth (Fig. 3).
+
+    Args:
+      rows: the rows of the epochs.
+
+    Returns:
+      A figure with a colour bar for the depth.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(7.5, 4.5)
+    axes = figure.subplots()
+    epochs = [row['epoch'] for row in rows]
+    layers = list(rows[-1]['chi'])
+    colours = ScalarMappable(Normalize(1, max(len(layers), 2)), colormaps[_DEPTH_COLOURS])
+    for depth, layer in enumerate(layers, start=1):
+        values = _floats([row['chi'].get(layer) for row in rows])
+        axes.plot(epochs, values, color=colours.to_rgba(depth), marker=_marker(epochs), linewidth=1.3, label=layer)
+    limit = rows[-1].get('chi_limit')
+    if limit is not None:
+        axes.axhline(limit, color=_GREY, linestyle='--', linewidth=1)
+        axes.annotate(
+            f'chi_limit {limit:g}',
+            (0.99, limit),
+            xycoords=('axes fraction', 'data'),
+            ha='right',
+            va='bottom',
+            color=_GREY,
+        )
+    axes.set_xlabel('epoch')
+    axes.set_ylabel('χ, share of membrane potentials in the effective domain')
+    axes.set_title('Effective domain indicator χ of each layer')
+    figure.colorbar(colours, ax=axes, label='depth of the layer', ticks=MaxNLocator(8, integer=True))
+    _tidy(axes)
+    return figure
+
+
+def final_beta(rows: Rows) -> 'Figure':
+    """Draws beta of each layer after the last epoch, by depth, as points on stems from its value at the start (Fig. 4).
+
+    Args:
+      rows: the rows of the epochs.
+
+    Returns:
+      A figure.
+    """
+    beta = rows[-1]['beta']
+    start = rows[-1].get('beta_init', 1.0)
+    figure = _figure(min(max(5.0, 0.35 * len(beta) + 2), 14.0), 4.2)
+    axes = figure.subplots()
+    depths = range(1, len(beta) + 1)
+    heights = [value - start for value in _floats(list(beta.values()))]
+    axes.bar(depths, heights, bottom=start, color=_TEST, width=0.7)
+    axes.axhline(start, color=_GREY, linestyle='--', linewidth=1, label=f'at the start: {start:g}')
+    axes.set_title(f'Width parameter β of each layer after epoch {rows[-1]["epoch"]}')
+    axes.set_ylabel('β')
+    if len(beta) <= _MOST_NAMES:
+        axes.set_xticks(
+            list(depths), [name.removesuffix('/lif') for name in beta], rotation=90 if len(beta) > 10 else 0
+        )
+    else:
+        axes.set_xlabel('depth of the layer')
+    low, high = min([*heights, 0.0]), max([*heights, 0.0])
+    room = max(0.12 * (high - low), 0.01)
+    axes.set_ylim(start + low - room, start + high + room)
+    axes.set_xlim(0.3, len(beta) + 0.7)
+    axes.legend(loc='upper left', frameon=False)
+    _tidy(axes)
+    axes.grid(axis='x', visible=False)
+    return figure
+
+
+def _figure(width: float, height: float) -> 'Figure':
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError('The pictures of a run need matplotlib: pip install matplotlib') from error
+    return Figure((width, height), dpi=150, layout='constrained')
+
+
+def _tidy(axes: 'Axes') -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(color='#dddddd', linewidth=0.6)
+    axes.set_axisbelow(True)
+    if axes.get_xlabel() == 'epoch':
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _marker(epochs: list[int]) -> str | None:
+    """Short runs need markers: a line of one point would not show."""
+    return 'o' if len(epochs) < 6 else None
+
+
+def _floats(values: list[float | None], factor: float = 1) -> list[float]:
+    """Null, written for what was not finite, leaves a gap."""
+    return [float('nan') if value is None else factor * value for value in values]
+
+
+def _save(figure: 'Figure', path: pathlib.Path) -> pathlib.Path:
+    """Writes the picture in one go, so that a reader never sees half of it."""
+    temporary = path.with_suffix('.tmp')
+    figure.savefig(temporary, format='png')
+    temporary.replace(path)
+    return path

@@ -1,0 +1,214 @@
+"""What a run tells: rows in metrics.jsonl, the same numbers for TensorBoard, and progress on the terminal."""
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from cpng_jax.errors import UserError
+
+FILE_NAME = 'metrics.jsonl'
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to the TensorBoard events of a workdir; use it in a `with`."""
+
+    def __init__(self, workdir: str | os.PathLike[str], *, first_step: int = 0) -> None:
+        """Opens the files.
+
+        Rows of later steps than `first_step` stem from work that was lost when a run was killed and will be done again: they
+        are dropped, and so is a last line that was being written then.
+
+        Args:
+          workdir: folder of the run.
+          first_step: the step that training goes on from.
+
+        Raises:
+          UserError: tensorboardX is not installed, or a row cannot be read.
+        """
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError('Training writes TensorBoard events: pip install tensorboardX') from error
+        path = pathlib.Path(workdir, FILE_NAME)
+        if path.exists():
+            _keep_until(path, first_step)
+        self._file = path.open('a')
+        self._events = SummaryWriter(str(pathlib.Path(workdir, 'tensorboard')), purge_step=first_step + 1)
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Appends a row.
+
+        Args:
+          event: what the row is about, such as 'epoch'.
+          step: the training step it belongs to.
+          values: numbers, texts, lists, or mappings of them; a number that is not finite is written as null.
+        """
+        self._file.write(json.dumps({'event': event, 'step': step, **_plain(values)}) + '\n')
+        self._file.flush()
+        for name, number in _numbers(event, values):
+            self._events.add_scalar(name, number, step)
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> 'MetricsWriter':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the rows of a run.
+
+    Args:
+      workdir: folder of the run.
+
+    Returns:
+      The rows in the order they were written; none when there is no file. A last line that was cut off is left out.
+
+    Raises:
+      UserError: another line is not JSON; the message names it.
+    """
+    path = pathlib.Path(workdir, FILE_NAME)
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+def _whole_lines(path: pathlib.Path) -> list[str]:
+    """The lines that are rows: all, but for a last one that was cut off."""
+    lines = path.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return lines[:-1]
+            raise UserError(f'{path}, line {number} is not JSON ({error}): mend or delete that line.') from error
+    if lines and not lines[-1].endswith('\n'):
+        lines[-1] += '\n'
+    return lines
+
+
+def _keep_until(path: pathlib.Path, last_step: int) -> None:
+    """Drops the rows of later steps, in one go: a process killed meanwhile leaves the old file or the new one."""
+    kept = ''.join(line for line in _whole_lines(path) if json.loads(line)['step'] <= last_step)
+    if kept == path.read_text():
+        return
+    temporary = path.with_suffix('.tmp')
+    with temporary.open('w') as file:
+        file.write(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, 'item'):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """The finite numbers in nested mappings, by a path such as epoch/beta/conv01."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(f'{name}/{key}', inner)
+    elif isinstance(value, int | float) or hasattr(value, 'item'):
+        number = float(value)
+        if math.isfinite(number):
+            yield name, number
+
+
+class Display:
+    """Progress of a run: a live bar on a terminal, else a plain line every few seconds; use it in a `with`."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        first_step: int,
+        batch_size: int,
+        epochs: int,
+        console: Console | None = None,
+        seconds_between_lines: float = 10.0,
+    ) -> None:
+        """Sets the display up.
+
+        Args:
+          total_steps: of the whole training.
+          first_step: the step that training goes on from.
+          batch_size: examples in a step.
+          epochs: of the whole training.
+          console: where to show; standard output when None.
+          seconds_between_lines: pause between plain lines.
+        """
+        self._console = console or Console()
+        self._total, self._batch_size, self._epochs = total_steps, batch_size, epochs
+        self._pause = seconds_between_lines
+        self._line_at = time.monotonic()
+        # The first step compiles: the clock for speed and time left starts with the first update.
+        self._origin: tuple[int, float] | None = None
+        columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[facts]}'))
+        self._bar = Progress(*columns, console=self._console, transient=True) if self._console.is_terminal else None
+        if self._bar:
+            self._task = self._bar.add_task('starting', total=total_steps, completed=first_step, facts='')
+
+    def update(self, step: int, *, epoch: int, loss: float, accuracy: float) -> None:
+        """Shows where the run is.
+
+        Args:
+          step: steps made.
+          epoch: the running epoch, from 1.
+          loss: of the epoch so far, in nats.
+          accuracy: on the training examples of the epoch so far, 0 to 1.
+        """
+        now = time.monotonic()
+        self._origin = self._origin or (step, now)
+        first, began = self._origin
+        facts = f'loss {loss:.3f}  accuracy {accuracy:.1%}'
+        if step > first:
+            speed = (step - first) / (now - began)
+            left = _duration((self._total - step) / speed)
+            facts += f'  {speed * self._batch_size:.0f} images/s  {left} left'
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=f'epoch {epoch}/{self._epochs}', facts=facts)
+        elif now - self._line_at >= self._pause:
+            self._line_at = now
+            self.print(f'step {step}/{self._total}  epoch {epoch}/{self._epochs}  {facts}')
+
+    def print(self, line: str) -> None:
+        """Prints a line that stays, above the bar."""
+        # Not wrapped at 80 columns, as rich would where there is no terminal, and taken as it is, without markup.
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        self._console.file.flush()
+
+    def __enter__(self) -> 'Display':
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'

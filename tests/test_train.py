@@ -1,0 +1,291 @@
+"""The program as a whole: training, stopping, being killed, going on, evaluating."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from cpng_jax import metrics, train
+from cpng_jax.checkpoint import Checkpoints
+from cpng_jax.data.dataset import ArraySource
+from cpng_jax.errors import UserError
+from cpng_jax.stop import StopRequest
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 33
+
+
+def final_state(config, workdir):
+    """The latest checkpoint of a run as numpy arrays by path."""
+    experiment = train.build(config)
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore(train.initial_state(experiment))
+    checkpoints.close()
+    assert restored is not None
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored[0]))
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def assert_bitwise_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert value.tobytes() == second[name].tobytes(), name
+
+
+def epoch_rows(workdir):
+    """Rows of the epochs without what depends on the clock."""
+    clock = ('seconds', 'images_per_second')
+    rows = [row for row in metrics.read(workdir) if row['event'] == 'epoch']
+    return [{key: value for key, value in row.items() if key not in clock} for row in rows]
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    """A run of the tiny configuration with CPNG from start to end: its folder and its result."""
+    from configs import digits
+
+    config = tiny(digits.get_config())
+    workdir = tmp_path_factory.mktemp('undisturbed')
+    return workdir, train.run(config, workdir)
+
+
+def tiny(config):
+    config.epochs = 3
+    config.batch_size = 128
+    config.model.time_steps = 2
+    config.model.stages = ((4,), (8,))
+    config.eval.batch_size = 100
+    return config
+
+
+OVERRIDES = [
+    '--config.epochs=3',
+    '--config.batch_size=128',
+    '--config.model.time_steps=2',
+    '--config.model.stages=((4,),(8,))',
+    '--config.eval.batch_size=100',
+]
+
+
+def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
+    workdir, result = undisturbed
+    assert json.loads((workdir / 'config.json').read_text()) == json.loads(tiny_config.to_json())
+    assert json.loads((workdir / 'environment.json').read_text())
+    assert list((workdir / 'tensorboard').iterdir())
+    assert {path.name for path in (workdir / 'plots').iterdir()} == {'accuracy_and_loss.png', 'chi.png', 'beta.png'}
+    rows = epoch_rows(workdir)
+    assert [row['step'] for row in rows] == [11, 22, 33]
+    assert [row['epoch'] for row in rows] == [1, 2, 3]
+    assert result['step'] == STEPS
+    assert result['test_accuracy'] == rows[-1]['test_accuracy']
+    assert result['best_accuracy'] == max(row['test_accuracy'] for row in rows)
+    for row in rows:
+        assert list(row['beta']) == ['conv01/lif', 'conv02/lif']
+        assert all(0 < value < 1 for value in row['chi'].values())
+        assert all(0 < value < 1 for value in row['firing_rate'].values())
+        assert row['train_loss'] > 0
+    assert rows[-1]['train_loss'] < rows[0]['train_loss']
+    # The first call of Algorithm 1 only records.
+    assert set(rows[0]['beta'].values()) == {1.0}
+    assert rows[0]['chi_min'] == rows[0]['chi']
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed, tiny_config, capsys):
+    workdir, result = undisturbed
+    before = epoch_rows(workdir)
+    again = train.run(tiny_config, workdir)
+    assert again == result
+    assert epoch_rows(workdir) == before
+    assert 'is finished' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('batch_size', [1000, 100, 7])
+def test_evaluation_counts_each_test_image_once(undisturbed, tiny_config, batch_size, capsys):
+    workdir, result = undisturbed
+    tiny_config.eval.batch_size = batch_size
+    measured = train.run(tiny_config, workdir, 'eval')
+    assert measured['examples'] == 360
+    assert measured['step'] == STEPS
+    assert measured['test_accuracy'] == pytest.approx(result['test_accuracy'], abs=1e-9)
+    assert f'({measured["correct"]} of 360)' in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
+    workdir, result = undisturbed
+    tiny_config.eval.checkpoint = 'best'
+    measured = train.run(tiny_config, workdir, 'eval')
+    assert measured['step'] == 11 * result['best_epoch']
+    assert measured['test_accuracy'] == pytest.approx(result['best_accuracy'], abs=1e-9)
+
+
+@pytest.mark.parametrize('statistics', ['last_batch', 'epoch_mean'])
+@pytest.mark.parametrize('every', ['epoch', 'batch'])
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config, monkeypatch, every, statistics):
+    tiny_config.cpng.every = every
+    tiny_config.cpng.statistics = statistics
+    tiny_config.epochs = 2
+    train.run(tiny_config, tmp_path / 'whole')
+
+    stop_at = 5
+    put_batch = train.sharding.put_batch
+    calls = []
+
+    def put_batch_and_signal(batch, mesh):
+        calls.append(1)
+        if len(calls) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put_batch(batch, mesh)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.sharding, 'put_batch', put_batch_and_signal)
+        with pytest.raises(train.Stopped, match='SIGTERM: saved at step 5'):
+            train.run(tiny_config, tmp_path / 'parts')
+    train.run(tiny_config, tmp_path / 'parts')
+    assert_bitwise_equal(final_state(tiny_config, tmp_path / 'whole'), final_state(tiny_config, tmp_path / 'parts'))
+    assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')
+
+
+def start(workdir, *arguments):
+    command = [sys.executable, str(ROOT / 'train.py'), f'--workdir={workdir}', *OVERRIDES, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(process, workdir, step):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        finished = [path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()]
+        if any(int(name) >= step for name in finished):
+            return
+        time.sleep(0.002)
+
+
+def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_config):
+    """SIGKILL at two moments, SIGINT at a third, then to the end: the weights of the run that nobody disturbed."""
+    workdir = tmp_path / 'run'
+    every = '--config.checkpoint.every_steps=2'
+    for step in (2, 13):
+        process = start(workdir, every)
+        wait_for_checkpoint(process, workdir, step)
+        process.kill()
+        process.communicate()
+    process = start(workdir, every)
+    wait_for_checkpoint(process, workdir, 20)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode in (0, 130), error
+    if process.returncode == 130:
+        assert 'SIGINT: saved at step' in error
+    process = start(workdir, every)
+    out, error = process.communicate()
+    assert process.returncode == 0, error
+    assert 'test accuracy: last' in out
+    assert_bitwise_equal(final_state(tiny_config, undisturbed[0]), final_state(tiny_config, workdir))
+    assert epoch_rows(workdir) == epoch_rows(undisturbed[0])
+
+
+def test_another_configuration_is_refused(undisturbed, tiny_config):
+    tiny_config.cpng.chi_limit = 0.3
+    for mode in train.MODES:
+        with pytest.raises(UserError, match=r'another configuration: cpng.chi_limit: 0.2 -> 0.3\.'):
+            train.run(tiny_config, undisturbed[0], mode)
+
+
+def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_path, tiny_config):
+    tiny_config.optim.learning_rate = 1e30
+    tiny_config.optim.warmup_fraction = 0.0
+    tiny_config.checkpoint.every_steps = 1
+    with pytest.raises(UserError, match=r'Training diverged: .* became NaN or infinite by step \d+'):
+        train.run(tiny_config, tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    restored = checkpoints.restore(train.initial_state(train.build(tiny_config)))
+    checkpoints.close()
+    if restored is not None:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored[0].params))
+
+
+def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monkeypatch):
+    good = train.train_step.make_train_step
+
+    def poisoned(*arguments, **options):
+        step_function = good(*arguments, **options)
+
+        def step(state, batch):
+            state = step_function(state, batch)
+            # A spike hides NaN: the loss stays finite, only the weights show it.
+            return (
+                state.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params))
+                if state.step == 15
+                else state
+            )
+
+        return step
+
+    monkeypatch.setattr(train.train_step, 'make_train_step', poisoned)
+    tiny_config.checkpoint.every_steps = 5
+    with pytest.raises(UserError, match=r'NaN or infinite by step 15. The checkpoint of step 11 is kept'):
+        train.run(tiny_config, tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps()[-1] == 11
+    checkpoints.close()
+
+
+def test_cpng_off_keeps_beta_and_still_reports_chi(tmp_path, tiny_config):
+    tiny_config.cpng.enabled = False
+    tiny_config.cpng.beta_init = 2.0
+    tiny_config.epochs = 2
+    train.run(tiny_config, tmp_path)
+    for row in epoch_rows(tmp_path):
+        assert set(row['beta'].values()) == {2.0}
+        assert all(0 < value < 1 for value in row['chi'].values())
+        assert set(row['chi_min'].values()) == {None}
+
+
+def test_chi_does_not_rise_above_the_recorder(undisturbed):
+    rows = epoch_rows(undisturbed[0])
+    assert any(value != 1.0 for value in rows[-1]['beta'].values())
+    for before, after in zip(rows, rows[1:], strict=False):
+        for layer, smallest in after['chi_min'].items():
+            assert smallest <= max(before['chi_min'][layer], 0.2) + 1e-6
+
+
+def test_the_mode_must_exist(tmp_path, tiny_config):
+    with pytest.raises(UserError, match=r"--mode is 'test', expected one of train, eval"):
+        train.run(tiny_config, tmp_path, 'test')
+
+
+def test_eval_needs_a_checkpoint(tmp_path, tiny_config):
+    with pytest.raises(UserError, match='train first'):
+        train.run(tiny_config, tmp_path / 'none', 'eval')
+    assert not (tmp_path / 'none').exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_one_sentence(tmp_path, tiny_config):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='Cannot write to the workdir'):
+        train.run(tiny_config, tmp_path / 'file')
+
+
+def test_evaluating_sums_exactly(tiny_config):
+    """A split of one example, counted once in a batch of 100."""
+    experiment = train.build(tiny_config)
+    source = experiment.dataset.test
+    one = experiment.dataset.__class__(
+        **{**experiment.dataset.__dict__, 'test': ArraySource(source.images[:1], source.labels[:1])}  # pyright: ignore
+    )
+    experiment = experiment._replace(dataset=one)
+    evaluate = train.train_step.make_eval_step(experiment.model, experiment.mesh, mean=one.mean, std=one.std)
+    result = train.evaluate_split(experiment, train.initial_state(experiment), evaluate)
+    assert result.examples == 1
+    assert result.correct in (0, 1)
+
+
+def test_signals_are_left_as_they_were(undisturbed):
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
+    assert isinstance(StopRequest().requested, bool)
