@@ -175,10 +175,8 @@ def _matching(name: str, tree: PyTree, beta: PyTree) -> Array:
         raise ValueError(f'{name} must have the layers of beta, {_layers(beta)}, got {_layers(tree)}.')
     for (path, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
         if jnp.shape(leaf) != jnp.shape(expected):
-            layer = _path_name(path)
-            raise ValueError(
-                f'{name} of layer {layer or "(the only one)"} has shape {jnp.shape(leaf)}, its beta {jnp.shape(expected)}.'
-            )
+            layer = _path_name(path) or '(the only one)'
+            raise ValueError(f'{name} of layer {layer} has shape {jnp.shape(leaf)}, its beta {jnp.shape(expected)}.')
     return ravel_pytree(jax.tree.map(_floating, tree))[0]
 
 

@@ -111,7 +111,7 @@ class TdBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        """Returns the normalised `[T, B, ..., C]`; `train` takes the batch's statistics and updates the running ones."""
+        """Returns the normalised `[T, B, ..., C]`; `train` takes the batch's statistics and updates the others."""
         normalise = nn.BatchNorm(
             use_running_average=not train,
             momentum=self.momentum,

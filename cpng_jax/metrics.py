@@ -22,8 +22,8 @@ class MetricsWriter:
     def __init__(self, workdir: str | os.PathLike[str], *, first_step: int = 0) -> None:
         """Opens the files.
 
-        Rows of later steps than `first_step` stem from work that was lost when a run was killed and will be done again: they
-        are dropped, and so is a last line that was being written then.
+        Rows of later steps than `first_step` stem from work that was lost when a run was killed and will be done
+        again: they are dropped, and so is a last line that was being written then.
 
         Args:
           workdir: folder of the run.

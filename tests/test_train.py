@@ -1,5 +1,6 @@
 """The program as a whole: training, stopping, being killed, going on, evaluating."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -12,11 +13,11 @@ import jax
 import numpy as np
 import pytest
 
+from configs import digits
 from cpng_jax import metrics, train
 from cpng_jax.checkpoint import Checkpoints
-from cpng_jax.data.dataset import ArraySource
+from cpng_jax.config import flatten
 from cpng_jax.errors import UserError
-from cpng_jax.stop import StopRequest
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 33
@@ -47,31 +48,10 @@ def epoch_rows(workdir):
 
 
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, shrink):
     """A run of the tiny configuration with CPNG from start to end: its folder and its result."""
-    from configs import digits
-
-    config = tiny(digits.get_config())
     workdir = tmp_path_factory.mktemp('undisturbed')
-    return workdir, train.run(config, workdir)
-
-
-def tiny(config):
-    config.epochs = 3
-    config.batch_size = 128
-    config.model.time_steps = 2
-    config.model.stages = ((4,), (8,))
-    config.eval.batch_size = 100
-    return config
-
-
-OVERRIDES = [
-    '--config.epochs=3',
-    '--config.batch_size=128',
-    '--config.model.time_steps=2',
-    '--config.model.stages=((4,),(8,))',
-    '--config.eval.batch_size=100',
-]
+    return workdir, train.run(shrink(digits.get_config()), workdir)
 
 
 def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
@@ -152,8 +132,11 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
     assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')
 
 
-def start(workdir, *arguments):
-    command = [sys.executable, str(ROOT / 'train.py'), f'--workdir={workdir}', *OVERRIDES, *arguments]
+def start(workdir, config):
+    """train.py in a process of its own, with the values of a configuration as flags."""
+    flat = {key: value for key, value in flatten(config).items() if value != flatten(digits.get_config())[key]}
+    values = [f'--config.{key}={tuple(map(tuple, v)) if isinstance(v, list) else v}' for key, v in flat.items()]
+    command = [sys.executable, str(ROOT / 'train.py'), f'--workdir={workdir}', *values]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -169,20 +152,20 @@ def wait_for_checkpoint(process, workdir, step):
 def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_config):
     """SIGKILL at two moments, SIGINT at a third, then to the end: the weights of the run that nobody disturbed."""
     workdir = tmp_path / 'run'
-    every = '--config.checkpoint.every_steps=2'
+    tiny_config.checkpoint.every_steps = 2
     for step in (2, 13):
-        process = start(workdir, every)
+        process = start(workdir, tiny_config)
         wait_for_checkpoint(process, workdir, step)
         process.kill()
         process.communicate()
-    process = start(workdir, every)
+    process = start(workdir, tiny_config)
     wait_for_checkpoint(process, workdir, 20)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate()
     assert process.returncode in (0, 130), error
     if process.returncode == 130:
         assert 'SIGINT: saved at step' in error
-    process = start(workdir, every)
+    process = start(workdir, tiny_config)
     out, error = process.communicate()
     assert process.returncode == 0, error
     assert 'test accuracy: last' in out
@@ -250,7 +233,7 @@ def test_cpng_off_keeps_beta_and_still_reports_chi(tmp_path, tiny_config):
 def test_chi_does_not_rise_above_the_recorder(undisturbed):
     rows = epoch_rows(undisturbed[0])
     assert any(value != 1.0 for value in rows[-1]['beta'].values())
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         for layer, smallest in after['chi_min'].items():
             assert smallest <= max(before['chi_min'][layer], 0.2) + 1e-6
 
@@ -270,22 +253,3 @@ def test_a_workdir_that_cannot_be_written_is_one_sentence(tmp_path, tiny_config)
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='Cannot write to the workdir'):
         train.run(tiny_config, tmp_path / 'file')
-
-
-def test_evaluating_sums_exactly(tiny_config):
-    """A split of one example, counted once in a batch of 100."""
-    experiment = train.build(tiny_config)
-    source = experiment.dataset.test
-    one = experiment.dataset.__class__(
-        **{**experiment.dataset.__dict__, 'test': ArraySource(source.images[:1], source.labels[:1])}  # pyright: ignore
-    )
-    experiment = experiment._replace(dataset=one)
-    evaluate = train.train_step.make_eval_step(experiment.model, experiment.mesh, mean=one.mean, std=one.std)
-    result = train.evaluate_split(experiment, train.initial_state(experiment), evaluate)
-    assert result.examples == 1
-    assert result.correct in (0, 1)
-
-
-def test_signals_are_left_as_they_were(undisturbed):
-    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
-    assert isinstance(StopRequest().requested, bool)

@@ -97,23 +97,26 @@ def chi_per_layer(rows: Rows) -> 'Figure':
     for depth, layer in enumerate(layers, start=1):
         values = _floats([row['chi'].get(layer) for row in rows])
         axes.plot(epochs, values, color=colours.to_rgba(depth), marker=_marker(epochs), linewidth=1.3, label=layer)
-    limit = rows[-1].get('chi_limit')
-    if limit is not None:
-        axes.axhline(limit, color=_GREY, linestyle='--', linewidth=1)
-        axes.annotate(
-            f'chi_limit {limit:g}',
-            (0.99, limit),
-            xycoords=('axes fraction', 'data'),
-            ha='right',
-            va='bottom',
-            color=_GREY,
-        )
+    _draw_limit(axes, rows[-1].get('chi_limit'))
     axes.set_xlabel('epoch')
-    axes.set_ylabel('χ, share of membrane potentials in the effective domain')
-    axes.set_title('Effective domain indicator χ of each layer')
+    axes.set_ylabel('χ')
+    axes.set_title('χ, the share of membrane potentials in the effective domain, by layer')
     figure.colorbar(colours, ax=axes, label='depth of the layer', ticks=MaxNLocator(8, integer=True))
     _tidy(axes)
     return figure
+
+
+def _draw_limit(axes: 'Axes', limit: float | None) -> None:
+    """Draws chi_limit where it lies near the curves; far below, a word at the edge leaves the curves their room."""
+    if limit is None:
+        return
+    low, high = axes.get_ylim()
+    if limit > low - (high - low):
+        axes.axhline(limit, color=_GREY, linestyle='--', linewidth=1)
+        anchor, coordinates, text = limit, ('axes fraction', 'data'), f'chi_limit {limit:g}'
+    else:
+        anchor, coordinates, text = 0.01, 'axes fraction', f'chi_limit {limit:g} lies below'
+    axes.annotate(text, (0.99, anchor), xycoords=coordinates, ha='right', va='bottom', color=_GREY)
 
 
 def final_beta(rows: Rows) -> 'Figure':
