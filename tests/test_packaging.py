@@ -10,7 +10,7 @@ import cpng_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-HEAVY = ['tensorflow', 'tensorflow_datasets', 'matplotlib', 'sklearn', 'grain', 'orbax', 'ml_collections', 'rich']
+HEAVY = ['tensorflow', 'tensorflow_datasets', 'matplotlib', 'sklearn', 'grain', 'orbax', 'ml_collections']
 
 IMPORT = f"""
 import sys

@@ -93,10 +93,18 @@ def chi_per_layer(rows: Rows) -> 'Figure':
     axes = figure.subplots()
     epochs = [row['epoch'] for row in rows]
     layers = list(rows[-1]['chi'])
-    colours = ScalarMappable(Normalize(1, max(len(layers), 2)), colormaps[_DEPTH_COLOURS])
+    palette = colormaps[_DEPTH_COLOURS]
+    colours = ScalarMappable(Normalize(0, max(len(layers), 2)), palette)
     for depth, layer in enumerate(layers, start=1):
         values = _floats([row['chi'].get(layer) for row in rows])
-        axes.plot(epochs, values, color=colours.to_rgba(depth), marker=_marker(epochs), linewidth=1.3, label=layer)
+        axes.plot(
+            epochs,
+            values,
+            color=palette(depth / max(len(layers), 2)),
+            marker=_marker(epochs),
+            linewidth=1.3,
+            label=layer,
+        )
     _draw_limit(axes, rows[-1].get('chi_limit'))
     axes.set_xlabel('epoch')
     axes.set_ylabel('χ')

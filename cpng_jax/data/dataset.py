@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol, SupportsIndex
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, record_key: SupportsIndex, /) -> Example: ...
+    def __getitem__(self, index: int) -> Example: ...
 
 
 class ArraySource:
@@ -33,7 +33,7 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: SupportsIndex) -> Example:
+    def __getitem__(self, index: int) -> Example:
         return {'image': self.images[index], 'label': self.labels[index]}
 
 

@@ -60,9 +60,9 @@ def test_a_batch_larger_than_the_data_is_refused():
     class Small:
         train = numbered(3)
 
-    assert steps_per_epoch(Small, 3) == 1  # pyright: ignore[reportArgumentType]
+    assert steps_per_epoch(Small, 3) == 1
     with pytest.raises(UserError, match=r'batch_size is 4, but there are only 3 training examples'):
-        steps_per_epoch(Small, 4)  # pyright: ignore[reportArgumentType]
+        steps_per_epoch(Small, 4)
 
 
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 50))

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from cpng_jax.analysis import plots
+from cpng_jax.metrics import MetricsWriter
+
+
+def make_rows(layers=14, epochs=40, chi_limit=0.2):
+    names = [f'conv{depth:02d}/lif' for depth in range(1, layers + 1)]
+    rng = np.random.default_rng(0)
+    rows = []
+    for epoch in range(1, epochs + 1):
+        learned = 1 - np.exp(-epoch / 10)
+        rows.append(
+            {
+                'event': 'epoch',
+                'step': 22 * epoch,
+                'epoch': epoch,
+                'train_loss': 2.3 * (1 - learned),
+                'train_accuracy': learned,
+                'test_loss': 2.3 * (1 - 0.9 * learned),
+                'test_accuracy': 0.9 * learned,
+                'chi_limit': chi_limit,
+                'beta_init': 1.0,
+                'beta': {name: 1 + 0.1 * learned * rng.uniform() for name in names},
+                'chi': {name: 0.3 + 0.2 * rng.uniform() for name in names},
+                'firing_rate': dict.fromkeys(names, 0.2),
+            }
+        )
+    return rows
+
+
+@pytest.mark.parametrize(('layers', 'epochs'), [(1, 1), (14, 40), (150, 3)])
+def test_three_pictures_of_a_size_to_read(tmp_path, layers, epochs):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write('step', 1, {'train_loss': 2.0})
+        for row in make_rows(layers, epochs):
+            writer.write('epoch', row['step'], {k: v for k, v in row.items() if k not in ('event', 'step')})
+    pictures = plots.plot_run(tmp_path)
+    assert [path.name for path in pictures] == ['accuracy_and_loss.png', 'chi.png', 'beta.png']
+    for path in pictures:
+        height, width, _ = imread(path).shape
+        assert 500 < height < 800
+        assert 700 < width < 2200
+        assert np.std(imread(path)) > 0.02, 'an empty picture'
+    assert sorted(path.name for path in (tmp_path / 'plots').iterdir()) == [
+        'accuracy_and_loss.png',
+        'beta.png',
+        'chi.png',
+    ]
+
+
+def test_before_the_first_epoch_there_is_nothing_to_draw(tmp_path):
+    assert plots.plot_run(tmp_path) == []
+    assert not (tmp_path / 'plots').exists()
+
+
+def test_accuracy_and_loss_show_the_rows():
+    rows = make_rows(epochs=9)
+    rows[4]['test_accuracy'] = 0.95
+    rows[2]['test_loss'] = None
+    left, right = plots.accuracy_and_loss(rows).axes
+    train, test, best = left.get_lines()
+    np.testing.assert_allclose(train.get_ydata(), [100 * row['train_accuracy'] for row in rows])
+    np.testing.assert_allclose(test.get_ydata(), [100 * row['test_accuracy'] for row in rows])
+    assert (best.get_xdata(), best.get_ydata()) == ([5], [95])
+    assert left.get_title() == f'Accuracy: last {rows[-1]["test_accuracy"]:.2%}, best 95.00% in epoch 5'
+    losses = right.get_lines()[1].get_ydata()
+    assert np.isnan(losses[2])
+    np.testing.assert_allclose(np.delete(losses, 2), [row['test_loss'] for row in rows if row['test_loss'] is not None])
+
+
+def test_chi_has_a_line_for_each_layer_and_the_limit_where_it_is_near():
+    rows = make_rows(layers=5, epochs=8, chi_limit=0.28)
+    axes, bar = plots.chi_per_layer(rows).axes
+    *layers, limit = axes.get_lines()
+    assert [line.get_label() for line in layers] == list(rows[0]['chi'])
+    np.testing.assert_allclose(layers[3].get_ydata(), [row['chi']['conv04/lif'] for row in rows])
+    assert set(limit.get_ydata()) == {0.28}
+    assert bar.get_ylabel() == 'depth of the layer'
+    far = plots.chi_per_layer(make_rows(layers=5, epochs=8, chi_limit=0.01)).axes[0]
+    assert len(far.get_lines()) == 5
+    assert far.texts[0].get_text() == 'chi_limit 0.01 lies below'
+
+
+def test_bars_reach_from_the_first_beta_to_the_last():
+    rows = make_rows(layers=6)
+    rows[-1]['beta']['conv02/lif'] = 0.8
+    axes = plots.final_beta(rows).axes[0]
+    tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(tops, list(rows[-1]['beta'].values()))
+    assert {bar.get_y() for bar in axes.patches} == {1.0}
+    low, high = axes.get_ylim()
+    assert low < 0.8
+    assert high > max(tops)
+    assert [label.get_text() for label in axes.get_xticklabels()] == [f'conv{depth:02d}' for depth in range(1, 7)]
