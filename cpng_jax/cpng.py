@@ -10,6 +10,7 @@ network has seen the data once.
 
 import dataclasses
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -122,22 +123,15 @@ def update(
     Source: Algorithm 1, Sec. 4.2.
     """
     config = CPNGConfig() if config is None else config
-    betas, unravel = ravel_pytree(jax.tree.map(_floating, beta))
     mean, variance = _collect(stats, beta)
-    recorder = _matching('state.chi_recorder', state.chi_recorder, beta)
+    betas = _vector('beta', beta, beta)
+    recorder = _vector('state.chi_recorder', state.chi_recorder, beta)
     betas, recorder, chi_now, skipped = _algorithm_1(mean, variance, betas, recorder, config)
 
-    def like_beta(values: Array) -> PyTree:
-        """Splits a vector over the layers without casting it to the dtype of beta."""
-        leaves, structure = jax.tree.flatten(beta)
-        sizes = [jnp.size(leaf) for leaf in leaves]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        parts = [values[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-        shaped = [part.reshape(jnp.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
-        return jax.tree.unflatten(structure, shaped)
-
-    report = CPNGReport(like_beta(chi_now), like_beta(recorder), like_beta(skipped))
-    return unravel(betas), CPNGState(report.chi_min), report
+    report = CPNGReport(_like(beta, chi_now), _like(beta, recorder), _like(beta, skipped))
+    new_beta = jax.tree.map(lambda old, new: new.astype(_floating(old).dtype), beta, _like(beta, betas))
+    new_state = CPNGState(jax.tree.map(lambda old, new: new.astype(old.dtype), state.chi_recorder, report.chi_min))
+    return new_beta, new_state, report
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -169,15 +163,28 @@ def _floating(leaf: Any) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
 
 
-def _matching(name: str, tree: PyTree, beta: PyTree) -> Array:
+def _vector(name: str, tree: PyTree, beta: PyTree) -> Array:
     """The leaves of `tree` in one vector, checked to have the layers and shapes of `beta`."""
-    if jax.tree.structure(tree) != jax.tree.structure(beta):
-        raise ValueError(f'{name} must have the layers of beta, {_layers(beta)}, got {_layers(tree)}.')
-    for (path, leaf), expected in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
-        if jnp.shape(leaf) != jnp.shape(expected):
+    structure, expected = jax.tree.structure(tree), jax.tree.structure(beta)
+    if structure != expected:
+        here, there = _layers(tree), _layers(beta)
+        if here == there:  # The containers differ, a list and a tuple, say.
+            here, there = str(structure), str(expected)
+        raise ValueError(f'{name} must have the layers of beta, {there}, got {here}.')
+    for (path, leaf), twin in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
+        if jnp.shape(leaf) != jnp.shape(twin):
             layer = _path_name(path) or '(the only one)'
-            raise ValueError(f'{name} of layer {layer} has shape {jnp.shape(leaf)}, its beta {jnp.shape(expected)}.')
+            raise ValueError(f'{name} of layer {layer} has shape {jnp.shape(leaf)}, its beta {jnp.shape(twin)}.')
     return ravel_pytree(jax.tree.map(_floating, tree))[0]
+
+
+def _like(beta: PyTree, values: Array) -> PyTree:
+    """Lays a vector out over the layers of `beta`, in its own dtype."""
+    leaves, structure = jax.tree.flatten(beta)
+    ends = list(itertools.accumulate(jnp.size(leaf) for leaf in leaves))
+    parts = [values[end - jnp.size(leaf) : end] for leaf, end in zip(leaves, ends, strict=True)]
+    shaped = [part.reshape(jnp.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
 
 
 def _collect(stats: PyTree, beta: PyTree) -> tuple[Array, Array]:
@@ -188,7 +195,7 @@ def _collect(stats: PyTree, beta: PyTree) -> tuple[Array, Array]:
             raise ValueError(f'stats must have a cpng_jax.MembraneStats for each beta, found {type(leaf).__name__}.')
     mean = jax.tree.map(lambda leaf: leaf.mean, stats, is_leaf=is_stats)
     variance = jax.tree.map(lambda leaf: leaf.variance, stats, is_leaf=is_stats)
-    return _matching('stats', mean, beta), _matching('stats', variance, beta)
+    return _vector('stats', mean, beta), _vector('stats', variance, beta)
 
 
 def _layers(tree: PyTree) -> str:

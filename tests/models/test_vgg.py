@@ -1,0 +1,152 @@
+"""Spiking VGG: structure against counts made by hand, and behaviour."""
+
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cpng_jax.layers import TdBN
+from cpng_jax.models.vgg import VGG
+from cpng_jax.neuron import LIF, MembraneStats
+
+f32: Any = functools.partial(np.asarray, dtype=np.float32)
+KEY = jax.random.key(0)
+VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+VGG16 = VGG(100, VGG16_STAGES, head=(4096, 4096), time_steps=5)
+VGG16_SINGLE = VGG(100, VGG16_STAGES, time_steps=5)
+VGG11 = VGG(10, ((64, 128), (256, 256), (512, 512), (512, 512)), pool_last=True)
+# A low threshold, so that a net this small is alive from its start.
+SMALL = VGG(3, ((4,), (6, 6)), head=(5,), time_steps=4, neuron=functools.partial(LIF, surrogate='arctan', v_th=0.3))
+apply = jax.jit(SMALL.apply, static_argnames=('train', 'mutable'))
+
+
+def normal(*shape, seed=0):
+    return f32(np.random.default_rng(seed).normal(size=shape))
+
+
+def run_abstractly(model, shape):
+    """Initialises without computing: the variables, and each module called with the shape of its output, in order."""
+    calls = []
+
+    def record(next_function, args, kwargs, context):
+        result = next_function(*args, **kwargs)
+        if context.method_name == '__call__':
+            calls.append((context.module, result.shape))
+        return result
+
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct(shape, np.float32))
+    return variables, calls
+
+
+# Convolutions without bias, tdBN scale and bias, dense with bias.
+CONV16 = 9 * (3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 2 * 256 * 256 + 256 * 512 + 5 * 512 * 512)
+NORM16 = 2 * (2 * 64 + 2 * 128 + 3 * 256 + 6 * 512)
+CONV11 = 9 * (2 * 64 + 64 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 3 * 512 * 512)
+NORM11 = 2 * (64 + 128 + 2 * 256 + 4 * 512)
+
+
+@pytest.mark.parametrize(
+    ('model', 'shape', 'layers', 'parameters', 'neurons'),
+    [
+        (VGG16, (1, 32, 32, 3), 15, CONV16 + NORM16 + 2049 * 4096 + 4097 * 4096 + 4097 * 100, 284_672),
+        (VGG16_SINGLE, (1, 32, 32, 3), 13, CONV16 + NORM16 + 2049 * 100, 284_672 - 2 * 4096),
+        (VGG11, (10, 1, 48, 48, 2), 8, CONV11 + NORM11 + (3 * 3 * 512 + 1) * 10, 48**2 * 192 + 24**2 * 512 + 720 * 256),
+        (SMALL, (1, 8, 8, 3), 4, 27 * 4 + 36 * 6 + 54 * 6 + 2 * 16 + 97 * 5 + 6 * 3, 64 * 4 + 16 * 12 + 5),
+    ],
+    ids=['VGG16', 'VGG16 single', 'VGG11', 'small'],
+)
+def test_structure(model, shape, layers, parameters, neurons):
+    variables, calls = run_abstractly(model, shape)
+    calls = [('/'.join(module.path), output) for module, output in calls if isinstance(module, LIF)]
+    assert len(calls) == len(jax.tree.leaves(variables['surrogate'])) == layers
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params'])) == parameters
+    time_steps = shape[0] if len(shape) == 5 else model.time_steps
+    assert {output[0] for _, output in calls} == {time_steps}
+    assert sum(math.prod(output[1:]) for _, output in calls) == neurons
+    # Sorted names are in the order of depth, in `surrogate` and in whatever a tree function makes of it.
+    paths = [
+        jax.tree_util.keystr(p, simple=True, separator='/')
+        for p, _ in jax.tree.leaves_with_path(variables['surrogate'])
+    ]
+    assert paths == [f'{path}/beta' for path, _ in calls]
+
+
+@pytest.fixture(scope='module')
+def small():
+    return jax.jit(SMALL.init)(KEY, normal(1, 8, 8, 3))
+
+
+@pytest.mark.parametrize(('shape', 'time_steps'), [((2, 8, 8, 3), 4), ((6, 2, 8, 8, 3), 6)], ids=['images', 'events'])
+def test_outputs_and_statistics(small, shape, time_steps):
+    out, updates = apply(small, normal(*shape), train=True, mutable=('batch_stats', 'membrane', 'firing_rate'))
+    assert out.shape == (time_steps, 2, 3)
+    assert out.dtype == np.float32
+    is_stats = lambda node: isinstance(node, MembraneStats)
+    assert jax.tree.structure(updates['membrane'], is_leaf=is_stats) == jax.tree.structure(small['surrogate'])
+    assert jax.tree.structure(updates['firing_rate']) == jax.tree.structure(small['surrogate'])
+    changed = jax.tree.map(lambda new, old: bool((new != old).any()), updates['batch_stats'], small['batch_stats'])
+    assert all(jax.tree.leaves(changed))
+
+
+def test_evaluation_changes_nothing_and_sees_each_example_alone(small):
+    images = normal(3, 8, 8, 3)
+    out = apply(small, images)  # batch_stats is not mutable: evaluation must not write
+    alone = apply(small, images[1:2])
+    np.testing.assert_allclose(out[:, 1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_static_images_are_events_that_repeat(small, train):
+    images = normal(3, 8, 8, 3)
+    present = functools.partial(apply, small, train=train, mutable=('batch_stats', 'membrane'))
+    static, repeated = present(images), present(np.repeat(images[None], 4, axis=0))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), static, repeated)
+    assert (np.diff(static[0], axis=0) != 0).any()
+
+
+def test_one_convolution_a_layer_and_the_first_only_once(small):
+    program = str(jax.make_jaxpr(SMALL.apply)(small, normal(2, 8, 8, 3)))
+    shapes = re.findall(r'\[([\d,]+)\] = conv_general_dilated\[', program)
+    assert shapes == ['2,8,8,4', '8,4,4,6', '8,4,4,6']
+
+
+def test_neurons_and_norms_are_the_given_ones():
+    neuron = functools.partial(LIF, surrogate='rectangular', tau=1.0, v_th=0.5, beta_init=2.0)
+    _, calls = run_abstractly(SMALL.clone(neuron=neuron, norm=functools.partial(TdBN, v_th=0.5)), (2, 8, 8, 3))
+    neurons = [(m.surrogate, m.tau, m.v_th, m.beta_init) for m, _ in calls if isinstance(m, LIF)]
+    assert neurons == [('rectangular', 1.0, 0.5, 2.0)] * 4
+    assert [m.v_th for m, _ in calls if isinstance(m, TdBN)] == [0.5] * 3
+
+
+def test_every_parameter_gets_a_gradient(small):
+    images = normal(4, 8, 8, 3)
+    weights = normal(4, 4, 3, seed=1)
+
+    @jax.jit
+    def gradient(params):
+        return jax.grad(lambda p: jnp.sum(weights * apply({**small, 'params': p}, images)))(params)
+
+    for path, leaf in jax.tree.leaves_with_path(gradient(small['params'])):
+        assert np.isfinite(leaf).all(), path
+        assert (leaf != 0).any(), path
+
+
+@pytest.mark.parametrize(
+    ('message', 'model', 'shape'),
+    [
+        (r'VGG takes images .* or events .*, got shape \(8, 8, 3\)', SMALL, (8, 8, 3)),
+        (r'VGG takes images .* or events .*, got shape \(1, 1, 2, 8, 8, 3\)', SMALL, (1, 1, 2, 8, 8, 3)),
+        ('a map of 1 x 1 is smaller than its window of 2', SMALL, (2, 1, 1, 3)),
+        ('a map of 1 x 1 is smaller than its window of 2', VGG11, (2, 8, 8, 2)),
+    ],
+)
+def test_errors(message, model, shape):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct(shape, np.float32))
