@@ -154,8 +154,15 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Waits for writes under way and ends the background threads."""
-        self._manager.close()
+        """Waits for writes under way and ends the background threads.
+
+        Raises:
+          UserError: a write failed; older checkpoints are untouched.
+        """
+        try:
+            self._manager.close()
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> UserError:
         reason = _first_line(error)

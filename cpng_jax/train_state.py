@@ -78,7 +78,8 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, example: A
     Returns:
       The state at step 0.
     """
-    variables = model.init(jax.random.key(seed), example)
+    # Jitted, so that only the weights are computed and not the outputs.
+    variables = jax.jit(model.init)(jax.random.key(seed), example)
     surrogate = variables['surrogate']
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -91,6 +92,7 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, example: A
     )
 
 
+@jax.jit
 def all_finite(state: TrainState) -> Array:
     """Tells whether weights, running statistics, optimiser and loss hold neither NaN nor infinity; scalar, boolean.
 

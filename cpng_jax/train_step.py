@@ -18,7 +18,6 @@ from cpng_jax.surrogate import Array
 from cpng_jax.train_state import EpochTotals, TrainState
 
 Batch = dict[str, Array]
-TrainStep = Callable[[TrainState, Batch], TrainState]
 
 
 class EvalSums(NamedTuple):
@@ -33,6 +32,10 @@ class EvalSums(NamedTuple):
     loss: Array
     correct: Array
     examples: Array
+
+
+TrainStep = Callable[[TrainState, Batch], TrainState]
+EvalStep = Callable[[TrainState, Batch], EvalSums]
 
 
 def normalise(images: Array, mean: np.ndarray, std: np.ndarray) -> Array:
@@ -133,9 +136,7 @@ def cpng_step(state: TrainState, config: cpng.CPNGConfig) -> tuple[TrainState, c
     return state.replace(surrogate=beta, cpng=recorder), report
 
 
-def make_eval_step(
-    model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.ndarray
-) -> Callable[[TrainState, Batch], EvalSums]:
+def make_eval_step(model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.ndarray) -> EvalStep:
     """Compiles an evaluation step.
 
     Args:

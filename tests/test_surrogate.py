@@ -206,7 +206,7 @@ def test_get_surrogate(shape):
     [
         (ValueError, "one of triangular, rectangular, arctan .*'gauss'", lambda: get_surrogate('gauss')),
         (ValueError, "'gauss'", lambda: spike(1.0, 1.0, 1.0, 'gauss')),
-        (TypeError, 'name or a cpng_jax.Surrogate, got 3', lambda: get_surrogate(3)),
+        (TypeError, 'name or a cpng_jax.Surrogate, got 3', lambda: get_surrogate(3)),  # pyright: ignore[reportArgumentType]
         (TypeError, 'u must be floating, got dtype int32', lambda: spike(np.ones(1, np.int32), 1.0)),
         (TypeError, 'u must be floating, got dtype bool', lambda: spike(np.ones(1, bool), 1.0)),
         (ValueError, r'beta has shape \(2,\).* u, \(4, 3\)', lambda: spike(np.ones((4, 3)), np.ones(2))),

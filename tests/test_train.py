@@ -18,6 +18,7 @@ from cpng_jax import metrics, train
 from cpng_jax.checkpoint import Checkpoints
 from cpng_jax.config import flatten
 from cpng_jax.errors import UserError
+from cpng_jax.experiment import build, initial_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 33
@@ -25,9 +26,9 @@ STEPS = 33
 
 def final_state(config, workdir):
     """The latest checkpoint of a run as numpy arrays by path."""
-    experiment = train.build(config)
+    initial = initial_state(build(config))
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(train.initial_state(experiment))
+    restored = checkpoints.restore(initial)
     checkpoints.close()
     assert restored is not None
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored[0]))
@@ -187,7 +188,7 @@ def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_
     with pytest.raises(UserError, match=r'Training diverged: .* became NaN or infinite by step \d+'):
         train.run(tiny_config, tmp_path)
     checkpoints = Checkpoints(tmp_path)
-    restored = checkpoints.restore(train.initial_state(train.build(tiny_config)))
+    restored = checkpoints.restore(initial_state(build(tiny_config)))
     checkpoints.close()
     if restored is not None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored[0].params))

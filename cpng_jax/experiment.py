@@ -1,0 +1,102 @@
+"""From a configuration to the parts of an experiment: data, mesh, network, optimiser, steps."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from cpng_jax import cpng, data, optim, sharding, train_state, train_step
+from cpng_jax.config import Config
+from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
+from cpng_jax.errors import UserError
+from cpng_jax.models import registry
+from cpng_jax.train_state import TrainState
+
+
+class Experiment(NamedTuple):
+    """What a configuration describes, built and checked, before any step is made."""
+
+    config: Config
+    dataset: data.Dataset
+    mesh: jax.sharding.Mesh
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    cpng_config: cpng.CPNGConfig
+    steps_per_epoch: int
+    steps: int
+
+    def epoch(self, step: int) -> int:
+        """The epoch, counted from 1, that contains or ends with a step."""
+        return -(-step // self.steps_per_epoch)
+
+
+def build(config: Config) -> Experiment:
+    """Builds all that a configuration describes; shapes are checked without computing.
+
+    Args:
+      config: a valid configuration.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      UserError: the parts do not fit together.
+    """
+    dataset = data.load(config.data)
+    mesh = sharding.make_mesh(config.batch_size)
+    model = registry.build(config, classes=len(dataset.class_names))
+    per_epoch = steps_per_epoch(dataset, config.batch_size)
+    steps = per_epoch * config.epochs
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)))
+    except (ValueError, TypeError) as error:
+        shape = ' x '.join(map(str, dataset.image_shape))
+        raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
+    cpng_config = cpng.CPNGConfig(
+        chi_limit=config.cpng.chi_limit,
+        limit_mode=config.cpng.limit_mode,
+        interval=config.cpng.interval,
+        surrogate=config.neuron.surrogate,
+        v_th=config.neuron.v_th,
+    )
+    optimizer = optim.make_optimizer(config.optim, steps)
+    return Experiment(config, dataset, mesh, model, optimizer, cpng_config, per_epoch, steps)
+
+
+def initial_state(experiment: Experiment) -> TrainState:
+    """Initialises the state of an experiment on all its devices."""
+    example = jnp.zeros((1, *experiment.dataset.image_shape))
+    state = train_state.create(experiment.model, experiment.optimizer, example, experiment.config.seed)
+    return jax.device_put(state, sharding.replicated(experiment.mesh))
+
+
+def compile_steps(experiment: Experiment) -> tuple[train_step.TrainStep, train_step.EvalStep]:
+    """Makes the jitted training step and evaluation step of an experiment."""
+    config, dataset = experiment.config, experiment.dataset
+    every_batch = config.cpng.enabled and config.cpng.every == 'batch'
+    step_function = train_step.make_train_step(
+        experiment.model,
+        experiment.optimizer,
+        experiment.mesh,
+        mean=dataset.mean,
+        std=dataset.std,
+        pool_statistics=config.cpng.statistics == 'epoch_mean',
+        cpng_every_batch=experiment.cpng_config if every_batch else None,
+    )
+    evaluate = train_step.make_eval_step(experiment.model, experiment.mesh, mean=dataset.mean, std=dataset.std)
+    return step_function, evaluate
+
+
+def train_batches(experiment: Experiment, first_step: int) -> TrainBatches:
+    """Opens the training batches of an experiment from a step on."""
+    config, dataset = experiment.config, experiment.dataset
+    return TrainBatches(
+        dataset.train,
+        dataset.augment,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        first_step=first_step,
+        threads=config.data.threads,
+    )
