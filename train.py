@@ -6,13 +6,16 @@ import runpy
 import sys
 from typing import NoReturn
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+try:
+    from absl import app, flags, logging
+    from ml_collections import config_flags
 
-from cpng_jax import train
-from cpng_jax.config import ConfigDict, flatten, nearest
-from cpng_jax.errors import UserError
-from cpng_jax.stop import Stopped
+    from cpng_jax import train
+    from cpng_jax.config import ConfigDict, flatten, nearest
+    from cpng_jax.errors import UserError
+    from cpng_jax.stop import Stopped
+except ModuleNotFoundError as missing:
+    sys.exit(f'train.py: the package {missing.name} is not installed: pip install -r requirements.txt')
 
 _DEFAULT_CONFIG = pathlib.Path(__file__).parent / 'configs' / 'digits.py'
 

@@ -142,7 +142,7 @@ def _algorithm_1(
     stats = MembraneStats(mean, variance)
     domain: dict[str, Any] = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
     chi_now = chi(stats, beta, **domain)
-    usable = jnp.isfinite(mean) & jnp.isfinite(variance) & (variance > 0)
+    usable = jnp.isfinite(mean) & (variance > 0) & jnp.isfinite(variance) & jnp.isfinite(chi_now)
     first = jnp.isinf(recorder)
 
     smallest = jnp.minimum(recorder, chi_now)
@@ -173,7 +173,7 @@ def _vector(name: str, tree: PyTree, beta: PyTree) -> Array:
         raise ValueError(f'{name} must have the layers of beta, {there}, got {here}.')
     for (path, leaf), twin in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
         if jnp.shape(leaf) != jnp.shape(twin):
-            layer = _path_name(path) or '(the only one)'
+            layer = _path_name(path)
             raise ValueError(f'{name} of layer {layer} has shape {jnp.shape(leaf)}, its beta {jnp.shape(twin)}.')
     return ravel_pytree(jax.tree.map(_floating, tree))[0]
 
@@ -203,4 +203,4 @@ def _layers(tree: PyTree) -> str:
 
 
 def _path_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator='/')
+    return jax.tree_util.keystr(path, simple=True, separator='/') or '(the only one)'

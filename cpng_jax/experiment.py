@@ -99,4 +99,6 @@ def train_batches(experiment: Experiment, first_step: int) -> TrainBatches:
         seed=config.seed,
         first_step=first_step,
         threads=config.data.threads,
+        shard=jax.process_index(),
+        shards=jax.process_count(),
     )

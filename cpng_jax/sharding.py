@@ -43,10 +43,11 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Sends a batch to the devices.
 
     Args:
-      batch: pytree of numpy arrays `[B, ...]`.
+      batch: pytree of numpy arrays `[B, ...]`, B being this process's share of the global batch.
       mesh: from `make_mesh`.
 
     Returns:
       The same pytree of global arrays, each device with its share of the examples.
     """
-    return jax.device_put(batch, over_batch(mesh))
+    sharding = over_batch(mesh)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)

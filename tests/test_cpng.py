@@ -407,3 +407,15 @@ def test_defaults_are_the_paper():
     state = cpng.CPNGState(f32(0.4))
     by_default, *_ = cpng.update(STATS['a'], A, state)
     assert by_default == cpng.update(STATS['a'], A, state, CPNGConfig())[0] != A
+
+
+def test_a_beta_that_is_nan_does_not_spoil_the_record():
+    state = cpng.CPNGState({'a': f32(0.3)})
+    _, state, report = cpng.update({'a': membrane(0.5, 0.4)}, {'a': f32(np.nan)}, state)
+    assert float(state.chi_recorder['a']) == np.float32(0.3)
+    assert report.skipped_layers() == ['a']
+
+
+def test_the_only_layer_has_a_name_too():
+    _, _, report = cpng.update(membrane(0.5, 0.0), f32(1), cpng.init(f32(1)))
+    assert report.skipped_layers() == ['(the only one)']

@@ -44,26 +44,33 @@ class TrainBatches:
     """Endless training batches from a given step on; close it, or use it in a `with`, to end its threads."""
 
     def __init__(
-        self, source: Source, augment: Augmentation, *, batch_size: int, seed: int, first_step: int, threads: int
+        self,
+        source: Source,
+        augment: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        first_step: int = 0,
+        threads: int = 0,
+        shard: int = 0,
+        shards: int = 1,
     ) -> None:
         """Sets the pipeline up.
 
         Args:
           source: the training split.
           augment: changes an example at random.
-          batch_size: examples in a batch.
+          batch_size: examples in a batch, all shards together.
           seed: of the order and of the augmentation.
           first_step: the step, counted from 0, whose batch comes first.
           threads: that read and augment ahead; 0 for none.
+          shard: which share of each batch to make, from 0.
+          shards: number of shares; the batch they make together does not depend on it.
         """
-        dataset = (
-            grain.MapDataset.source(source)
-            .seed(seed)
-            .shuffle()
-            .random_map(augment)
-            .batch(batch_size, drop_remainder=True)
-            .repeat()
-        )
+        used = len(source) // batch_size * batch_size
+        shuffled = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment)
+        # Every share of the whole batches of an epoch has the same length, so no process runs ahead of the others.
+        dataset = shuffled[:used][shard::shards].batch(batch_size // shards, drop_remainder=True).repeat()
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES if threads else 0)
         self._iterator = iter(dataset.to_iter_dataset(options))
         set_next_index(self._iterator, first_step)
@@ -72,7 +79,7 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        """Returns `image` uint8 `[B, H, W, C]` and `label` int32 `[B]`."""
+        """Returns `image` uint8 `[B, H, W, C]` and `label` int32 `[B]`, B being the share of the batch."""
         return next(self._iterator)
 
     def __enter__(self) -> 'TrainBatches':

@@ -19,10 +19,8 @@ def noisy(example, rng):
     return {**example, 'noise': rng.integers(2**31, size=3)}
 
 
-def take(count, *, seed=7, first_step=0, threads=0, size=23, batch_size=5):
-    with TrainBatches(
-        numbered(size), noisy, batch_size=batch_size, seed=seed, first_step=first_step, threads=threads
-    ) as batches:
+def take(count, *, seed=7, size=23, batch_size=5, **options):
+    with TrainBatches(numbered(size), noisy, batch_size=batch_size, seed=seed, **options) as batches:
         return list(itertools.islice(batches, count))
 
 
@@ -54,6 +52,17 @@ def test_batches_are_a_function_of_seed_and_step(first_step, threads):
     whole = take(12)
     assert equal(take(12 - first_step, first_step=first_step, threads=threads), whole[first_step:])
     assert not equal(take(12, seed=8), whole)
+
+
+@pytest.mark.parametrize('shards', [2, 3, 6])
+def test_shards_together_make_the_batch_of_one_process(shards):
+    whole = take(9, batch_size=6)
+    parts = [take(9, batch_size=6, shard=shard, shards=shards, threads=shard) for shard in range(shards)]
+    for step, batch in enumerate(whole):
+        for key, value in batch.items():
+            # Shard s makes examples s, s + shards, ... of the batch.
+            together = np.stack([part[step][key] for part in parts], axis=1).reshape(value.shape)
+            np.testing.assert_array_equal(together, value)
 
 
 def test_a_batch_larger_than_the_data_is_refused():
