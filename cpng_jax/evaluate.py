@@ -40,7 +40,12 @@ def evaluate_split(experiment: Experiment, state: TrainState, evaluate: train_st
     batch_size = -(-experiment.config.eval.batch_size // devices) * devices
     sums = [
         evaluate(state, sharding.put_batch(batch, experiment.mesh))
-        for batch in eval_batches(experiment.dataset.test, batch_size)
+        for batch in eval_batches(
+            experiment.dataset.test,
+            batch_size,
+            prepare=experiment.dataset.prepare,
+            threads=experiment.config.data.threads,
+        )
     ]
     loss, correct, examples = (sum(float(value) for value in column) for column in zip(*sums, strict=True))
     return Accuracy(loss / examples, round(correct), round(examples))

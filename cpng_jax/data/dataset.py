@@ -2,14 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-Example = dict[str, np.ndarray]
-"""`image`: uint8 `[H, W, C]`; `label`: int32 scalar."""
+Example = dict[str, Any]
+"""`image`: uint8 `[H, W, C]`, event counts `[T, H, W, C]`, or as raw as a source has it; `label`: int32 scalar."""
 
 Augmentation = Callable[[Example, np.random.Generator], Example]
+
+
+def as_it_is(example: Example) -> Example:
+    """Returns an example whose source has it ready for the network."""
+    return example
 
 
 class Source(Protocol):
@@ -46,15 +51,17 @@ class Dataset:
       test: examples to measure on.
       augment: applied to each training example with a generator that depends only on seed, epoch and position.
       class_names: the names of the classes, in the order of their labels.
-      image_shape: `(H, W, C)` of an image after augmentation.
+      image_shape: `(H, W, C)` of an image, `(T, H, W, C)` of events, as they reach the network.
       mean: of each channel over the training images, in units of 0 to 1.
       std: likewise the standard deviation.
+      prepare: applied to each test example.
     """
 
     train: Source
     test: Source
     augment: Augmentation
     class_names: Sequence[str]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     mean: np.ndarray
     std: np.ndarray
+    prepare: Callable[[Example], Example] = as_it_is

@@ -4,13 +4,13 @@ The training batches are a pure function of seed and step: a run that is taken u
 uninterrupted run would have seen, so a checkpoint need not hold the state of the pipeline.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 from grain.experimental import set_next_index
 
-from cpng_jax.data.dataset import Augmentation, Dataset, Source
+from cpng_jax.data.dataset import Augmentation, Dataset, Example, Source, as_it_is
 from cpng_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -71,8 +71,7 @@ class TrainBatches:
         shuffled = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment)
         # Every share of the whole batches of an epoch has the same length, so no process runs ahead of the others.
         dataset = shuffled[:used][shard::shards].batch(batch_size // shards, drop_remainder=True).repeat()
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES if threads else 0)
-        self._iterator = iter(dataset.to_iter_dataset(options))
+        self._iterator = iter(dataset.to_iter_dataset(_read_options(threads)))
         set_next_index(self._iterator, first_step)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -89,18 +88,27 @@ class TrainBatches:
         self._iterator.close()
 
 
-def eval_batches(source: Source, batch_size: int) -> Iterator[Batch]:
+def eval_batches(
+    source: Source, batch_size: int, *, prepare: Callable[[Example], Example] = as_it_is, threads: int = 0
+) -> Iterator[Batch]:
     """Yields each example of a split once, in order, in batches of one size.
 
     Args:
       source: the split.
       batch_size: examples in a batch; the last batch is filled up with copies of its first example.
+      prepare: applied to each example.
+      threads: that read and prepare ahead; 0 for none.
 
     Yields:
       `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `weight` float32 `[B]`: 1 for an example, 0 for filling.
     """
-    for start in range(0, len(source), batch_size):
-        examples = [source[index] for index in range(start, min(start + batch_size, len(source)))]
-        filling = batch_size - len(examples)
-        batch = {key: np.stack([example[key] for example in examples + examples[:1] * filling]) for key in examples[0]}
-        yield batch | {'weight': np.repeat(np.array([1, 0], np.float32), [len(examples), filling])}
+    dataset = grain.MapDataset.source(source).map(prepare).batch(batch_size)
+    for batch in dataset.to_iter_dataset(_read_options(threads)):
+        examples = len(batch['label'])
+        filling = batch_size - examples
+        filled = {key: np.concatenate([value, np.repeat(value[:1], filling, axis=0)]) for key, value in batch.items()}
+        yield filled | {'weight': np.repeat(np.array([1, 0], np.float32), [examples, filling])}
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES if threads else 0)

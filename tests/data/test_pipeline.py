@@ -76,9 +76,17 @@ def test_a_batch_larger_than_the_data_is_refused():
 
 @given(count=st.integers(1, 40), batch_size=st.integers(1, 50))
 def test_evaluation_counts_each_example_once(count, batch_size):
-    batches = list(eval_batches(numbered(count), batch_size))
+    doubled = lambda example: {**example, 'image': example['image'] * 2}
+    batches = list(eval_batches(numbered(count), batch_size, prepare=doubled))
     assert all(len(batch['label']) == batch_size for batch in batches)
     weights = np.concatenate([batch['weight'] for batch in batches])
     labels = np.concatenate([batch['label'] for batch in batches])
     assert set(weights) <= {0.0, 1.0}
+    images = np.concatenate([batch['image'] for batch in batches])
     np.testing.assert_array_equal(labels[weights == 1], np.arange(count))
+    np.testing.assert_array_equal(images[:, 0, 0, 0], 2 * labels)
+
+
+def test_threads_do_not_change_the_order_of_evaluation():
+    plain, threaded = (list(eval_batches(numbered(40), 7, threads=threads)) for threads in (0, 3))
+    assert equal(plain, threaded)
