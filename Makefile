@@ -17,7 +17,7 @@ test: $(READY)
 check: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 
 format: $(READY)
 	$(RUN) -m ruff format .
