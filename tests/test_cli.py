@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / 'train.py'), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(
