@@ -16,6 +16,6 @@ def get_config() -> Config:
     config.data.name = 'digits'
     config.optim.weight_decay = 5e-4
     config.model.time_steps = 4
-    config.model.stages = ((16,) * 3, (32,) * 11)
+    config.model.stages = ((16,) * 3, (48,) * 11)
     config.model.head = ()
     return config

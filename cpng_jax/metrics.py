@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from cpng_jax.errors import UserError
 
 FILE_NAME = 'metrics.jsonl'
+
+# Updates that the shown speed is measured over.
+_WINDOW = 20
 
 
 class MetricsWriter:
@@ -57,8 +61,10 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes both files."""
-        self._file.close()
-        self._events.close()
+        try:
+            self._file.close()
+        finally:  # a full disk must not keep the thread of the events alive
+            self._events.close()
 
     def __enter__(self) -> 'MetricsWriter':
         return self
@@ -77,36 +83,42 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
       The rows in the order they were written; none when there is no file. A last line that was cut off is left out.
 
     Raises:
-      UserError: another line is not JSON; the message names it.
+      UserError: another line is not a row; the message names it.
     """
     path = pathlib.Path(workdir, FILE_NAME)
     if not path.exists():
         return []
-    return [json.loads(line) for line in _whole_lines(path)]
+    return [row for _, row in _whole_rows(path)]
 
 
-def _whole_lines(path: pathlib.Path) -> list[str]:
-    """The lines that are rows: all, but for a last one that was cut off."""
-    lines = path.read_text().splitlines(keepends=True)
+def _whole_rows(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The lines and the rows they hold: all, but for a last one that was cut off."""
+    lines = path.read_bytes().splitlines()
+    rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            json.loads(line)
+            rows.append((line + b'\n', _parse(line)))
         except ValueError as error:
-            if number == len(lines):
-                return lines[:-1]
-            raise UserError(f'{path}, line {number} is not JSON ({error}): mend or delete that line.') from error
-    if lines and not lines[-1].endswith('\n'):
-        lines[-1] += '\n'
-    return lines
+            if number < len(lines):
+                raise UserError(f'{path}, line {number} is not a row ({error}): mend or delete that line.') from error
+    return rows
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Reads a row; whatever else stands there, bytes that are no text included, is a ValueError."""
+    row = json.loads(line)
+    if not (isinstance(row, dict) and isinstance(row.get('event'), str) and isinstance(row.get('step'), int)):
+        raise ValueError('expected an object with event and step')
+    return row
 
 
 def _keep_until(path: pathlib.Path, last_step: int) -> None:
     """Drops the rows of later steps, in one go: a process killed meanwhile leaves the old file or the new one."""
-    kept = ''.join(line for line in _whole_lines(path) if json.loads(line)['step'] <= last_step)
-    if kept == path.read_text():
+    kept = b''.join(line for line, row in _whole_rows(path) if row['step'] <= last_step)
+    if kept == path.read_bytes():
         return
     temporary = path.with_suffix('.tmp')
-    with temporary.open('w') as file:
+    with temporary.open('wb') as file:
         file.write(kept)
         file.flush()
         os.fsync(file.fileno())
@@ -164,8 +176,10 @@ class Display:
         self._line_at = time.monotonic()
         # The first step compiles: the clock for speed and time left starts with the first update.
         self._origin: tuple[int, float] | None = None
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW + 1)
         columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[facts]}'))
-        self._bar = Progress(*columns, console=self._console, transient=True) if self._console.is_terminal else None
+        live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bar = Progress(*columns, console=self._console, transient=True) if live else None
         if self._bar:
             self._task = self._bar.add_task('starting', total=total_steps, completed=first_step, facts='')
 
@@ -180,11 +194,11 @@ class Display:
         """
         now = time.monotonic()
         self._origin = self._origin or (step, now)
-        first, began = self._origin
-        facts = f'loss {loss:.3f}  accuracy {accuracy:.1%}'
-        if step > first:
-            speed = (step - first) / (now - began)
-            left = _duration((self._total - step) / speed)
+        self._recent.append((step, now))
+        facts = f'{step / self._total:.0%}  loss {loss:.3f}  accuracy {accuracy:.1%}'
+        speed, overall = _speed(self._recent[0], (step, now)), _speed(self._origin, (step, now))
+        if speed and overall:
+            left = _duration((self._total - step) / overall)
             facts += f'  {speed * self._batch_size:.0f} images/s  {left} left'
         if self._bar:
             self._bar.update(self._task, completed=step, description=f'epoch {epoch}/{self._epochs}', facts=facts)
@@ -206,6 +220,12 @@ class Display:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
+
+
+def _speed(since: tuple[int, float], now: tuple[int, float]) -> float | None:
+    """Steps per second between two (step, time) marks; None before any work or time has passed."""
+    steps, seconds = now[0] - since[0], now[1] - since[1]
+    return steps / seconds if steps > 0 and seconds > 0 else None
 
 
 def _duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,8 +69,30 @@ def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     lines = path.read_text().splitlines()
     path.write_text('\n'.join([lines[0], 'oops', lines[2]]) + '\n')
-    with pytest.raises(UserError, match=r'metrics.jsonl, line 2 is not JSON'):
+    with pytest.raises(UserError, match=r'metrics.jsonl, line 2 is not a row'):
         metrics.read(tmp_path)
+
+
+@pytest.mark.parametrize('damage', [b'\xff\xfe\x00', b'5', b'{"event": "x"}', b'[1, 2]'])
+def test_damage_is_named_in_the_middle_and_dropped_at_the_end(tmp_path, damage):
+    write(tmp_path, [1, 2])
+    path = tmp_path / 'metrics.jsonl'
+    whole = path.read_bytes()
+    path.write_bytes(whole + damage)
+    assert [row['step'] for row in metrics.read(tmp_path)] == [1, 2]
+    write(tmp_path, [3], first_step=2)
+    assert [row['step'] for row in metrics.read(tmp_path)] == [1, 2, 3]
+    path.write_bytes(damage + b'\n' + whole)
+    for use in (metrics.read, metrics.MetricsWriter):
+        with pytest.raises(UserError, match=r'metrics.jsonl, line 1 is not a row'):
+            use(tmp_path)
+
+
+def test_without_tensorboardx_one_sentence_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+    with pytest.raises(UserError, match='pip install tensorboardX'):
+        metrics.MetricsWriter(tmp_path)
+    assert not (tmp_path / 'metrics.jsonl').exists()
 
 
 def test_without_a_file_there_are_no_rows(tmp_path):
@@ -111,12 +134,38 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(monkeypatch):
     # Twenty updates in 80 seconds, at least ten seconds apart.
     assert len(lines) == 7
     # Ten steps of 50 images in 4 seconds, 210 steps to go.
-    assert lines[3] == 'step 90/300  epoch 1/3  loss 0.028  accuracy 30.0%  125 images/s  1:24 left'
+    assert lines[3] == 'step 90/300  epoch 1/3  30%  loss 0.028  accuracy 30.0%  125 images/s  1:24 left'
     assert '\x1b' not in text
 
 
 def test_every_update_is_shown_when_asked(monkeypatch):
     assert len(show(monkeypatch, terminal=False, seconds_between_lines=0.0).splitlines()) == 21
+
+
+def test_speed_is_of_the_last_updates_and_time_left_of_all(monkeypatch):
+    # The first step compiles for 1000 s: it counts for nothing. Then 20 slow updates, and 20 of double speed.
+    times = [0.0, 1000.0, *(1000 + 4.0 * i for i in range(1, 21)), *(1080 + 2.0 * i for i in range(1, 21))]
+    clock = iter(times)
+    monkeypatch.setattr(metrics.time, 'monotonic', lambda: next(clock))
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=False, _environ={})
+    options = {'first_step': 100, 'batch_size': 8, 'epochs': 1, 'seconds_between_lines': 0.0}
+    with metrics.Display(200, console=console, **options) as display:
+        for step in range(101, 142):
+            display.update(step, epoch=1, loss=1.0, accuracy=0.5)
+    lines = screen.getvalue().splitlines()
+    assert lines[0] == 'step 101/200  epoch 1/1  50%  loss 1.000  accuracy 50.0%'
+    assert lines[20].endswith('2 images/s  5:16 left')  # 79 steps of 4 s
+    assert lines[40].endswith('4 images/s  2:57 left')  # 59 steps of 120 s / 40
+
+
+def test_a_terminal_that_cannot_redraw_gets_plain_lines():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, _environ={'TERM': 'dumb'})
+    options = {'first_step': 0, 'batch_size': 1, 'epochs': 1, 'seconds_between_lines': 0.0}
+    with metrics.Display(10, console=console, **options) as display:
+        display.update(1, epoch=1, loss=1.0, accuracy=0.5)
+    assert screen.getvalue() == 'step 1/10  epoch 1/1  10%  loss 1.000  accuracy 50.0%\n'
 
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch):
@@ -129,7 +178,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
         display.print('a line that stays')
     text = screen.getvalue()
     assert 'epoch 1/3' in text
-    assert 'loss 1.000  accuracy 25.0%' in text
+    assert '7%  loss 1.000  accuracy 25.0%' in text
     assert 'images/s' in text
     assert 'a line that stays' in text
 

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cpng_jax import metrics
 from cpng_jax.errors import UserError
 
@@ -61,17 +63,17 @@ def accuracy_and_loss(rows: Rows) -> 'Figure':
         for split, colour in (('train', _TRAIN), ('test', _TEST)):
             values = _floats([row[f'{split}_{what}'] for row in rows], factor)
             axes.plot(epochs, values, color=colour, marker=_marker(epochs), label=split)
-        axes.set_xlabel('epoch')
+        _epoch_axis(axes, epochs)
         _tidy(axes)
     best = max(reversed(rows), key=lambda row: row['test_accuracy'])
     left.plot(best['epoch'], 100 * best['test_accuracy'], 'o', color=_TEST, markerfacecolor='white', markersize=8)
     last = rows[-1]['test_accuracy']
-    left.set_title(f'Accuracy: last {last:.2%}, best {best["test_accuracy"]:.2%} in epoch {best["epoch"]}')
+    left.set_title(f'Test accuracy: last {last:.2%}, best {best["test_accuracy"]:.2%} (epoch {best["epoch"]})')
     left.set_ylabel('accuracy [%]')
-    right.set_title(f'Cross entropy: last {rows[-1]["test_loss"] or float("nan"):.3f}')
+    right.set_title(f'Test loss: last {_floats([rows[-1]["test_loss"]])[0]:.3f}')
     right.set_ylabel('loss [nats]')
-    left.legend(loc='lower right', frameon=False)
-    right.legend(loc='upper right', frameon=False)
+    left.legend(loc='best', frameon=False)
+    right.legend(loc='best', frameon=False)
     return figure
 
 
@@ -84,7 +86,6 @@ def chi_per_layer(rows: Rows) -> 'Figure':
     Returns:
       A figure with a colour bar for the depth.
     """
-    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
@@ -93,20 +94,22 @@ def chi_per_layer(rows: Rows) -> 'Figure':
     axes = figure.subplots()
     epochs = [row['epoch'] for row in rows]
     layers = list(rows[-1]['chi'])
-    palette = colormaps[_DEPTH_COLOURS]
-    colours = ScalarMappable(Normalize(0, max(len(layers), 2)), palette)
+    colours = ScalarMappable(Normalize(1, max(len(layers), 2)), _DEPTH_COLOURS)
     for depth, layer in enumerate(layers, start=1):
         values = _floats([row['chi'].get(layer) for row in rows])
         axes.plot(
             epochs,
             values,
-            color=palette(depth / max(len(layers), 2)),
+            color=colours.to_rgba(depth),
             marker=_marker(epochs),
-            linewidth=1.3,
+            linewidth=1.3 if len(layers) <= _MOST_NAMES else 0.6,
             label=layer,
         )
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.get_lines()):
+        axes.set_ylim(0, 1)
+        axes.text(0.5, 0.5, 'χ was not finite in any layer', transform=axes.transAxes, ha='center', color=_GREY)
     _draw_limit(axes, rows[-1].get('chi_limit'))
-    axes.set_xlabel('epoch')
+    _epoch_axis(axes, epochs)
     axes.set_ylabel('χ')
     axes.set_title('χ, the share of membrane potentials in the effective domain, by layer')
     figure.colorbar(colours, ax=axes, label='depth of the layer', ticks=MaxNLocator(8, integer=True))
@@ -128,7 +131,7 @@ def _draw_limit(axes: 'Axes', limit: float | None) -> None:
 
 
 def final_beta(rows: Rows) -> 'Figure':
-    """Draws beta of each layer after the last epoch, by depth, as points on stems from its value at the start (Fig. 4).
+    """Draws beta of each layer after the last epoch, by depth, as bars from its value at the start (Fig. 4).
 
     Args:
       rows: the rows of the epochs.
@@ -143,8 +146,8 @@ def final_beta(rows: Rows) -> 'Figure':
     depths = range(1, len(beta) + 1)
     heights = [value - start for value in _floats(list(beta.values()))]
     axes.bar(depths, heights, bottom=start, color=_TEST, width=0.7)
-    axes.axhline(start, color=_GREY, linestyle='--', linewidth=1, label=f'at the start: {start:g}')
-    axes.set_title(f'Width parameter β of each layer after epoch {rows[-1]["epoch"]}')
+    axes.axhline(start, color=_GREY, linestyle='--', linewidth=1)
+    axes.set_title(f'Width parameter β by layer, epoch {rows[-1]["epoch"]} (dashed: {start:g} at the start)')
     axes.set_ylabel('β')
     if len(beta) <= _MOST_NAMES:
         axes.set_xticks(
@@ -156,7 +159,6 @@ def final_beta(rows: Rows) -> 'Figure':
     room = max(0.12 * (high - low), 0.01)
     axes.set_ylim(start + low - room, start + high + room)
     axes.set_xlim(0.3, len(beta) + 0.7)
-    axes.legend(loc='upper left', frameon=False)
     _tidy(axes)
     axes.grid(axis='x', visible=False)
     return figure
@@ -171,13 +173,19 @@ def _figure(width: float, height: float) -> 'Figure':
 
 
 def _tidy(axes: 'Axes') -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
-    if axes.get_xlabel() == 'epoch':
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _epoch_axis(axes: 'Axes', epochs: list[int]) -> None:
+    """Whole epochs only, also where a single one or no finite value would let matplotlib choose its own range."""
+    from matplotlib.ticker import MaxNLocator
+
+    room = max(0.02 * (epochs[-1] - epochs[0]), 0.5)
+    axes.set_xlim(epochs[0] - room, epochs[-1] + room)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel('epoch')
 
 
 def _marker(epochs: list[int]) -> str | None:

@@ -1,8 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from cpng_jax.analysis import plots
+from cpng_jax.errors import UserError
 from cpng_jax.metrics import MetricsWriter
 
 
@@ -65,10 +68,42 @@ def test_accuracy_and_loss_show_the_rows():
     np.testing.assert_allclose(train.get_ydata(), [100 * row['train_accuracy'] for row in rows])
     np.testing.assert_allclose(test.get_ydata(), [100 * row['test_accuracy'] for row in rows])
     assert (best.get_xdata(), best.get_ydata()) == ([5], [95])
-    assert left.get_title() == f'Accuracy: last {rows[-1]["test_accuracy"]:.2%}, best 95.00% in epoch 5'
+    assert left.get_title() == f'Test accuracy: last {rows[-1]["test_accuracy"]:.2%}, best 95.00% (epoch 5)'
     losses = right.get_lines()[1].get_ydata()
     assert np.isnan(losses[2])
     np.testing.assert_allclose(np.delete(losses, 2), [row['test_loss'] for row in rows if row['test_loss'] is not None])
+
+
+def test_a_loss_of_zero_is_not_taken_for_missing():
+    rows = make_rows(epochs=2)
+    rows[-1]['test_loss'] = 0.0
+    assert plots.accuracy_and_loss(rows).axes[1].get_title() == 'Test loss: last 0.000'
+
+
+@pytest.mark.parametrize('draw', [plots.accuracy_and_loss, plots.chi_per_layer])
+def test_a_single_epoch_is_marked_and_has_no_fractional_ticks(draw):
+    figure = draw(make_rows(epochs=1))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert axes.get_lines()[0].get_marker() == 'o'
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
+def test_chi_that_was_never_finite_is_said():
+    rows = make_rows(layers=3, epochs=10)
+    for row in rows:
+        row['chi'] = dict.fromkeys(row['chi'])
+    axes = plots.chi_per_layer(rows).axes[0]
+    assert 'χ was not finite in any layer' in [text.get_text() for text in axes.texts]
+    assert axes.get_xlim() == (0.5, 10.5)
+    assert axes.get_ylim() == (0, 1)
+
+
+def test_without_matplotlib_one_sentence_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with pytest.raises(UserError, match='pip install matplotlib'):
+        plots.final_beta(make_rows(epochs=1))
 
 
 def test_chi_has_a_line_for_each_layer_and_the_limit_where_it_is_near():
@@ -79,6 +114,7 @@ def test_chi_has_a_line_for_each_layer_and_the_limit_where_it_is_near():
     np.testing.assert_allclose(layers[3].get_ydata(), [row['chi']['conv04/lif'] for row in rows])
     assert set(limit.get_ydata()) == {0.28}
     assert bar.get_ylabel() == 'depth of the layer'
+    assert bar.get_ylim() == (1, 5)
     far = plots.chi_per_layer(make_rows(layers=5, epochs=8, chi_limit=0.01)).axes[0]
     assert len(far.get_lines()) == 5
     assert far.texts[0].get_text() == 'chi_limit 0.01 lies below'
