@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, settings
 from configs import digits
 from cpng_jax.config import Config
 
-
 # The first example of a test compiles: time says nothing here, least of all on a busy machine.
 settings.register_profile('cpng_jax', deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile('cpng_jax')

@@ -14,9 +14,7 @@ from cpng_jax.errors import UserError
 from cpng_jax.models.vgg import VGG
 
 # Where one read of a checkpoint fails, Orbax leaves others behind that nobody waits for.
-pytestmark = pytest.mark.filterwarnings(
-    'ignore:Exception ignored in. <coroutine:pytest.PytestUnraisableExceptionWarning'
-)
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 
 @pytest.fixture(autouse=True)

@@ -100,7 +100,7 @@ def chi_per_layer(rows: Rows) -> 'Figure':
         axes.plot(
             epochs,
             values,
-            color=colours.to_rgba(depth),
+            color=colours.to_rgba(np.array(depth)),
             marker=_marker(epochs),
             linewidth=1.3 if len(layers) <= _MOST_NAMES else 0.6,
             label=layer,
