@@ -79,7 +79,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         results = _train_from(experiment, workdir, checkpoints, state, results)
     except OSError as error:
         raise UserError(
-            f'Cannot write to {workdir}: {error.strerror}. Checkpoints that are there stay good.'
+            f'Cannot write to {workdir}: {error.strerror or error}. Checkpoints that are there stay good.'
         ) from error
     finally:
         checkpoints.close()
