@@ -41,3 +41,10 @@ def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, tmp_path
     assert sentence in process.stderr
     assert 'Traceback' not in process.stderr
     assert not (tmp_path / 'run').exists(), 'nothing is written before the configuration is right'
+
+
+def test_a_missing_package_is_named_with_the_command():
+    code = "import runpy, sys; sys.modules['ml_collections'] = None; runpy.run_path('train.py', run_name='__main__')"
+    process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 1
+    assert process.stderr == 'train.py: the package ml_collections is not installed: pip install -r requirements.txt\n'
