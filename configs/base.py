@@ -17,12 +17,28 @@ def get_config() -> Config:
 
     config.data = ConfigDict()
     config.data.name = 'digits'
-    config.data.crop_padding = 1  # pixels added on each side before the random crop
+    config.data.dir = 'data'  # where python -m cpng_jax.data.prepare has put it
+    config.data.fake = False  # True takes random images of the data set's shape instead, for dry runs and benchmarks
+    config.data.fake_examples = 2048  # training images then; a quarter as many for the test
     config.data.threads = 2  # threads that read and augment; 0 does it in the training loop
+    # Augmentation of images, in this order.
+    config.data.crop_padding = 0  # pixels added on each side before the random crop
+    config.data.flip = False  # mirror half of the images
+    config.data.policy = 'none'  # or autoaugment, randaugment; not in the paper
+    config.data.cutout = 0  # edge of the square that is blanked, in pixels; not in the paper
+    config.data.mixup_alpha = 0.0  # mixing within the batch, on the device; not in the paper
+    config.data.cutmix_alpha = 0.0
+    config.data.image_size = 224  # edge of ImageNet's images
+    # Events.
+    config.data.event_size = 48  # edge of the frames
+    config.data.slicing = 'count'  # frames of equally many events, or time: of equal length
+    config.data.roll = 5  # pixels that training frames are shifted by at most
+    config.data.split = 'fixed'  # or random: which recordings of CIFAR10-DVS are for the test
 
     config.model = ConfigDict()  # name, then the fields of that network's module
     config.model.name = 'vgg'
     config.model.time_steps = 5  # T
+    config.data.time_steps = config.model.get_ref('time_steps')  # one value, so that frames and network agree
 
     config.neuron = ConfigDict()
     config.neuron.tau = 0.5  # decay of the membrane potential; 1 is integrate-and-fire
@@ -34,9 +50,16 @@ def get_config() -> Config:
     config.norm.alpha = 1.0  # tdBN's factor next to v_th
     config.norm.momentum = 0.9  # share of the running statistics kept at each step
 
-    config.optim = ConfigDict()  # Table 5: SGD
+    config.loss = ConfigDict()
+    config.loss.name = 'mean_output'  # cross entropy of the outputs averaged over time (Eq. 5), or tet
+    config.loss.tet_weight = 1e-3  # lambda of TET
+    config.loss.tet_target = config.neuron.get_ref('v_th')
+    config.loss.label_smoothing = 0.0
+
+    config.optim = ConfigDict()  # Table 5
+    config.optim.name = 'sgd'  # or adam
     config.optim.learning_rate = 0.1
-    config.optim.momentum = 0.9
+    config.optim.momentum = 0.9  # of SGD
     config.optim.weight_decay = 1e-4
     config.optim.decay_norm_and_bias = True  # False spares norms and biases the weight decay
     config.optim.warmup_fraction = 0.05  # of the training, linear from 0.1 of the learning rate (A.2); 0 for none

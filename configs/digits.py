@@ -14,6 +14,7 @@ def get_config() -> Config:
     config.epochs = 40
     config.batch_size = 64
     config.data.name = 'digits'
+    config.data.crop_padding = 1
     config.optim.weight_decay = 5e-4
     config.model.time_steps = 4
     config.model.stages = ((16,) * 3, (48,) * 11)

@@ -1,7 +1,7 @@
 """Checks of a training configuration, before any work is done.
 
-The rules below name every key that `configs/base.py` defines, apart from those of `model`, which are the fields of
-the network's module and are checked when it is built.
+The rules below name every key that `configs/base.py` defines. Further keys of `model` are the fields of the network's
+module and are checked when it is built.
 """
 
 import difflib
@@ -57,14 +57,34 @@ RULES: dict[str, Rule] = {
     'epochs': _integer(1),
     'batch_size': _integer(1),
     'data.name': _TEXT,
-    'data.crop_padding': _integer(0),
+    'data.dir': _TEXT,
+    'data.fake': _BOOLEAN,
+    'data.fake_examples': _integer(4),
     'data.threads': _integer(0),
+    'data.crop_padding': _integer(0),
+    'data.flip': _BOOLEAN,
+    'data.policy': _choice('none', 'autoaugment', 'randaugment'),
+    'data.cutout': _integer(0),
+    'data.mixup_alpha': _number(0),
+    'data.cutmix_alpha': _number(0),
+    'data.image_size': _integer(1),
+    'data.event_size': _integer(1),
+    'data.slicing': _choice('count', 'time'),
+    'data.roll': _integer(0),
+    'data.split': _choice('fixed', 'random'),
+    'data.time_steps': _integer(1),
+    'model.time_steps': _integer(1),
     'neuron.tau': _number(0, 1),
     'neuron.v_th': _number(0, open_low=True),
     'neuron.surrogate': _choice(*SURROGATES),
     'neuron.detach_reset': _BOOLEAN,
     'norm.alpha': _number(0, open_low=True),
     'norm.momentum': _number(0, 1, open_high=True),
+    'loss.name': _choice('mean_output', 'tet'),
+    'loss.tet_weight': _number(0, 1),
+    'loss.tet_target': _number(0),
+    'loss.label_smoothing': _number(0, 1, open_high=True),
+    'optim.name': _choice('sgd', 'adam'),
     'optim.learning_rate': _number(0, open_low=True),
     'optim.momentum': _number(0, 1, open_high=True),
     'optim.weight_decay': _number(0),
@@ -85,7 +105,7 @@ RULES: dict[str, Rule] = {
 }
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
-FREE = ('data.threads', 'eval.', 'checkpoint.', 'log.')
+FREE = ('data.dir', 'data.threads', 'eval.', 'checkpoint.', 'log.')
 
 
 def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:

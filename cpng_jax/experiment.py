@@ -1,5 +1,6 @@
 """From a configuration to the parts of an experiment: data, mesh, network, optimiser, steps."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cpng_jax import cpng, data, optim, sharding, train_state, train_step
+from cpng_jax import cpng, data, losses, mixing, optim, sharding, train_state, train_step
 from cpng_jax.config import Config
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.errors import UserError
 from cpng_jax.models import registry
+from cpng_jax.surrogate import Array
 from cpng_jax.train_state import TrainState
 
 
@@ -50,7 +52,7 @@ def build(config: Config) -> Experiment:
     per_epoch = steps_per_epoch(dataset, config.batch_size)
     steps = per_epoch * config.epochs
     try:
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *dataset.image_shape)))
+        jax.eval_shape(model.init, jax.random.key(0), _example(dataset))
     except (ValueError, TypeError) as error:
         shape = ' x '.join(map(str, dataset.image_shape))
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
@@ -67,12 +69,18 @@ def build(config: Config) -> Experiment:
 
 def initial_state(experiment: Experiment) -> TrainState:
     """Initialises the state of an experiment on all its devices."""
-    example = jnp.zeros((1, *experiment.dataset.image_shape))
+    example = _example(experiment.dataset)
     state = train_state.create(experiment.model, experiment.optimizer, example, experiment.config.seed)
     return jax.device_put(state, sharding.replicated(experiment.mesh))
 
 
-def compile_steps(experiment: Experiment) -> tuple[train_step.TrainStep, train_step.EvalStep]:
+def _example(dataset: data.Dataset) -> jax.Array:
+    """One black image, or a recording without events, as the network takes it."""
+    batch = jnp.zeros((1, *dataset.image_shape), jnp.uint8)
+    return train_step.network_input(batch, dataset.mean, dataset.std)
+
+
+def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_step.EvalStep]:
     """Makes the jitted training step and evaluation step of an experiment."""
     config, dataset = experiment.config, experiment.dataset
     every_batch = config.cpng.enabled and config.cpng.every == 'batch'
@@ -82,11 +90,45 @@ def compile_steps(experiment: Experiment) -> tuple[train_step.TrainStep, train_s
         experiment.mesh,
         mean=dataset.mean,
         std=dataset.std,
+        loss=_loss(config, len(dataset.class_names)),
+        mix=_mix(config, len(dataset.class_names)),
         pool_statistics=config.cpng.statistics == 'epoch_mean',
         cpng_every_batch=experiment.cpng_config if every_batch else None,
     )
     evaluate = train_step.make_eval_step(experiment.model, experiment.mesh, mean=dataset.mean, std=dataset.std)
     return step_function, evaluate
+
+
+def _loss(config: Config, classes: int) -> train_step.Loss:
+    """The training loss that `config.loss` describes."""
+    if config.loss.name == 'tet':
+        loss = functools.partial(
+            losses.temporal_efficient_training, weight=config.loss.tet_weight, target=config.loss.tet_target
+        )
+    else:
+        loss = losses.mean_output_cross_entropy
+    smoothing = config.loss.label_smoothing
+    if not smoothing:
+        return loss
+    return lambda logits, labels: loss(logits, optax.losses.smooth_labels(_distribution(labels, classes), smoothing))
+
+
+def _mix(config: Config, classes: int) -> train_step.Mix | None:
+    """Mixup and CutMix as `config.data` has them; the same in each run, since its randomness is seed and step alone."""
+    alphas = {'mixup_alpha': config.data.mixup_alpha, 'cutmix_alpha': config.data.cutmix_alpha}
+    if not any(alphas.values()):
+        return None
+
+    def mix(images: Array, labels: Array, step: Array) -> tuple[Array, Array]:
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        return mixing.mix(images, _distribution(labels, classes), key, **alphas)
+
+    return mix
+
+
+def _distribution(labels: Array, classes: int) -> Array:
+    """Class indices as one-hot float32 `[B, classes]`; what is a distribution already stays."""
+    return labels if labels.ndim == 2 else jax.nn.one_hot(labels, classes)
 
 
 def train_batches(experiment: Experiment, first_step: int) -> TrainBatches:

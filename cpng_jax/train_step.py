@@ -34,13 +34,24 @@ class EvalSums(NamedTuple):
     examples: Array
 
 
-TrainStep = Callable[[TrainState, Batch], TrainState]
+Loss = Callable[[Array, Array], Array]
+Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
 EvalStep = Callable[[TrainState, Batch], EvalSums]
 
 
-def normalise(images: Array, mean: np.ndarray, std: np.ndarray) -> Array:
-    """Brings uint8 images `[B, H, W, C]` to zero mean and unit variance by channel (A.1); float32."""
-    return (images.astype(jnp.float32) / 255 - mean) / std
+def network_input(images: Array, mean: np.ndarray, std: np.ndarray) -> Array:
+    """Brings a batch into the form that networks take, each channel to zero mean and unit variance (A.1).
+
+    Args:
+      images: uint8, static `[B, H, W, C]` or frames of events `[B, T, H, W, C]`.
+      mean: of the training images by channel, in units of 0 to 1.
+      std: likewise the standard deviation.
+
+    Returns:
+      float32 `[B, H, W, C]` or `[T, B, H, W, C]`.
+    """
+    scaled = (images.astype(jnp.float32) / 255 - mean) / std
+    return jnp.moveaxis(scaled, 1, 0) if images.ndim == 5 else scaled
 
 
 def make_train_step(
@@ -50,9 +61,11 @@ def make_train_step(
     *,
     mean: np.ndarray,
     std: np.ndarray,
+    loss: Loss = mean_output_cross_entropy,
+    mix: Mix | None = None,
     pool_statistics: bool = False,
     cpng_every_batch: cpng.CPNGConfig | None = None,
-) -> TrainStep:
+) -> jax.stages.Wrapped:
     """Compiles a training step.
 
     Args:
@@ -61,32 +74,36 @@ def make_train_step(
       mesh: devices that share the batch.
       mean: of the training images by channel, in units of 0 to 1.
       std: likewise the standard deviation.
+      loss: of each example, from logits `[T, B, classes]` and labels.
+      mix: changes images and labels of a batch, given the number of the step.
       pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
       cpng_every_batch: run Algorithm 1 with this configuration after each step; None leaves beta alone.
 
     Returns:
-      Maps a state, whose memory is reused, and a batch to the next state.
+      Maps a `TrainState`, whose memory is reused, and a `Batch` to the next state.
     """
 
     def step(state: TrainState, batch: Batch) -> TrainState:
-        images = normalise(batch['image'], mean, std)
+        images, labels = batch['image'], batch['label']
+        if mix is not None:
+            images, labels = mix(images.astype(jnp.float32), labels, state.step)
+        images = network_input(images, mean, std)
 
         def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
             variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
             logits, updates = model.apply(
                 variables, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
             )
-            return jnp.mean(mean_output_cross_entropy(logits, batch['label'])), (logits, updates)
+            return jnp.mean(loss(logits, labels)), (logits, updates)
 
-        (loss, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (mean_loss, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        correct = jnp.sum(jnp.argmax(jnp.mean(logits, axis=0), axis=-1) == batch['label'], dtype=jnp.int32)
         state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, changes),
             batch_stats=updates.get('batch_stats', {}),
             opt_state=opt_state,
-            epoch=_add_step(state.epoch, loss, correct, updates, pool_statistics),
+            epoch=_add_step(state.epoch, mean_loss, jnp.sum(_hits(logits, batch['label'])), updates, pool_statistics),
         )
         if cpng_every_batch is None:
             return state
@@ -95,6 +112,11 @@ def make_train_step(
     # One sharding stands for every leaf of its argument.
     shardings = (replicated(mesh), over_batch(mesh))
     return jax.jit(step, in_shardings=shardings, out_shardings=replicated(mesh), donate_argnums=0)
+
+
+def _hits(logits: Array, labels: Array) -> Array:
+    """Tells, as int32 0 or 1, which examples the outputs averaged over time classify rightly."""
+    return (jnp.argmax(jnp.mean(logits, axis=0), axis=-1) == labels).astype(jnp.int32)
 
 
 def _add_step(
@@ -150,10 +172,9 @@ def make_eval_step(model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.nd
     """
 
     def step(variables: dict[str, Any], batch: Batch) -> EvalSums:
-        logits: Any = model.apply(variables, normalise(batch['image'], mean, std))
-        hits = jnp.argmax(jnp.mean(logits, axis=0), axis=-1) == batch['label']
+        logits: Any = model.apply(variables, network_input(batch['image'], mean, std))
+        losses, hits = mean_output_cross_entropy(logits, batch['label']), _hits(logits, batch['label'])
         weight = batch['weight']
-        losses = mean_output_cross_entropy(logits, batch['label'])
         return EvalSums(jnp.sum(losses * weight), jnp.sum(hits * weight), jnp.sum(weight))
 
     jitted = jax.jit(step, in_shardings=(replicated(mesh), over_batch(mesh)), out_shardings=replicated(mesh))

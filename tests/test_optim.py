@@ -8,6 +8,7 @@ from cpng_jax import optim
 
 SETTINGS = ConfigDict(
     {
+        'name': 'sgd',
         'learning_rate': 0.1,
         'momentum': 0.9,
         'weight_decay': 1e-2,
@@ -67,3 +68,24 @@ def test_optimizer_is_sgd_with_momentum_and_l2(decay_all):
             weights[key] -= reference_rate(step, 100, 0.1, 0.05) * velocity[key]
     for key in weights:
         np.testing.assert_allclose(tree[key], weights[key], rtol=1e-4, atol=1e-5)
+
+
+def test_adam_takes_the_decay_into_its_moments():
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.name = 'adam'
+    optimizer = optim.make_optimizer(settings, 100)
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 2))
+    tree, first, second = jnp.float32(weights), np.zeros_like(weights), np.zeros_like(weights)
+    state = optimizer.init(tree)
+    for step in range(20):
+        gradient = rng.normal(size=weights.shape)
+        updates, state = optimizer.update(jnp.float32(gradient), state, tree)
+        tree = tree + updates
+        # Kingma and Ba (2015), Algorithm 1.
+        total = gradient + 1e-2 * weights
+        first = 0.9 * first + 0.1 * total
+        second = 0.999 * second + 0.001 * total**2
+        corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        weights = weights - reference_rate(step, 100, 0.1, 0.05) * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+    np.testing.assert_allclose(tree, weights, rtol=1e-4, atol=1e-5)

@@ -68,6 +68,38 @@ def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
     assert int(after.epoch.correct) == int((logits.mean(0).argmax(-1) == examples['label']).sum())
 
 
+def test_frames_of_events_reach_the_network_time_first():
+    frames = np.random.default_rng(0).integers(0, 256, (BATCH, 3, 4, 5, 2)).astype(np.uint8)
+    mean, std = np.float32([0.1, 0.2]), np.float32([0.5, 0.25])
+    moved = train_step.network_input(jnp.asarray(frames), mean, std)
+    assert moved.shape == (3, BATCH, 4, 5, 2)
+    expected = np.stack([(frames[:, t] / 255.0 - mean) / std for t in range(3)])
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_step_minimises_the_loss_it_is_given_on_the_batch_as_mixed():
+    """A mix that swaps the images and softens the labels by the number of the step, and a loss of its own."""
+
+    def mix(images, labels, step):
+        return images[::-1], jax.nn.one_hot(labels[::-1], 10) * (0.5 + 0.25 * step)
+
+    def loss(logits, labels):
+        return jnp.sum(jnp.mean(logits, axis=0) * labels, axis=-1)
+
+    model, _, _, state, step = make(loss=loss, mix=mix)
+    examples, total = batch(0), 0.0
+    images = ((examples['image'] / 255.0 - MEAN) / STD)[::-1]
+    for number in range(2):
+        before = numpy_tree(state)
+        state = step(state, examples)
+        variables = {'params': before.params, 'batch_stats': before.batch_stats, 'surrogate': before.surrogate}
+        logits, _ = model.apply(variables, images, train=True, mutable=['batch_stats'])
+        total += np.mean(
+            np.mean(np.asarray(logits), axis=0)[np.arange(BATCH), examples['label'][::-1]] * (0.5 + 0.25 * number)
+        )
+        assert float(state.epoch.loss) == pytest.approx(float(total), rel=1e-4, abs=1e-5)
+
+
 def test_epoch_sums_are_those_of_the_steps():
     *_, state, step = make()
     *_, other, last_only = make()

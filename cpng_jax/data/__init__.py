@@ -1,18 +1,23 @@
 """Data sets and the pipeline that feeds them to the training loop."""
 
 from cpng_jax.config import Config
-from cpng_jax.data import digits
+from cpng_jax.data import cifar10_dvs, digits, digits_events, fake, mnist5k
 from cpng_jax.data.dataset import ArraySource, Dataset
 from cpng_jax.errors import UserError
 
 __all__ = ['DATASETS', 'ArraySource', 'Dataset', 'load']
 
 # name -> function that takes config.data and returns the data set
-DATASETS = {'digits': digits.load}
+DATASETS = {
+    'digits': digits.load,
+    'digits_events': digits_events.load,
+    'mnist5k': mnist5k.load,
+    'cifar10_dvs': cifar10_dvs.load,
+}
 
 
 def load(config: Config) -> Dataset:
-    """Opens the data set that a configuration names.
+    """Opens the data set that a configuration names, or random images in its shape.
 
     Args:
       config: the section `data` of a configuration.
@@ -25,4 +30,4 @@ def load(config: Config) -> Dataset:
     """
     if config.name not in DATASETS:
         raise UserError(f'config.data.name is {config.name!r}, expected one of {", ".join(DATASETS)}.')
-    return DATASETS[config.name](config)
+    return fake.load(config) if config.fake else DATASETS[config.name](config)

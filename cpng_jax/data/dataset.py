@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cpng_jax.errors import UserError
+
 Example = dict[str, Any]
 """`image`: uint8 `[H, W, C]`, event counts `[T, H, W, C]`, or as raw as a source has it; `label`: int32 scalar."""
 
@@ -65,3 +67,41 @@ class Dataset:
     mean: np.ndarray
     std: np.ndarray
     prepare: Callable[[Example], Example] = as_it_is
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measures what a network's input is normalised by.
+
+    Args:
+      images: uint8 `[N, ..., C]`.
+
+    Returns:
+      Mean and standard deviation of each channel in units of 0 to 1, float32 `[C]`.
+    """
+    # By the 256 values that a byte can have, so that a large data set needs no floating copy of itself.
+    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[-1])])
+    values, shares = np.arange(256) / 255, counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    variance = np.sum(shares * np.square(values - mean[:, None]), axis=1)
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def stratified_split(labels: np.ndarray, test_share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a test split with the share of each class that the whole has, the same each time.
+
+    Args:
+      labels: integer `[N]`.
+      test_share: of the examples, 0 to 1.
+
+    Returns:
+      Indices of the training and of the test examples.
+
+    Raises:
+      UserError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise UserError('The split is drawn by scikit-learn: pip install scikit-learn') from error
+    train, test = train_test_split(np.arange(len(labels)), test_size=test_share, stratify=labels, random_state=0)
+    return np.asarray(train), np.asarray(test)

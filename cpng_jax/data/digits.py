@@ -3,19 +3,18 @@
 import numpy as np
 
 from cpng_jax.config import Config
-from cpng_jax.data.augment import random_crop
-from cpng_jax.data.dataset import ArraySource, Dataset, Example
+from cpng_jax.data.augment import standard
+from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics, stratified_split
 from cpng_jax.errors import UserError
 
 _TEST_SHARE = 0.2
-_SPLIT_SEED = 0
 
 
 def load(config: Config) -> Dataset:
     """Splits the digits into 1,437 training and 360 test scans, stratified, the same each time.
 
     Args:
-      config: `config.data`; `crop_padding` shifts training scans by up to so many pixels.
+      config: `config.data`; its augmentation applies.
 
     Returns:
       The `Dataset`.
@@ -23,27 +22,37 @@ def load(config: Config) -> Dataset:
     Raises:
       UserError: scikit-learn is not installed.
     """
+    images, labels = scans()
+    train, test = split(labels)
+    mean, std = channel_statistics(images[train])
+    return Dataset(
+        train=ArraySource(images[train], labels[train]),
+        test=ArraySource(images[test], labels[test]),
+        augment=standard(config),
+        class_names=[str(digit) for digit in range(10)],
+        image_shape=(8, 8, 1),
+        mean=mean,
+        std=std,
+    )
+
+
+def scans() -> tuple[np.ndarray, np.ndarray]:
+    """Reads the scans.
+
+    Returns:
+      Images, uint8 `[1797, 8, 8, 1]`, and labels, integer `[1797]`.
+
+    Raises:
+      UserError: scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise UserError('The digits come with scikit-learn: pip install scikit-learn') from error
     pixels, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
-    images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    split = train_test_split(images, labels, test_size=_TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED)
-    train_images, test_images, train_labels, test_labels = (np.asarray(array) for array in split)
-    padding = config.crop_padding
+    return np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), labels
 
-    def augment(example: Example, rng: np.random.Generator) -> Example:
-        return {**example, 'image': random_crop(example['image'], padding, rng)}
 
-    scaled = train_images / 255
-    return Dataset(
-        train=ArraySource(train_images, train_labels),
-        test=ArraySource(test_images, test_labels),
-        augment=augment,
-        class_names=[str(digit) for digit in range(10)],
-        image_shape=(8, 8, 1),
-        mean=scaled.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32),
-        std=scaled.std(axis=(0, 1, 2), dtype=np.float64).astype(np.float32),
-    )
+def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Splits the scans, and whatever is made from them, always alike: indices for training and test."""
+    return stratified_split(labels, _TEST_SHARE)

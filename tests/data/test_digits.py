@@ -1,15 +1,21 @@
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
+from configs import base
 from cpng_jax import data
 from cpng_jax.errors import UserError
 
 
+def settings(**changes):
+    config = base.get_config().data
+    config.update(changes)
+    return config
+
+
 @pytest.fixture(scope='module')
 def digits():
-    return data.load(ConfigDict({'name': 'digits', 'crop_padding': 1}))
+    return data.load(settings(crop_padding=1))
 
 
 def test_the_split_is_stratified_and_has_every_scan_once(digits):
@@ -24,7 +30,7 @@ def test_the_split_is_stratified_and_has_every_scan_once(digits):
 
 
 def test_the_split_is_the_same_each_time(digits):
-    again = data.load(ConfigDict({'name': 'digits', 'crop_padding': 0}))
+    again = data.load(settings(crop_padding=0))
     np.testing.assert_array_equal(again.test.images, digits.test.images)
     np.testing.assert_array_equal(again.train.labels, digits.train.labels)
 
@@ -46,4 +52,4 @@ def test_augmentation_shifts_by_at_most_the_padding(digits):
 
 def test_an_unknown_data_set_is_named():
     with pytest.raises(UserError, match=r"config.data.name is 'digit', expected one of digits"):
-        data.load(ConfigDict({'name': 'digit'}))
+        data.load(settings(name='digit'))

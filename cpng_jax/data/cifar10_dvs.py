@@ -1,0 +1,275 @@
+"""CIFAR10-DVS: 10,000 recordings of CIFAR-10 images moved before an event camera, 1,000 of each class.
+
+Source: Li et al. 2017, "CIFAR10-DVS: an event-stream dataset for object classification".
+"""
+
+import hashlib
+import pathlib
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from cpng_jax.config import Config
+from cpng_jax.data.aedat import SENSOR, read_aedat
+from cpng_jax.data.dataset import Dataset, Example
+from cpng_jax.data.events import Events, cached_frames, flip_and_roll
+from cpng_jax.errors import UserError
+
+_NAME, _VERSION = 'cifar10_dvs', '1.0.0'
+_ARTICLE = 'https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671'
+_FILES = 'https://ndownloader.figshare.com/files/'
+# class: number of its archive at figshare, and its MD5 checksum as SpikingJelly's loader lists it
+_ARCHIVES = {
+    'airplane': ('7712788', '0afd5c4bf9ae06af762a77b180354fdd'),
+    'automobile': ('7712791', '8438dfeba3bc970c94962d995b1b9bdd'),
+    'bird': ('7712794', 'a9c207c91c55b9dc2002dc21c684d785'),
+    'cat': ('7712812', '52c63c677c2b15fa5146a8daf4d56687'),
+    'deer': ('7712815', 'b6bf21f6c04d21ba4e23fc3e36c8a4a3'),
+    'dog': ('7712818', 'f379ebdf6703d16e0a690782e62639c3'),
+    'frog': ('7712842', 'cad6ed91214b1c7388a5f6ee56d08803'),
+    'horse': ('7712851', 'e7cbbf77bec584ffbf913f00e682782a'),
+    'ship': ('7712836', '41c7bd7d6b251be82557c6cce9a7d5c9'),
+    'truck': ('7712839', '89f3922fd147d9aeff89e76a2b0b70a7'),
+}
+_RECORDINGS = 1000
+# The sensor sends at most a million events of 8 bytes a second, and a recording lasts 1.3 seconds.
+_LARGEST_RECORDING = 16 << 20
+_SPLIT_SEED = 0
+
+
+def prepare(data_dir: pathlib.Path) -> None:
+    """Turns the ten archives into a TFDS data set of ArrayRecord files; does nothing if that has been done.
+
+    A split for each class holds its recordings, as the bytes of their AEDAT files, in the order of their numbers.
+    One process at a time: what an earlier one has left unfinished is removed.
+
+    Args:
+      data_dir: the archives lie in its folder `downloads/manual`; the data set goes to `cifar10_dvs`.
+
+    Raises:
+      UserError: an archive is missing or cannot be right, or the data set cannot be written.
+    """
+    tfds = _import_tfds()
+    if _folder(data_dir).exists():
+        return
+    manual = data_dir / 'downloads' / 'manual'
+    archives = {name: manual / f'{name}.zip' for name in _ARCHIVES}
+    missing = [f'{name}.zip ({_FILES}{_ARCHIVES[name][0]})' for name, path in archives.items() if not path.is_file()]
+    if missing:
+        raise UserError(f'CIFAR10-DVS lacks {", ".join(missing)}: download from {_ARTICLE} into {manual}.')
+    # All are looked at before the first is unpacked, since that takes minutes.
+    members = {name: _members(path) for name, path in archives.items()}
+    for name, path in archives.items():
+        _compare(path, _ARCHIVES[name][1])
+    # Without shuffling, TFDS sorts a split by its keys, here the numbers.
+    features = tfds.features.FeaturesDict(
+        {'aedat': tfds.features.Tensor(shape=(), dtype=np.object_), 'number': np.int32}
+    )
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+        name = _NAME
+        VERSION = tfds.core.Version(_VERSION)
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(builder=self, features=features, homepage=_ARTICLE, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {name: self._generate_examples(archives[name], members[name]) for name in archives}
+
+        def _generate_examples(self, path: pathlib.Path, numbers: dict[int, str]) -> Iterator[tuple[int, Example]]:
+            for number, data in _read(path, numbers):
+                yield number, {'aedat': data, 'number': number}
+
+    try:
+        for unfinished in _folder(data_dir).parent.glob(f'incomplete.*_{_VERSION}'):
+            shutil.rmtree(unfinished)
+        Builder(data_dir=data_dir, file_format='array_record').download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except OSError as error:
+        raise UserError(f'Cannot write CIFAR10-DVS to {data_dir}: {error.strerror or error}.') from error
+
+
+def load(config: Config) -> Dataset:
+    """Opens the recordings as frames; they are integrated at the first use, in some minutes, and then kept.
+
+    The split 'fixed' tests on the last tenth of each class in the order of the recordings' numbers, 'random' on a
+    tenth of each class that was drawn once and for all.
+
+    Args:
+      config: `config.data`.
+
+    Returns:
+      The `Dataset`; its images are counts of events, uint8 `[T, size, size, 2]`, read from the file as needed.
+
+    Raises:
+      UserError: the data set is not there, the frames are larger than the sensor or cannot be written.
+    """
+    if config.event_size > SENSOR:
+        raise UserError(f'config.data.event_size is {config.event_size}, expected at most the {SENSOR} of the sensor.')
+    tfds = _import_tfds()
+    data_dir = pathlib.Path(config.dir)
+    folder = _folder(data_dir)
+    if not folder.exists():
+        raise UserError(
+            f'CIFAR10-DVS is not in {data_dir}: run python -m cpng_jax.data.prepare {_NAME} --data_dir={data_dir}.'
+        )
+    counts, recordings = _open(tfds, folder)
+    frames = cached_frames(
+        # Beside the recordings they come from, so that they go when those are made anew.
+        folder / f'frames-T{config.time_steps}-{config.slicing}-{config.event_size}.npy',
+        sum(counts),
+        recordings,
+        time_steps=config.time_steps,
+        slicing=config.slicing,
+        size=config.event_size,
+        sensor=SENSOR,
+    )
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    train, test = split_indices(counts, config.split)
+    flip, roll = config.flip, config.roll
+
+    def augment(example: Example, rng: np.random.Generator) -> Example:
+        return {**example, 'image': flip_and_roll(example['image'], rng, flip=flip, roll=roll)}
+
+    return Dataset(
+        train=Frames(frames, labels, train),
+        test=Frames(frames, labels, test),
+        augment=augment,
+        class_names=list(_ARCHIVES),
+        image_shape=frames.shape[1:],
+        # The network sees the counts as they are.
+        mean=np.zeros(2, np.float32),
+        std=np.full(2, 1 / 255, np.float32),
+    )
+
+
+class Frames:
+    """A split of the frames that lie in a file."""
+
+    def __init__(self, frames: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
+        """Selects the recordings at `indices` from all frames, uint8 `[N, T, H, W, 2]`, and labels, int32 `[N]`."""
+        self.frames, self.labels, self.indices = frames, labels, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        place = self.indices[index]
+        return {'image': np.array(self.frames[place]), 'label': self.labels[place]}
+
+
+def split_indices(counts: list[int], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Divides the recordings of each class nine to one.
+
+    Args:
+      counts: recordings of each class.
+      split: 'fixed': the last tenth of each class is for the test; 'random': a tenth drawn once and for all.
+
+    Returns:
+      Indices of the recordings for training and for the test, the classes lying one after the other.
+    """
+    rng = np.random.default_rng(_SPLIT_SEED)
+    train, test = [], []
+    for first, count in zip(np.cumsum([0, *counts]), counts, strict=False):
+        order = first + (rng.permutation(count) if split == 'random' else np.arange(count))
+        tested = -(-count // 10)
+        train.append(np.sort(order[: count - tested]))
+        test.append(np.sort(order[count - tested :]))
+    return np.concatenate(train), np.concatenate(test)
+
+
+def _folder(data_dir: pathlib.Path) -> pathlib.Path:
+    return data_dir / _NAME / _VERSION
+
+
+def _import_tfds() -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f'CIFAR10-DVS needs two packages, one of which is missing ({error}): '
+            'pip install tensorflow-datasets importlib_resources'
+        ) from error
+    return tfds
+
+
+def _open(tfds: Any, folder: pathlib.Path) -> tuple[list[int], Callable[[], Iterator[Events]]]:
+    """Returns the number of recordings of each class, and a function that reads them class by class."""
+    damaged = f'{folder} is damaged: remove it and run python -m cpng_jax.data.prepare {_NAME} again.'
+    try:
+        builder = tfds.builder_from_directory(folder)
+        counts = [builder.info.splits[name].num_examples for name in _ARCHIVES]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(damaged) from error
+
+    def recordings() -> Iterator[Events]:
+        logging.info('Integrating the events of CIFAR10-DVS to frames; this is done once.')
+        for name in _ARCHIVES:
+            try:
+                for example in builder.as_data_source(split=name):
+                    yield read_aedat(example['aedat'], f'recording {example["number"]} of {name} in {folder}')
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UserError(damaged) from error
+
+    return counts, recordings
+
+
+def _members(path: pathlib.Path) -> dict[int, str]:
+    """Lists the recordings of an archive by number, after a look at what it says of them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f'{path} is not a whole zip archive ({error}): download it again.') from error
+    pattern = re.compile(rf'(?:.*/)?cifar10_{path.stem}_(\d{{1,6}})\.aedat')
+    recordings: dict[int, str] = {}
+    for info in infos:
+        parts = info.filename.replace('\\', '/').split('/')
+        if '..' in parts or not parts[0] or ':' in parts[0]:
+            raise UserError(f'{path} is not to be trusted: its member {info.filename!r} leads out of the archive.')
+        match = pattern.fullmatch(info.filename)
+        if not match:
+            continue
+        if info.file_size > _LARGEST_RECORDING or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(
+                f'{path} is not to be trusted: its member {info.filename!r} unpacks to {info.file_size} bytes '
+                f'by method {info.compress_type}, expected at most {_LARGEST_RECORDING} by method 0 or 8.'
+            )
+        number = int(match[1])
+        if number in recordings:
+            raise UserError(f'{path} holds recording {number} twice: {recordings[number]!r} and {info.filename!r}.')
+        recordings[number] = info.filename
+    if not 2 <= len(recordings) <= _RECORDINGS:
+        raise UserError(
+            f'{path} holds {len(recordings)} recordings named like cifar10_{path.stem}_0.aedat, expected {_RECORDINGS}.'
+        )
+    return recordings
+
+
+def _compare(path: pathlib.Path, published: str) -> None:
+    """Says so if an archive is not the one that was published; whatever it holds is checked all the same."""
+    with path.open('rb') as file:
+        found = hashlib.file_digest(file, 'md5').hexdigest()
+    if found != published:
+        logging.warning('%s is not the published archive: its MD5 is %s, expected %s.', path, found, published)
+
+
+def _read(path: pathlib.Path, numbers: dict[int, str]) -> Iterator[tuple[int, bytes]]:
+    """Yields number and bytes of each recording, which has been read on trial; nothing is unpacked to the disk."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for number, member in numbers.items():
+                with archive.open(member) as file:
+                    # Never more than the directory says, which has been checked; a false length fails the checksum.
+                    data = file.read(_LARGEST_RECORDING)
+                read_aedat(data, f'{member} in {path}')
+                yield number, data
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(f'{path} is damaged ({error}): download it again.') from error

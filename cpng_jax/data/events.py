@@ -1,0 +1,156 @@
+"""Streams of events, their integration to frames, and random changes of frames."""
+
+import os
+import pathlib
+import uuid
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from cpng_jax.errors import UserError
+
+SLICINGS = ('count', 'time')
+
+
+class Events(NamedTuple):
+    """A recording of an event camera, in the order of time.
+
+    Attributes:
+      x: column from the left, integer `[N]`.
+      y: row from the top, integer `[N]`.
+      polarity: 1 where the pixel got brighter (ON), 0 where it got darker (OFF), uint8 `[N]`.
+      t: microseconds, int64 `[N]`.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    polarity: np.ndarray
+    t: np.ndarray
+
+
+def frames(events: Events, *, time_steps: int, slicing: str, size: int, sensor: int) -> np.ndarray:
+    """Counts the events of each time slice, pixel and polarity.
+
+    Args:
+      events: the recording, at least one event.
+      time_steps: number of slices T.
+      slicing: 'count' for slices of N // T events each, what is left over going to the last one (Fang et al. 2021,
+        "Incorporating learnable membrane time constant", and SpikingJelly's split by number); 'time' for slices of
+        equal duration.
+      size: edge of the frames in pixels.
+      sensor: edge of the sensor in pixels, at least `size`.
+
+    Returns:
+      Counts, uint8 `[T, size, size, 2]`, OFF before ON; a count above 255 is stored as 255.
+
+    Raises:
+      ValueError: there are no events, `slicing` has no such value, or the frames are larger than the sensor.
+    """
+    if not len(events.t):
+        raise ValueError('events hold no event, expected at least one.')
+    if slicing not in SLICINGS:
+        raise ValueError(f'slicing is {slicing!r}, expected one of {", ".join(SLICINGS)}.')
+    if size > sensor:
+        raise ValueError(f'size is {size}, expected at most the {sensor} pixels of the sensor.')
+    if slicing == 'count':
+        step = len(events.t) // time_steps
+        # Fewer events than slices: each share is empty, and all that is left over goes to the last slice.
+        slices = np.minimum(np.arange(len(events.t)) // step, time_steps - 1) if step else time_steps - 1
+    else:
+        elapsed = events.t - events.t[0]
+        slices = elapsed * time_steps // (elapsed[-1] + 1)
+    # Each event falls into the pixel of the small frame that covers its place. This keeps every event, and its count
+    # an integer, whereas resampling an image of counts would blur them and lose those between the samples. With 128
+    # to 48 a pixel covers 2 or 3 pixels of the sensor in each direction.
+    column = events.x.astype(np.int64) * size // sensor
+    row = events.y.astype(np.int64) * size // sensor
+    cell = ((slices * size + row) * size + column) * 2 + events.polarity
+    counts = np.bincount(cell, minlength=time_steps * size * size * 2)
+    return np.minimum(counts, 255).astype(np.uint8).reshape(time_steps, size, size, 2)
+
+
+def flip_and_roll(frames: np.ndarray, rng: np.random.Generator, *, flip: bool, roll: int) -> np.ndarray:
+    """Mirrors left and right with probability 1/2, then shifts in a circle, all slices alike.
+
+    That is what the code of TET does (Deng et al. 2022, "Temporal efficient training of spiking neural network").
+
+    Args:
+      frames: `[T, H, W, C]`.
+      rng: source of the choice and of the shift.
+      flip: whether to mirror at all.
+      roll: the largest shift in pixels, in each direction along both axes; 0 for none.
+
+    Returns:
+      `[T, H, W, C]`.
+    """
+    if flip and rng.integers(2):
+        frames = frames[:, :, ::-1]
+    if roll:
+        down, right = rng.integers(-roll, roll, size=2, endpoint=True)
+        frames = np.roll(frames, (down, right), axis=(1, 2))
+    return frames
+
+
+def cached_frames(
+    path: pathlib.Path,
+    count: int,
+    recordings: Callable[[], Iterable[Events]],
+    *,
+    time_steps: int,
+    slicing: str,
+    size: int,
+    sensor: int,
+) -> np.ndarray:
+    """Opens the frames of all recordings, which are integrated once and kept in a file.
+
+    Args:
+      path: the file, `.npy`; its name tells apart whatever the frames depend on.
+      count: number of recordings.
+      recordings: gives them, one after the other; called only if there is no such file yet.
+      time_steps: as for `frames`, like those that follow.
+      slicing: see there.
+      size: see there.
+      sensor: see there.
+
+    Returns:
+      Read from the file as needed, not to be written to: uint8 `[count, T, size, size, 2]`.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    shape = (count, time_steps, size, size, 2)
+    stored = _open(path, shape)
+    if stored is not None:
+        return stored
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Processes that start together each write a file of their own; the last one to finish leaves its file.
+        temporary = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.tmp')
+        try:
+            with temporary.open('xb') as file:
+                np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+                for events in recordings():
+                    file.write(
+                        frames(events, time_steps=time_steps, slicing=slicing, size=size, sensor=sensor).tobytes()
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f'Cannot write the event frames to {path}: {error.strerror}.') from error
+    stored = _open(path, shape)
+    if stored is None:
+        raise ValueError(f'{path} was written with another number of recordings than the {count} announced.')
+    return stored
+
+
+def _open(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Returns what a file holds, or None if it is absent, damaged or something else: it can be made again."""
+    try:
+        stored = np.load(path, mmap_mode='r')
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return stored if stored.shape == shape and stored.dtype == np.uint8 else None

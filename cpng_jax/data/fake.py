@@ -1,0 +1,59 @@
+"""Random images in the shape of any data set, for dry runs and benchmarks: nothing is read, nothing can be learnt."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cpng_jax.config import Config
+from cpng_jax.data.dataset import Dataset, Example
+
+# name -> (shape of an image from config.data, number of classes)
+SHAPES: dict[str, tuple[Callable[[Config], tuple[int, ...]], int]] = {
+    'digits': (lambda _: (8, 8, 1), 10),
+    'digits_events': (lambda config: (config.time_steps, config.event_size, config.event_size, 2), 10),
+    'mnist5k': (lambda _: (28, 28, 1), 10),
+    'cifar10': (lambda _: (32, 32, 3), 10),
+    'cifar100': (lambda _: (32, 32, 3), 100),
+    'cifar10_dvs': (lambda config: (config.time_steps, config.event_size, config.event_size, 2), 10),
+    'imagenet2012': (lambda config: (config.image_size, config.image_size, 3), 1000),
+}
+
+# Different images; a split repeats them.
+_POOL = 64
+
+
+class FakeSource:
+    """A split of random bytes; the labels run through the classes."""
+
+    def __init__(self, length: int, shape: tuple[int, ...], classes: int) -> None:
+        """Makes `length` examples of uint8 images of a shape."""
+        self.length, self.classes = length, classes
+        self.images = np.random.default_rng(0).integers(0, 256, (min(length, _POOL), *shape), np.uint8)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        return {'image': self.images[index % len(self.images)], 'label': np.int32(index % self.classes)}
+
+
+def load(config: Config) -> Dataset:
+    """Makes a data set of the shape of `config.name`, with `config.fake_examples` training examples.
+
+    Args:
+      config: `config.data`.
+
+    Returns:
+      The `Dataset`, without augmentation.
+    """
+    shape_of, classes = SHAPES[config.name]
+    shape = shape_of(config)
+    return Dataset(
+        train=FakeSource(config.fake_examples, shape, classes),
+        test=FakeSource(config.fake_examples // 4, shape, classes),
+        augment=lambda example, _: example,
+        class_names=[f'class {label}' for label in range(classes)],
+        image_shape=shape,
+        mean=np.full(shape[-1], 0.5, np.float32),
+        std=np.full(shape[-1], 0.3, np.float32),
+    )

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from configs import base
+from cpng_jax import data
+from cpng_jax.data import fake
+
+
+def test_every_data_set_has_a_fake():
+    assert set(fake.SHAPES) == set(data.DATASETS)
+
+
+@pytest.mark.parametrize('name', list(fake.SHAPES))
+def test_examples_have_the_shape_and_the_labels_announced(name):
+    config = base.get_config()
+    config.data.update(name=name, fake=True, fake_examples=100, event_size=12, image_size=20)
+    config.model.time_steps = 3
+    dataset = data.load(config.data)
+    assert (len(dataset.train), len(dataset.test)) == (100, 25)
+    rng = np.random.default_rng(0)
+    for example in (dataset.augment(dataset.train[99], rng), dataset.prepare(dataset.test[0])):
+        assert example['image'].shape == dataset.image_shape
+        assert example['image'].dtype == np.uint8
+        assert example['image'].std() > 50
+        assert 0 <= example['label'] < len(dataset.class_names)
+    assert dataset.mean.shape == dataset.std.shape == dataset.image_shape[-1:]
+    if name in ('digits_events', 'cifar10_dvs'):
+        assert dataset.image_shape == (3, 12, 12, 2)
