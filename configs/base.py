@@ -37,6 +37,7 @@ def get_config() -> Config:
 
     config.model = ConfigDict()  # name, then the fields of that network's module
     config.model.name = 'vgg'
+    config.model.width = 1.0  # factor on all channels
     config.model.time_steps = 5  # T
     config.data.time_steps = config.model.get_ref('time_steps')  # one value, so that frames and network agree
 
@@ -48,6 +49,7 @@ def get_config() -> Config:
 
     config.norm = ConfigDict()
     config.norm.alpha = 1.0  # tdBN's factor next to v_th
+    config.norm.alpha_residual = 0.5**0.5  # the same where two branches are summed
     config.norm.momentum = 0.9  # share of the running statistics kept at each step
 
     config.loss = ConfigDict()

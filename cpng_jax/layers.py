@@ -93,6 +93,25 @@ def avg_pool(x: Array, window: int) -> Array:
     return merge_time(lambda y: nn.avg_pool(y, (window, window), (window, window)), x)
 
 
+def max_pool(x: Array, window: int, stride: int) -> Array:
+    """Takes the maximum over square windows, padded so that every pixel has one about it.
+
+    Args:
+      x: `[T, B, H, W, C]`.
+      window: edge of a window, odd.
+      stride: step from one window to the next.
+
+    Returns:
+      `[T, B, ceil(H / stride), ceil(W / stride), C]`.
+
+    Raises:
+      ValueError: `x` has another rank.
+    """
+    _check_rank(x, 5, '[T, B, H, W, C]', 'max_pool')
+    padding = ((window // 2, window // 2),) * 2
+    return merge_time(lambda y: nn.max_pool(y, (window, window), (stride, stride), padding), x)
+
+
 class TdBN(nn.Module):
     """Threshold-dependent batch normalisation (Zheng et al., 2020; Sec. 5.1).
 
@@ -118,6 +137,7 @@ class TdBN(nn.Module):
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=self.epsilon,
+            use_fast_variance=False,  # the difference of two squares loses digits where |mean| >> std
             use_scale=False,
             use_bias=False,
             name='norm',

@@ -2,20 +2,61 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 
 from cpng_jax.config import Config, nearest
 from cpng_jax.errors import UserError
 from cpng_jax.layers import TdBN
+from cpng_jax.models.resnet import ResNet
+from cpng_jax.models.sew_resnet import SEWResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.neuron import LIF
 
-MODELS: dict[str, type[nn.Module]] = {'vgg': VGG}
+
+class Variant(NamedTuple):
+    """A network that has a name.
+
+    Attributes:
+      module: its class.
+      fields: what the name stands for; a configuration may change each.
+      words: for a field, values that have a word in the configuration; the default is the first.
+    """
+
+    module: type[nn.Module]
+    fields: Mapping[str, Any] = {}
+    words: Mapping[str, Mapping[str, Any]] = {}
+
+
+def _sew(*blocks: int, bottleneck: bool = False) -> Variant:
+    return Variant(SEWResNet, {'blocks': blocks, 'bottleneck': bottleneck})
+
+
+MODELS: dict[str, Variant] = {
+    'vgg': Variant(VGG),
+    'vgg16': Variant(
+        VGG,
+        {'stages': ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)},
+        {'head': {'fc4096': (4096, 4096), 'single': ()}},
+    ),
+    # VGGSNN of TET (Deng et al., 2022).
+    'vgg11': Variant(VGG, {'stages': ((64, 128), (256,) * 2, (512,) * 2, (512,) * 2), 'pool_last': True}),
+    'resnet18': Variant(ResNet, {'blocks': (2, 2, 2, 2), 'widths': (64, 128, 256, 512)}),
+    # Zheng et al. (2020).
+    'resnet19': Variant(ResNet, {'blocks': (3, 3, 2), 'widths': (128, 256, 512), 'stem_width': 128, 'head': (256,)}),
+    'resnet20': Variant(ResNet, {'blocks': (3, 3, 3), 'widths': (64, 128, 256)}),
+    # Fang et al. (2021).
+    'sew_resnet18': _sew(2, 2, 2, 2),
+    'sew_resnet34': _sew(3, 4, 6, 3),
+    'sew_resnet50': _sew(3, 4, 6, 3, bottleneck=True),
+    'sew_resnet101': _sew(3, 4, 23, 3, bottleneck=True),
+    'sew_resnet152': _sew(3, 8, 36, 3, bottleneck=True),
+}
 
 # Fields that come from elsewhere in the configuration or belong to flax.
-_NOT_SETTABLE = ('classes', 'neuron', 'norm', 'name', 'parent')
+_NOT_SETTABLE = ('classes', 'neuron', 'norm', 'alpha_residual', 'name', 'parent')
 
 
 def build(config: Config, classes: int) -> nn.Module:
@@ -30,21 +71,33 @@ def build(config: Config, classes: int) -> nn.Module:
       The linen module.
 
     Raises:
-      UserError: no network has that name, or it has no such field.
+      UserError: no network has that name, or it has no such field or value.
     """
-    fields: dict[str, Any] = dict(config.model.items())
-    name = fields.pop('name')
+    given: dict[str, Any] = dict(config.model.items())
+    name = given.pop('name')
     if name not in MODELS:
         raise UserError(f'config.model.name is {name!r}, expected one of {", ".join(MODELS)}.')
-    model = MODELS[name]
-    known = [field.name for field in dataclasses.fields(model) if field.name not in _NOT_SETTABLE]
-    for field in fields:
-        if field not in known:
-            close = nearest(f'model.{field}', [f'model.{other}' for other in known])
+    variant = MODELS[name]
+    known = [field.name for field in dataclasses.fields(variant.module)]
+    settable = [field for field in known if field not in _NOT_SETTABLE]
+    for field in given:
+        if field not in settable:
+            close = nearest(f'model.{field}', [f'model.{other}' for other in settable])
             raise UserError(f"config has no key 'model.{field}'; the nearest of the network {name} is {close!r}.")
+    fields = {**variant.fields, **{field: next(iter(words)) for field, words in variant.words.items()}, **given}
+    for field, words in variant.words.items():
+        if isinstance(fields[field], str):
+            if fields[field] not in words:
+                raise UserError(f'config.model.{field} is {fields[field]!r}, expected one of {", ".join(words)}.')
+            fields[field] = words[fields[field]]
+    norm = dict(config.norm.items())
+    alpha_residual = norm.pop('alpha_residual')
+    if 'alpha_residual' in known:
+        fields['alpha_residual'] = alpha_residual
     neuron = functools.partial(LIF, beta_init=config.cpng.beta_init, **config.neuron)
-    norm = functools.partial(TdBN, v_th=config.neuron.v_th, **config.norm)
     try:
-        return model(classes=classes, neuron=neuron, norm=norm, **fields)
+        return variant.module(
+            classes=classes, neuron=neuron, norm=functools.partial(TdBN, v_th=config.neuron.v_th, **norm), **fields
+        )
     except TypeError as error:
         raise UserError(f'config.model does not describe a network {name}: {error}.') from error

@@ -4,32 +4,10 @@ from collections.abc import Callable, Sequence
 
 from flax import linen as nn
 
-from cpng_jax.layers import Conv, Dense, TdBN, avg_pool, repeat_over_time
+from cpng_jax.layers import Dense, TdBN, avg_pool
+from cpng_jax.models.blocks import ConvBlock, scaled, time_first
 from cpng_jax.neuron import LIF
 from cpng_jax.surrogate import Array
-
-
-class ConvBlock(nn.Module):
-    """Convolution, tdBN and LIF.
-
-    Attributes:
-      features: number of channels.
-      time_steps: T of the spikes; an input with one time step is convolved and normalised once.
-      neuron: makes the `LIF`.
-      norm: makes the `TdBN`.
-    """
-
-    features: int
-    time_steps: int
-    neuron: Callable[..., LIF] = LIF
-    norm: Callable[..., TdBN] = TdBN
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Maps `[T or 1, B, H, W, C]` to spikes `[T, B, H, W, features]`."""
-        x = Conv(self.features, name='conv')(x)
-        x = self.norm(name='norm')(x, train=train)
-        return self.neuron(name='lif')(repeat_over_time(x, self.time_steps))
 
 
 class VGG(nn.Module):
@@ -44,6 +22,7 @@ class VGG(nn.Module):
       head: widths of the spiking fully connected layers before the last.
       time_steps: T for static images.
       pool_last: also pool after the last stage.
+      width: factor on all channels and on the head.
       neuron: makes each `LIF`, for example `functools.partial(LIF, surrogate='arctan')`.
       norm: makes each `TdBN`.
     """
@@ -53,6 +32,7 @@ class VGG(nn.Module):
     head: Sequence[int] = ()
     time_steps: int = 4
     pool_last: bool = False
+    width: float = 1.0
     neuron: Callable[..., LIF] = LIF
     norm: Callable[..., TdBN] = TdBN
 
@@ -70,21 +50,19 @@ class VGG(nn.Module):
         Raises:
           ValueError: `x` has another rank, or its map is too small for the pools.
         """
-        if x.ndim not in (4, 5):
-            raise ValueError(f'VGG takes images [B, H, W, C] or events [T, B, H, W, C], got shape {x.shape}.')
-        time_steps = self.time_steps if x.ndim == 4 else x.shape[0]
-        x = x[None] if x.ndim == 4 else x
+        x, time_steps = time_first(x, 'VGG', self.time_steps)
         layer = 0
         for index, widths in enumerate(self.stages):
             for features in widths:
                 layer += 1
-                block = ConvBlock(features, time_steps, self.neuron, self.norm, name=f'conv{layer:02d}')
+                channels = scaled(features, self.width)
+                block = ConvBlock(channels, time_steps, neuron=self.neuron, norm=self.norm, name=f'conv{layer:02d}')
                 x = block(x, train=train)
             if index + 1 < len(self.stages) or self.pool_last:
                 x = avg_pool(x, 2)
         x = x.reshape(*x.shape[:2], -1)
         for features in self.head:
             layer += 1
-            x = Dense(features, name=f'fc{layer:02d}')(x)
+            x = Dense(scaled(features, self.width), name=f'fc{layer:02d}')(x)
             x = self.neuron(name=f'fc{layer:02d}_lif')(x)
         return Dense(self.classes, name='output')(x)
