@@ -5,6 +5,7 @@ the batch and each layer is one large operation.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -108,7 +109,7 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
       ValueError: `x` has another rank.
     """
     _check_rank(x, 5, '[T, B, H, W, C]', 'max_pool')
-    padding = ((window // 2, window // 2),) * 2
+    padding: Any = ((window // 2, window // 2),) * 2
     return merge_time(lambda y: nn.max_pool(y, (window, window), (stride, stride), padding), x)
 
 

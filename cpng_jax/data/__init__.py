@@ -1,7 +1,7 @@
 """Data sets and the pipeline that feeds them to the training loop."""
 
 from cpng_jax.config import Config
-from cpng_jax.data import cifar10_dvs, digits, digits_events, fake, mnist5k
+from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake, imagenet, mnist5k
 from cpng_jax.data.dataset import ArraySource, Dataset
 from cpng_jax.errors import UserError
 
@@ -12,7 +12,10 @@ DATASETS = {
     'digits': digits.load,
     'digits_events': digits_events.load,
     'mnist5k': mnist5k.load,
+    'cifar10': cifar.load10,
+    'cifar100': cifar.load100,
     'cifar10_dvs': cifar10_dvs.load,
+    'imagenet2012': imagenet.load,
 }
 
 

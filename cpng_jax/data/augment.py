@@ -4,6 +4,8 @@ import numpy as np
 
 from cpng_jax.config import Config
 from cpng_jax.data.dataset import Augmentation, Example
+from cpng_jax.data.policies import autoaugment, randaugment
+from cpng_jax.errors import UserError
 
 
 def random_crop(image: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
@@ -38,8 +40,30 @@ def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image[..., ::-1, :] if rng.random() < 0.5 else image
 
 
+def cutout(image: np.ndarray, edge: int, rng: np.random.Generator) -> np.ndarray:
+    """Blanks a square whose centre lies anywhere in the image (DeVries and Taylor, 2017).
+
+    Args:
+      image: `[H, W, C]`.
+      edge: of the square, in pixels; what reaches over the border is cut off; 0 leaves the image as it is.
+      rng: source of the centre.
+
+    Returns:
+      The same shape.
+    """
+    if not edge:
+        return image
+    top, left = (int(rng.integers(length)) - edge // 2 for length in image.shape[:2])
+    blanked = image.copy()
+    blanked[max(top, 0) : max(top + edge, 0), max(left, 0) : max(left + edge, 0)] = 0
+    return blanked
+
+
+POLICIES = {'autoaugment': autoaugment, 'randaugment': randaugment}
+
+
 def standard(config: Config) -> Augmentation:
-    """Makes the augmentation of images that `config.data` describes: crop, flip.
+    """Makes the augmentation of images that `config.data` describes: crop, flip, policy, cutout, in this order.
 
     Args:
       config: `config.data`.
@@ -47,10 +71,17 @@ def standard(config: Config) -> Augmentation:
     Returns:
       The augmentation.
     """
-    padding, flip = config.crop_padding, config.flip
+    padding, flip, edge = config.crop_padding, config.flip, config.cutout
+    policy = POLICIES.get(config.policy)
 
     def augment(example: Example, rng: np.random.Generator) -> Example:
         image = random_crop(example['image'], padding, rng)
-        return {**example, 'image': random_flip(image, rng) if flip else image}
+        if flip:
+            image = random_flip(image, rng)
+        if policy:
+            if image.shape[-1] != 3:
+                raise UserError(f'config.data.policy is {config.policy!r}, which needs colour images: set it to none.')
+            image = policy(np.ascontiguousarray(image), rng)
+        return {**example, 'image': cutout(image, edge, rng)}
 
     return augment

@@ -78,7 +78,7 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         """The layers as a table, and the totals."""
         heading = 'spiking operations' if self.measured else 'spiking op. (bound)'
-        rows = [('layer', 'kind', 'output', 'parameters', 'multiply-adds', heading)]
+        rows: list[tuple[str, ...]] = [('layer', 'kind', 'output', 'parameters', 'multiply-adds', heading)]
         for layer in self.layers:
             shape = ' x '.join(map(str, layer.shape))
             counts = (layer.parameters, layer.multiply_adds, round(layer.operations))

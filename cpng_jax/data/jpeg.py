@@ -1,0 +1,142 @@
+"""Decoding of photographs straight to the crop a network sees, with Pillow.
+
+A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which skips most of the inverse DCT, wherever the crop still has at
+least as many pixels as asked for.
+"""
+
+import io
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cpng_jax.errors import UserError
+
+# Of the crop, as is customary for ImageNet: share of the area, and width by height (Szegedy et al., 2015).
+_AREA = (0.08, 1.0)
+_ASPECT = (3 / 4, 4 / 3)
+_TRIES = 10
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the whole image; edges may lie between pixels."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def decode_random_resized_crop(
+    data: bytes, size: int, rng: np.random.Generator, *, name: str = 'an image'
+) -> np.ndarray:
+    """Decodes a crop of random size and aspect, scaled to a square (A.1).
+
+    Args:
+      data: an encoded image, JPEG as a rule.
+      size: edge of the result in pixels.
+      rng: source of the crop.
+      name: of the image, for messages.
+
+    Returns:
+      RGB, uint8 `[size, size, 3]`.
+
+    Raises:
+      UserError: Pillow cannot decode the image, or is not installed.
+    """
+    image = _open(data, name)
+    width, height = image.size
+    return _decode(image, random_box(width, height, rng), size, name)
+
+
+def decode_resize_centre_crop(data: bytes, resize: int, size: int, *, name: str = 'an image') -> np.ndarray:
+    """Decodes the centre of an image whose shorter edge is scaled to `resize` (A.1).
+
+    Args:
+      data: an encoded image, JPEG as a rule.
+      resize: the shorter edge after scaling, in pixels.
+      size: edge of the result in pixels, at most `resize`.
+      name: of the image, for messages.
+
+    Returns:
+      RGB, uint8 `[size, size, 3]`.
+
+    Raises:
+      UserError: Pillow cannot decode the image, or is not installed.
+    """
+    image = _open(data, name)
+    width, height = image.size
+    return _decode(image, centre_box(width, height, resize, size), size, name)
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
+    """Draws the rectangle of a random crop: share of the area uniform in 0.08 to 1, aspect log-uniform in 3/4 to 4/3.
+
+    A rectangle that does not fit is drawn again, ten times at most; then the largest in the centre with an
+    aspect within these bounds is taken.
+
+    Args:
+      width: of the image.
+      height: of the image.
+      rng: source of the choice.
+
+    Returns:
+      The rectangle, at whole pixels.
+    """
+    for _ in range(_TRIES):
+        area = width * height * rng.uniform(_AREA[0], _AREA[1])
+        aspect = math.exp(rng.uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
+    w, h = min(width, round(height * _ASPECT[1])), min(height, round(width / _ASPECT[0]))
+    return Box((width - w) // 2, (height - h) // 2, w, h)
+
+
+def centre_box(width: int, height: int, resize: int, size: int) -> Box:
+    """Finds the centre crop in pixels of the image as it is before scaling.
+
+    Args:
+      width: of the image.
+      height: of the image.
+      resize: the shorter edge after scaling.
+      size: edge of the crop after scaling.
+
+    Returns:
+      The rectangle.
+    """
+    short = min(width, height)
+    scaled = [int(resize * edge / short) for edge in (width, height)]
+    left, top = (round((edge - size) / 2) for edge in scaled)
+    across, down = width / scaled[0], height / scaled[1]
+    return Box(left * across, top * down, size * across, size * down)
+
+
+def _open(data: bytes, name: str) -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UserError('Photographs are decoded with Pillow: pip install pillow') from error
+    try:
+        return Image.open(io.BytesIO(data))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f'{name} cannot be decoded ({error}): prepare the data set again.') from error
+
+
+def _decode(image: Any, box: Box, size: int, name: str) -> np.ndarray:
+    """Decodes no more than the rectangle needs, and scales it."""
+    from PIL import Image
+
+    width, height = image.size
+    try:
+        # The scale is chosen so that the image, and with it the crop, is not made smaller than asked for. Neither
+        # CMYK nor formats other than JPEG are changed by this.
+        image.draft('RGB', (math.ceil(width * size / box.width), math.ceil(height * size / box.height)))
+        across, down = image.size[0] / width, image.size[1] / height
+        corners = (box.left * across, box.top * down)
+        ends = (corners[0] + box.width * across, corners[1] + box.height * down)
+        inside = (*corners, min(ends[0], image.size[0]), min(ends[1], image.size[1]))
+        scaled = image.convert('RGB').resize((size, size), Image.Resampling.BILINEAR, box=inside)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f'{name} cannot be decoded ({error}): prepare the data set again.') from error
+    return np.asarray(scaled)

@@ -1,0 +1,205 @@
+"""TFDS data sets made and read without TensorFlow.
+
+TFDS reads ArrayRecord files without TensorFlow, but the builders it ships need it to make them. The builders here are
+subclasses of those that only read the archives in another way, so what they write are the genuine data sets.
+"""
+
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from cpng_jax.errors import UserError
+
+
+class Archive(NamedTuple):
+    """A file that a data set is made from.
+
+    Attributes:
+      file: its name.
+      source: where to get it.
+      size: in bytes.
+      sha256: of its contents, hexadecimal.
+      fetched: whether `source` can be downloaded from without an account.
+    """
+
+    file: str
+    source: str
+    size: int
+    sha256: str
+    fetched: bool = True
+
+
+def import_tfds() -> Any:
+    """Imports tensorflow_datasets.
+
+    Returns:
+      The module.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import importlib_resources  # noqa: F401  TFDS needs it without saying so
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            f'This data set needs two packages, one of which is missing ({error}): '
+            'pip install tensorflow-datasets importlib_resources'
+        ) from error
+    return tensorflow_datasets
+
+
+def manual_folder(data_dir: pathlib.Path) -> pathlib.Path:
+    """Returns where TFDS looks for archives that the user has placed."""
+    return data_dir / 'downloads' / 'manual'
+
+
+def verify(path: pathlib.Path, archive: Archive) -> None:
+    """Compares an archive with what was published, with a progress bar for the large ones.
+
+    Args:
+      path: of the file.
+      archive: what it should be.
+
+    Raises:
+      UserError: size or checksum differ.
+    """
+    size = path.stat().st_size
+    wrong = f'{path} is not the published archive: %s. Remove it and fetch it again from {archive.source}.'
+    if size != archive.size:
+        raise UserError(wrong % f'it has {size:,} bytes, expected {archive.size:,}')
+    from rich.progress import Progress
+
+    digest = hashlib.sha256()
+    with Progress(transient=True) as progress, path.open('rb') as file:
+        task = progress.add_task(f'checking {path.name}', total=size)
+        while block := file.read(1 << 24):
+            digest.update(block)
+            progress.advance(task, len(block))
+    if digest.hexdigest() != archive.sha256:
+        raise UserError(wrong % f'its SHA-256 is {digest.hexdigest()}, expected {archive.sha256}')
+
+
+def prepared_folder(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
+    """Finds the newest prepared version of a data set: `data_dir/name/version`, or None."""
+    versions = [folder for folder in (data_dir / name).glob('[0-9]*.[0-9]*.[0-9]*') if folder.is_dir()]
+    number = lambda folder: [int(part) if part.isdigit() else -1 for part in folder.name.split('.')]
+    return max(versions, key=number, default=None)
+
+
+def write(builder_class: Any, data_dir: pathlib.Path) -> None:
+    """Makes a data set; what an earlier attempt has left unfinished is removed first.
+
+    TFDS writes into a folder whose name begins with `incomplete` and renames it at the end, so a data set is there as
+    a whole or not at all.
+
+    Args:
+      builder_class: of TFDS.
+      data_dir: where data sets lie.
+
+    Raises:
+      UserError: an archive cannot be downloaded or is not the published one, or the disk cannot be written to.
+    """
+    tfds = import_tfds()
+    config = tfds.download.DownloadConfig(manual_dir=manual_folder(data_dir), try_download_gcs=False)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        for unfinished in (data_dir / builder_class.name).glob('incomplete.*'):
+            shutil.rmtree(unfinished)
+        builder = builder_class(data_dir=data_dir, file_format='array_record')
+        builder.download_and_prepare(download_dir=data_dir / 'downloads', download_config=config)
+    except UserError:
+        raise
+    except tfds.download.DownloadError as error:
+        raise _no_download(builder_class, data_dir, error) from error
+    except OSError as error:
+        # requests reports a network that is not there as an OSError too, without a file.
+        if error.filename is None and error.strerror is None:
+            raise _no_download(builder_class, data_dir, error) from error
+        raise UserError(f'Cannot write {builder_class.name} to {data_dir}: {error.strerror or error}.') from error
+    except Exception as error:
+        if type(error).__name__ == 'NonMatchingChecksumError':
+            raise UserError(f'The download of {builder_class.name} is damaged, try again: {error}') from error
+        raise
+
+
+def _no_download(builder_class: Any, data_dir: pathlib.Path, error: Exception) -> UserError:
+    files = ' and '.join(archive.source for archive in builder_class.archives if archive.fetched)
+    reason = str(error).splitlines()[0][:200]
+    return UserError(
+        f'Cannot download {builder_class.name} ({reason}). Fetch {files} on a machine that can, '
+        f'place it in {manual_folder(data_dir)} and run this command again.'
+    )
+
+
+def url_infos(archives: tuple[Archive, ...]) -> Mapping[str, Any]:
+    """Writes checksums as TFDS has them, by address."""
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.core.utils import Size
+
+    return {
+        archive.source: UrlInfo(size=Size(archive.size), checksum=archive.sha256, filename=archive.file)
+        for archive in archives
+    }
+
+
+def open_builder(name: str, data_dir: pathlib.Path) -> Any:
+    """Opens a prepared data set.
+
+    Args:
+      name: of the data set.
+      data_dir: where data sets lie.
+
+    Returns:
+      A TFDS builder that can read.
+
+    Raises:
+      UserError: it is not there, was prepared as TFRecord, or is damaged.
+    """
+    tfds = import_tfds()
+    command = f'python -m cpng_jax.data.prepare {name} --data_dir={data_dir}'
+    folder = prepared_folder(name, data_dir)
+    if folder is None:
+        raise UserError(f'{name} is not in {data_dir}: run {command}')
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # whatever a damaged description makes TFDS raise
+        raise UserError(f'{folder} cannot be read ({error}): remove it and run {command}') from error
+    if builder.info.file_format.value != 'array_record':
+        raise UserError(
+            f'{folder} was prepared as {builder.info.file_format.value}, which needs TensorFlow and cannot be read '
+            f'at random; ArrayRecord is needed. Move it away, or choose another --config.data.dir, and run {command}'
+        )
+    return builder
+
+
+def records(builder: Any, split: str, **options: Any) -> Any:
+    """Opens a split for random access.
+
+    Args:
+      builder: from `open_builder`.
+      split: its name.
+      **options: of TFDS's `as_data_source`.
+
+    Returns:
+      A sequence of examples.
+
+    Raises:
+      UserError: the split is missing or its files are damaged.
+    """
+    try:
+        return builder.as_data_source(split=split, **options)
+    except Exception as error:
+        raise UserError(
+            f'The split {split!r} in {builder.data_path} cannot be read ({error}): '
+            'remove the folder and prepare it again.'
+        ) from error
+
+
+def read_all(source: Any) -> Iterator[Any]:
+    """Yields the examples of a split in order, in blocks, which is much faster than one by one."""
+    block = 1024
+    for start in range(0, len(source), block):
+        yield from source.__getitems__(list(range(start, min(start + block, len(source)))))
