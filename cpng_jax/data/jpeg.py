@@ -1,7 +1,7 @@
 """Decoding of photographs straight to the crop a network sees, with Pillow.
 
-A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which skips most of the inverse DCT, wherever the crop still has at
-least as many pixels as asked for.
+A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which skips most of the inverse DCT, wherever the crop still has
+enough pixels for what is asked for.
 """
 
 import io
@@ -16,6 +16,11 @@ from cpng_jax.errors import UserError
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
+
+
+# Edge of the crop as it is decoded by edge of the result, at least. At 1 the scaling to the result blurs visibly, which
+# does no harm to a random crop; at 2 the result can hardly be told from that of the whole image.
+_RANDOM_MARGIN, _CENTRE_MARGIN = 1, 2
 
 
 class Box(NamedTuple):
@@ -46,7 +51,7 @@ def decode_random_resized_crop(
     """
     image = _open(data, name)
     width, height = image.size
-    return _decode(image, random_box(width, height, rng), size, name)
+    return _decode(image, random_box(width, height, rng), size, _RANDOM_MARGIN, name)
 
 
 def decode_resize_centre_crop(data: bytes, resize: int, size: int, *, name: str = 'an image') -> np.ndarray:
@@ -66,7 +71,7 @@ def decode_resize_centre_crop(data: bytes, resize: int, size: int, *, name: str 
     """
     image = _open(data, name)
     width, height = image.size
-    return _decode(image, centre_box(width, height, resize, size), size, name)
+    return _decode(image, centre_box(width, height, resize, size), size, _CENTRE_MARGIN, name)
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
@@ -123,15 +128,16 @@ def _open(data: bytes, name: str) -> Any:
         raise UserError(f'{name} cannot be decoded ({error}): prepare the data set again.') from error
 
 
-def _decode(image: Any, box: Box, size: int, name: str) -> np.ndarray:
+def _decode(image: Any, box: Box, size: int, margin: int, name: str) -> np.ndarray:
     """Decodes no more than the rectangle needs, and scales it."""
     from PIL import Image
 
     width, height = image.size
     try:
-        # The scale is chosen so that the image, and with it the crop, is not made smaller than asked for. Neither
-        # CMYK nor formats other than JPEG are changed by this.
-        image.draft('RGB', (math.ceil(width * size / box.width), math.ceil(height * size / box.height)))
+        # The size given is the least; the image, and with it the crop, may come larger. Formats other than JPEG come
+        # as they are.
+        wanted = margin * size
+        image.draft('RGB', (math.ceil(width * wanted / box.width), math.ceil(height * wanted / box.height)))
         across, down = image.size[0] / width, image.size[1] / height
         corners = (box.left * across, box.top * down)
         ends = (corners[0] + box.width * across, corners[1] + box.height * down)

@@ -106,6 +106,7 @@ def write(builder_class: Any, data_dir: pathlib.Path) -> None:
     config = tfds.download.DownloadConfig(manual_dir=manual_folder(data_dir), try_download_gcs=False)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
+        _reach(builder_class.archives, data_dir)
         for unfinished in (data_dir / builder_class.name).glob('incomplete.*'):
             shutil.rmtree(unfinished)
         builder = builder_class(data_dir=data_dir, file_format='array_record')
@@ -123,6 +124,17 @@ def write(builder_class: Any, data_dir: pathlib.Path) -> None:
         if type(error).__name__ == 'NonMatchingChecksumError':
             raise UserError(f'The download of {builder_class.name} is damaged, try again: {error}') from error
         raise
+
+
+def _reach(archives: tuple[Archive, ...], data_dir: pathlib.Path) -> None:
+    """Knocks at the servers, since TFDS tries for minutes before it finds that there is no network."""
+    import requests
+
+    # TFDS writes an INFO file next to what it has downloaded as a whole.
+    cached = any((data_dir / 'downloads').rglob('*.INFO'))
+    for archive in archives:
+        if archive.fetched and not cached and not (manual_folder(data_dir) / archive.file).exists():
+            requests.head(archive.source, timeout=20)
 
 
 def _no_download(builder_class: Any, data_dir: pathlib.Path, error: Exception) -> UserError:
