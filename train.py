@@ -23,7 +23,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', None, f'Configuration file, {_DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE changes a value.'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for configs/NAME.py if not given.')
-_MODE = flags.DEFINE_enum('mode', 'train', train.MODES, 'Train, or evaluate a checkpoint of the workdir.')
+_MODE = flags.DEFINE_enum(
+    'mode', 'train', train.MODES, 'Train, evaluate a checkpoint of the workdir, or list the layers.'
+)
 
 
 def main(argv: list[str]) -> None:

@@ -52,7 +52,7 @@ def build(config: Config) -> Experiment:
     per_epoch = steps_per_epoch(dataset, config.batch_size)
     steps = per_epoch * config.epochs
     try:
-        jax.eval_shape(model.init, jax.random.key(0), _example(dataset))
+        jax.eval_shape(model.init, jax.random.key(0), example_input(dataset))
     except (ValueError, TypeError) as error:
         shape = ' x '.join(map(str, dataset.image_shape))
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
@@ -69,13 +69,20 @@ def build(config: Config) -> Experiment:
 
 def initial_state(experiment: Experiment) -> TrainState:
     """Initialises the state of an experiment on all its devices."""
-    example = _example(experiment.dataset)
+    example = example_input(experiment.dataset)
     state = train_state.create(experiment.model, experiment.optimizer, example, experiment.config.seed)
     return jax.device_put(state, sharding.replicated(experiment.mesh))
 
 
-def _example(dataset: data.Dataset) -> jax.Array:
-    """One black image, or a recording without events, as the network takes it."""
+def example_input(dataset: data.Dataset) -> Array:
+    """One black image, or a recording without events, as the network takes it.
+
+    Args:
+      dataset: the data set.
+
+    Returns:
+      `[1, H, W, C]` or `[T, 1, H, W, C]`, float32.
+    """
     batch = jnp.zeros((1, *dataset.image_shape), jnp.uint8)
     return train_step.network_input(batch, dataset.mean, dataset.std)
 

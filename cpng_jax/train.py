@@ -13,6 +13,7 @@ from cpng_jax import optim, sharding, train_state, train_step
 from cpng_jax.analysis.plots import plot_run
 from cpng_jax.checkpoint import Checkpoints
 from cpng_jax.config import Config, validate
+from cpng_jax.describe import describe
 from cpng_jax.errors import UserError
 from cpng_jax.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.experiment import Experiment, build, compile_steps, initial_state, train_batches
@@ -22,7 +23,7 @@ from cpng_jax.stop import Stopped, StopRequest
 from cpng_jax.train_state import EpochTotals, TrainState
 from cpng_jax.workdir import claim
 
-MODES = ('train', 'eval')
+MODES = ('train', 'eval', 'summary')
 
 Results = dict[str, Any]
 
@@ -30,17 +31,17 @@ _NO_RESULTS: Results = {'test_accuracy': 0.0, 'best_accuracy': 0.0, 'best_epoch'
 
 
 def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') -> dict[str, Any]:
-    """Trains or evaluates what a configuration describes.
+    """Trains, evaluates or summarises what a configuration describes.
 
     Training goes on from the latest checkpoint in the workdir, if there is one.
 
     Args:
       config: see `configs/base.py`.
       workdir: folder of the run; holds its configuration, checkpoints, metrics and plots.
-      mode: 'train' or 'eval'.
+      mode: 'train', 'eval' or 'summary'.
 
     Returns:
-      Facts about the result: accuracies, and the step they belong to.
+      Facts about the result: accuracies, and the step they belong to; sizes for a summary.
 
     Raises:
       UserError: something the user can set right.
@@ -49,8 +50,12 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
     if mode not in MODES:
         raise UserError(f'--mode is {mode!r}, expected one of {", ".join(MODES)}.')
     validate(config)
-    experiment = build(config)
     folder = pathlib.Path(workdir)
+    if mode == 'summary':
+        summary = describe(config, folder)
+        print(summary, flush=True)
+        return {'parameters': summary.parameters, 'multiply_adds': summary.multiply_adds}
+    experiment = build(config)
     if mode == 'eval':
         return evaluate_checkpoint(experiment, folder)
     return train(experiment, folder)

@@ -27,7 +27,7 @@ def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProc
         (['--config.batch_size=2000'], 'config.batch_size is 2000, but there are only 1437 training examples'),
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
         (['--config=configs/nowhere.py'], 'nowhere.py'),
-        (['--mode=test'], 'train|eval'),
+        (['--mode=test'], 'train|eval|summary'),
         (['--mode=eval', '--workdir=nowhere/at/all'], 'There is no checkpoint in nowhere/at/all: train first'),
         (['configs/digits.py'], "unexpected argument 'configs/digits.py'"),
     ],

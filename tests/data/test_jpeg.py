@@ -42,7 +42,7 @@ def test_the_centre_crop_is_that_of_the_scaled_image(photograph, factor):
     found = jpeg.decode_resize_centre_crop(data, 256, 224)
     assert found.shape == (224, 224, 3)
     assert found.dtype == np.uint8
-    assert far(found, expected) < 1.5
+    assert far(found, expected) < 3
     # No shift: the neighbouring crops are further away.
     for shift in (-1, 1):
         other = np.asarray(scaled.crop((left + shift, top, left + shift + 224, top + 224)))

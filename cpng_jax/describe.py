@@ -1,0 +1,56 @@
+"""What the network of a configuration consists of and costs: `--mode=summary`."""
+
+import pathlib
+
+import jax.numpy as jnp
+
+from cpng_jax.checkpoint import Checkpoints
+from cpng_jax.config import Config
+from cpng_jax.data.pipeline import eval_batches
+from cpng_jax.experiment import Experiment, build, example_input, initial_state
+from cpng_jax.models.summary import Summary, input_density, summarise
+from cpng_jax.train_step import network_input
+from cpng_jax.workdir import check
+
+# Test images that the share of inputs that are not zero is measured on.
+_MEASURED = 16
+
+
+def describe(config: Config, workdir: pathlib.Path) -> Summary:
+    """Summarises a network; a trained one with the spiking operations it needs on test images.
+
+    Args:
+      config: a valid configuration; its data set need not be there.
+      workdir: folder of a run. If it holds a checkpoint, the one that `config.eval.checkpoint` names is measured.
+
+    Returns:
+      The `Summary`.
+
+    Raises:
+      UserError: the parts of the configuration do not fit, or the workdir belongs to another one.
+    """
+    trained = (workdir / 'checkpoints').is_dir()
+    if not trained:
+        config = config.copy_and_resolve_references()
+        config.data.fake = True
+        config.data.fake_examples = 4 * config.batch_size
+    else:
+        check(workdir, config)
+    experiment = build(config)
+    density = _measure(experiment, workdir) if trained else None
+    return summarise(experiment.model, example_input(experiment.dataset), density)
+
+
+def _measure(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float] | None:
+    """Measures the latest or best checkpoint; None if there is none yet."""
+    config, dataset = experiment.config, experiment.dataset
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    restored = checkpoints.restore(initial_state(experiment), config.eval.checkpoint)
+    checkpoints.close()
+    if restored is None:
+        return None
+    state, _ = restored
+    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
+    batch = next(eval_batches(dataset.test, min(_MEASURED, len(dataset.test)), prepare=dataset.prepare))
+    images = network_input(jnp.asarray(batch['image']), dataset.mean, dataset.std)
+    return input_density(experiment.model, variables, images)
