@@ -18,7 +18,7 @@ from absl import logging
 from cpng_jax.config import Config
 from cpng_jax.data.aedat import SENSOR, read_aedat
 from cpng_jax.data.dataset import Dataset, Example
-from cpng_jax.data.events import Events, cached_frames, flip_and_roll
+from cpng_jax.data.events import Events, cached_frames, random_shift
 from cpng_jax.errors import UserError
 
 _NAME, _VERSION = 'cifar10_dvs', '1.0.0'
@@ -133,15 +133,10 @@ def load(config: Config) -> Dataset:
     )
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     train, test = split_indices(counts, config.split)
-    flip, roll = config.flip, config.roll
-
-    def augment(example: Example, rng: np.random.Generator) -> Example:
-        return {**example, 'image': flip_and_roll(example['image'], rng, flip=flip, roll=roll)}
-
     return Dataset(
         train=Frames(frames, labels, train),
         test=Frames(frames, labels, test),
-        augment=augment,
+        augment=random_shift(config),
         class_names=list(_ARCHIVES),
         image_shape=frames.shape[1:],
         # The network sees the counts as they are.

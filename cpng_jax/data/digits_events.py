@@ -14,8 +14,8 @@ import numpy as np
 
 from cpng_jax.config import Config
 from cpng_jax.data import digits
-from cpng_jax.data.dataset import ArraySource, Dataset, Example
-from cpng_jax.data.events import Events, cached_frames, flip_and_roll
+from cpng_jax.data.dataset import ArraySource, Dataset
+from cpng_jax.data.events import Events, cached_frames, random_shift
 
 
 class Camera(NamedTuple):
@@ -66,15 +66,10 @@ def load(config: Config) -> Dataset:
         sensor=size,
     )
     train, test = digits.split(labels)
-    flip, roll = config.flip, config.roll
-
-    def augment(example: Example, rng: np.random.Generator) -> Example:
-        return {**example, 'image': flip_and_roll(example['image'], rng, flip=flip, roll=roll)}
-
     return Dataset(
         train=ArraySource(stored[train], labels[train]),
         test=ArraySource(stored[test], labels[test]),
-        augment=augment,
+        augment=random_shift(config),
         class_names=[str(digit) for digit in range(10)],
         image_shape=stored.shape[1:],
         # The network sees the counts as they are.

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cpng_jax.config import Config
+from cpng_jax.data.dataset import Augmentation, Example
 from cpng_jax.errors import UserError
 
 SLICINGS = ('count', 'time')
@@ -90,6 +92,23 @@ def flip_and_roll(frames: np.ndarray, rng: np.random.Generator, *, flip: bool, r
         down, right = rng.integers(-roll, roll, size=2, endpoint=True)
         frames = np.roll(frames, (down, right), axis=(1, 2))
     return frames
+
+
+def random_shift(config: Config) -> Augmentation:
+    """Makes the augmentation of frames that `config.data` describes: flip and roll.
+
+    Args:
+      config: `config.data`.
+
+    Returns:
+      The augmentation.
+    """
+    flip, roll = config.flip, config.roll
+
+    def augment(example: Example, rng: np.random.Generator) -> Example:
+        return {**example, 'image': flip_and_roll(example['image'], rng, flip=flip, roll=roll)}
+
+    return augment
 
 
 def cached_frames(

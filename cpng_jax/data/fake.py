@@ -1,11 +1,16 @@
-"""Random images in the shape of any data set, for dry runs and benchmarks: nothing is read, nothing can be learnt."""
+"""Random images in the shape of any data set, for dry runs and benchmarks: nothing is read, nothing can be learnt.
+
+The augmentation is that of the configuration; only ImageNet's decoding and cropping has nothing to work on.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from cpng_jax.config import Config
+from cpng_jax.data.augment import standard
 from cpng_jax.data.dataset import Dataset, Example
+from cpng_jax.data.events import random_shift
 
 # name -> (shape of an image from config.data, number of classes)
 SHAPES: dict[str, tuple[Callable[[Config], tuple[int, ...]], int]] = {
@@ -44,14 +49,14 @@ def load(config: Config) -> Dataset:
       config: `config.data`.
 
     Returns:
-      The `Dataset`, without augmentation.
+      The `Dataset`.
     """
     shape_of, classes = SHAPES[config.name]
     shape = shape_of(config)
     return Dataset(
         train=FakeSource(config.fake_examples, shape, classes),
         test=FakeSource(config.fake_examples // 4, shape, classes),
-        augment=lambda example, _: example,
+        augment=random_shift(config) if len(shape) == 4 else standard(config),
         class_names=[f'class {label}' for label in range(classes)],
         image_shape=shape,
         mean=np.full(shape[-1], 0.5, np.float32),
