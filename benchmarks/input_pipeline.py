@@ -1,0 +1,127 @@
+"""Images a second that one core prepares for ImageNet, ours against torchvision's transforms, and for CIFAR.
+
+    python -m benchmarks.input_pipeline
+
+Both read the same JPEGs in one run, in alternating rounds: scikit-learn's two photographs at sizes and of a quality
+that ImageNet has. Without torchvision (`pip install torch torchvision`) only our figures are shown.
+"""
+
+import io
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from configs import cifar10_resnet19
+from cpng_jax.data.augment import random_flip, standard
+from cpng_jax.data.jpeg import decode_random_resized_crop, decode_resize_centre_crop
+
+# Width and height; the first is ImageNet's most frequent size.
+SIZES = [(500, 375), (375, 500), (500, 333), (400, 300), (800, 600), (1600, 1200)]
+_QUALITY = 90
+
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Alternating rounds.', lower_bound=1)
+_IMAGES = flags.DEFINE_integer('images', 120, 'Images a round.', lower_bound=1)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the crops.')
+
+Work = Callable[[int], Any]
+
+
+def photographs() -> list[bytes]:
+    """Encodes two photographs in each of the sizes."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    encoded = []
+    for size in SIZES:
+        for pixels in load_sample_images().images:
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS).save(buffer, 'JPEG', quality=_QUALITY)
+            encoded.append(buffer.getvalue())
+    return encoded
+
+
+def ours(encoded: list[bytes], seed: int) -> dict[str, Work]:
+    """The ImageNet transforms of this project, from bytes to uint8 `[224, 224, 3]`."""
+    rng = np.random.default_rng(seed)
+
+    def train(index: int) -> np.ndarray:
+        image = decode_random_resized_crop(encoded[index % len(encoded)], 224, rng)
+        return np.ascontiguousarray(random_flip(image, rng))
+
+    return {
+        'ImageNet training': train,
+        'ImageNet evaluation': lambda index: decode_resize_centre_crop(encoded[index % len(encoded)], 256, 224),
+    }
+
+
+def torchvision_transforms(encoded: list[bytes], seed: int) -> dict[str, Work]:
+    """The same with torchvision, as its ImageNet recipe does it, up to uint8 tensors."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    tensor = transforms.PILToTensor()
+    train = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), tensor])
+    evaluate = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), tensor])
+
+    def load(index: int) -> Any:
+        return Image.open(io.BytesIO(encoded[index % len(encoded)])).convert('RGB')
+
+    return {
+        'ImageNet training': lambda index: train(load(index)),
+        'ImageNet evaluation': lambda index: evaluate(load(index)),
+    }
+
+
+def cifar(seed: int) -> Work:
+    """Crop and flip of a CIFAR image."""
+    rng = np.random.default_rng(seed)
+    augment = standard(cifar10_resnet19.get_config().data)
+    image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    return lambda _: augment({'image': image}, rng)
+
+
+def rate(work: Work, count: int) -> float:
+    """Images a second over `count` calls."""
+    began = time.perf_counter()
+    for index in range(count):
+        work(index)
+    return count / (time.perf_counter() - began)
+
+
+def main(_: list[str]) -> None:
+    """Measures and prints."""
+    encoded = photographs()
+    mine = ours(encoded, _SEED.value)
+    try:
+        theirs = torchvision_transforms(encoded, _SEED.value)
+    except ImportError:
+        theirs = {}
+        print('Without torchvision there is nothing to compare with: pip install torch torchvision')
+    print(f'{platform.machine()}, one core, {_ROUNDS.value} rounds of {_IMAGES.value} images, seed {_SEED.value}')
+    print(f'JPEGs of quality {_QUALITY}: ' + ', '.join(f'{width} x {height}' for width, height in SIZES))
+    for name, work in mine.items():
+        works = [work, theirs[name]] if name in theirs else [work]
+        rounds = [[rate(each, _IMAGES.value) for each in works] for _ in range(_ROUNDS.value + 1)][1:]  # warm now
+        line = f'{name}: {statistics.median(pair[0] for pair in rounds):.0f} images/s'
+        if len(works) > 1:
+            ratios = sorted(pair[0] / pair[1] for pair in rounds)
+            line += (
+                f', torchvision {statistics.median(pair[1] for pair in rounds):.0f}; '
+                f'ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
+            )
+        print(line)
+    work = cifar(_SEED.value)
+    rates = [rate(work, 20 * _IMAGES.value) for _ in range(_ROUNDS.value)]
+    print(f'CIFAR crop and flip: {statistics.median(rates):.0f} images/s')
+
+
+if __name__ == '__main__':
+    app.run(main)
