@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cpng_jax import sharding, train
+from cpng_jax import experiment, sharding, train
 from cpng_jax.config import validate
 from cpng_jax.data import fake
 from cpng_jax.experiment import build, compile_steps, initial_state
@@ -93,15 +93,15 @@ def test_it_initialises_and_lowers_at_full_size(name):
     config = get(name)
     validate(config)
     config.data.fake = True
-    experiment = build(config)
-    shape = (config.batch_size, *experiment.dataset.image_shape)
-    assert len(experiment.dataset.class_names) == CLASSES.get(config.data.name, 10)
-    example = jnp.zeros((1, *experiment.dataset.image_shape))
+    built = build(config)
+    shape = (config.batch_size, *built.dataset.image_shape)
+    assert len(built.dataset.class_names) == CLASSES.get(config.data.name, 10)
+    example = jnp.zeros((1, *built.dataset.image_shape))
     if len(shape) == 5:
         assert shape[1] == config.model.time_steps
         example = jnp.moveaxis(example, 1, 0)
-    state = jax.eval_shape(lambda: create(experiment.model, experiment.optimizer, example, 0))
-    step, _ = compile_steps(experiment)
+    state = jax.eval_shape(lambda: create(built.model, built.optimizer, example, 0))
+    step, _ = compile_steps(built)
     batch = {'image': jax.ShapeDtypeStruct(shape, np.uint8), 'label': jax.ShapeDtypeStruct(shape[:1], np.int32)}
     after = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -112,21 +112,50 @@ def test_it_initialises_and_lowers_at_full_size(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_two_steps_at_reduced_size(name):
     config = reduce(get(name))
-    experiment = build(config)
-    state = initial_state(experiment)
+    built = build(config)
+    state = initial_state(built)
     before = jax.tree.map(np.array, state.params)
-    step, _ = compile_steps(experiment)
+    step, _ = compile_steps(built)
     rng = np.random.default_rng(0)
     for _ in range(2):
-        images = rng.integers(0, 256, (4, *experiment.dataset.image_shape)).astype(np.uint8)
+        images = rng.integers(0, 256, (4, *built.dataset.image_shape)).astype(np.uint8)
         batch = {'image': images, 'label': np.arange(4, dtype=np.int32)}
-        state = step(state, sharding.put_batch(batch, experiment.mesh))
+        state = step(state, sharding.put_batch(batch, built.mesh))
     assert int(state.step) == 2
     assert np.isfinite(float(state.epoch.loss))
     changed = jax.tree.map(lambda old, new: bool(np.any(old != np.asarray(new))), before, state.params)
     leaves = jax.tree.leaves(changed)
     assert sum(leaves) > 0.9 * len(leaves)
     assert all(math.isfinite(value) and value > 0 for value in map(float, jax.tree.leaves(state.surrogate)))
+
+
+@pytest.mark.parametrize('name', ['mean_output', 'tet'])
+def test_label_smoothing_moves_a_share_to_all_classes(name):
+    config = reduce(get('digits'))
+    config.loss.name = name
+    config.loss.label_smoothing = 0.2
+    smoothed = experiment._loss(config, classes=10)
+    config.loss.label_smoothing = 0.0
+    plain = experiment._loss(config, classes=10)
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 10)), jnp.float32)
+    labels = jnp.arange(5)
+    everywhere = sum(plain(logits, jnp.full(5, label)) for label in range(10)) / 10
+    np.testing.assert_allclose(smoothed(logits, labels), 0.8 * plain(logits, labels) + 0.2 * everywhere, rtol=1e-5)
+
+
+def test_mixing_is_a_function_of_seed_and_step():
+    config = reduce(get('digits'))
+    assert experiment._mix(config, classes=10) is None
+    config.data.mixup_alpha = 1.0
+    mix, images = experiment._mix(config, classes=10), jnp.arange(4.0).reshape(4, 1, 1, 1)
+    assert mix is not None
+    shares = [float(mix(images, jnp.arange(4), jnp.asarray(step))[1][0, 0]) for step in (0, 0, 1, 2)]
+    assert shares[0] == shares[1]
+    assert len(set(shares)) == 3
+    config.seed = 1
+    other = experiment._mix(config, classes=10)
+    assert other is not None
+    assert float(other(images, jnp.arange(4), jnp.asarray(0))[1][0, 0]) != shares[0]
 
 
 def test_a_dry_run_with_all_options(tmp_path):

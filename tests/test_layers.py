@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from scipy.signal import correlate2d
 
-from cpng_jax.layers import Conv, Dense, TdBN, avg_pool, merge_time, repeat_over_time
+from cpng_jax.layers import Conv, Dense, TdBN, avg_pool, max_pool, merge_time, repeat_over_time
 from cpng_jax.neuron import LIF
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
@@ -215,3 +215,22 @@ def test_computing_a_static_image_once_changes_nothing():
 def test_errors(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize('mean', [0.0, 1e3, 1e4])
+def test_tdbn_is_right_where_the_mean_is_far_above_the_spread(mean):
+    x = np.asarray(mean + np.random.default_rng(0).normal(size=(3, 5, 4, 4, 2)), np.float32)
+    out, _ = TdBN(epsilon=0.0).init_with_output(jax.random.key(0), x, train=True)
+    exact = x.astype(np.float64)
+    expected = (exact - exact.mean(axis=(0, 1, 2, 3))) / exact.std(axis=(0, 1, 2, 3))
+    np.testing.assert_allclose(out, expected, atol=2e-6 * max(mean, 1))
+
+
+@pytest.mark.parametrize(('edge', 'stride'), [(8, 2), (7, 2), (5, 1), (1, 2)])
+def test_max_pool_takes_the_largest_of_each_padded_window(edge, stride):
+    x = np.random.default_rng(0).normal(size=(2, 3, edge, edge, 4)).astype(np.float32)
+    out = max_pool(jnp.asarray(x), 3, stride)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    np.testing.assert_array_equal(out, windows.max(axis=(-2, -1))[:, :, ::stride, ::stride])
+    assert out.shape[2] == -(-edge // stride)
