@@ -61,9 +61,9 @@ def ours(encoded: list[bytes], seed: int) -> dict[str, Work]:
 
 def torchvision_transforms(encoded: list[bytes], seed: int) -> dict[str, Work]:
     """The same with torchvision, as its ImageNet recipe does it, up to uint8 tensors."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from PIL import Image
-    from torchvision import transforms
+    from torchvision import transforms  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)

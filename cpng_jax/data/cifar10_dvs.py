@@ -6,7 +6,6 @@ Source: Li et al. 2017, "CIFAR10-DVS: an event-stream dataset for object classif
 import hashlib
 import pathlib
 import re
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from cpng_jax.config import Config
+from cpng_jax.data import tfds_builders
 from cpng_jax.data.aedat import SENSOR, read_aedat
 from cpng_jax.data.dataset import Dataset, Example
 from cpng_jax.data.events import Events, cached_frames, random_shift
@@ -55,10 +55,10 @@ def prepare(data_dir: pathlib.Path) -> None:
     Raises:
       UserError: an archive is missing or cannot be right, or the data set cannot be written.
     """
-    tfds = _import_tfds()
-    if _folder(data_dir).exists():
+    if tfds_builders.prepared_folder(_NAME, data_dir):
         return
-    manual = data_dir / 'downloads' / 'manual'
+    tfds = tfds_builders.import_tfds()
+    manual = tfds_builders.manual_folder(data_dir)
     archives = {name: manual / f'{name}.zip' for name in _ARCHIVES}
     missing = [f'{name}.zip ({_FILES}{_ARCHIVES[name][0]})' for name, path in archives.items() if not path.is_file()]
     if missing:
@@ -74,6 +74,7 @@ def prepare(data_dir: pathlib.Path) -> None:
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
         name = _NAME
+        archives = ()  # none that TFDS would fetch
         VERSION = tfds.core.Version(_VERSION)
 
         def _info(self) -> Any:
@@ -86,14 +87,7 @@ def prepare(data_dir: pathlib.Path) -> None:
             for number, data in _read(path, numbers):
                 yield number, {'aedat': data, 'number': number}
 
-    try:
-        for unfinished in _folder(data_dir).parent.glob(f'incomplete.*_{_VERSION}'):
-            shutil.rmtree(unfinished)
-        Builder(data_dir=data_dir, file_format='array_record').download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
-    except OSError as error:
-        raise UserError(f'Cannot write CIFAR10-DVS to {data_dir}: {error.strerror or error}.') from error
+    tfds_builders.write(Builder, data_dir)
 
 
 def load(config: Config) -> Dataset:
@@ -113,14 +107,7 @@ def load(config: Config) -> Dataset:
     """
     if config.event_size > SENSOR:
         raise UserError(f'config.data.event_size is {config.event_size}, expected at most the {SENSOR} of the sensor.')
-    tfds = _import_tfds()
-    data_dir = pathlib.Path(config.dir)
-    folder = _folder(data_dir)
-    if not folder.exists():
-        raise UserError(
-            f'CIFAR10-DVS is not in {data_dir}: run python -m cpng_jax.data.prepare {_NAME} --data_dir={data_dir}.'
-        )
-    counts, recordings = _open(tfds, folder)
+    folder, counts, recordings = _open(pathlib.Path(config.dir))
     frames = cached_frames(
         # Beside the recordings they come from, so that they go when those are made anew.
         folder / f'frames-T{config.time_steps}-{config.slicing}-{config.event_size}.npy',
@@ -180,40 +167,27 @@ def split_indices(counts: list[int], split: str) -> tuple[np.ndarray, np.ndarray
     return np.concatenate(train), np.concatenate(test)
 
 
-def _folder(data_dir: pathlib.Path) -> pathlib.Path:
-    return data_dir / _NAME / _VERSION
-
-
-def _import_tfds() -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(
-            f'CIFAR10-DVS needs two packages, one of which is missing ({error}): '
-            'pip install tensorflow-datasets importlib_resources'
-        ) from error
-    return tfds
-
-
-def _open(tfds: Any, folder: pathlib.Path) -> tuple[list[int], Callable[[], Iterator[Events]]]:
-    """Returns the number of recordings of each class, and a function that reads them class by class."""
+def _open(data_dir: pathlib.Path) -> tuple[pathlib.Path, list[int], Callable[[], Iterator[Events]]]:
+    """Returns the folder, the number of recordings of each class, and a function that reads them class by class."""
+    builder = tfds_builders.open_builder(_NAME, data_dir)
+    folder = pathlib.Path(builder.data_path)
     damaged = f'{folder} is damaged: remove it and run python -m cpng_jax.data.prepare {_NAME} again.'
     try:
-        builder = tfds.builder_from_directory(folder)
         counts = [builder.info.splits[name].num_examples for name in _ARCHIVES]
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError as error:
         raise UserError(damaged) from error
 
     def recordings() -> Iterator[Events]:
         logging.info('Integrating the events of CIFAR10-DVS to frames; this is done once.')
         for name in _ARCHIVES:
+            source = tfds_builders.records(builder, name)
             try:
-                for example in builder.as_data_source(split=name):
+                for example in source:
                     yield read_aedat(example['aedat'], f'recording {example["number"]} of {name} in {folder}')
             except (OSError, ValueError, RuntimeError) as error:
                 raise UserError(damaged) from error
 
-    return counts, recordings
+    return folder, counts, recordings
 
 
 def _members(path: pathlib.Path) -> dict[int, str]:
