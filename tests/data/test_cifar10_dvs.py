@@ -266,8 +266,8 @@ def test_a_damaged_data_set_is_named(tmp_path):
     folder = tmp_path / 'cifar10_dvs' / '1.0.0'
     (record,) = folder.glob('*deer.array_record*')
     record.write_bytes(b'no record')
-    with pytest.raises(UserError, match=r'1\.0\.0 cannot be read .*: remove it and run'):
+    with pytest.raises(UserError, match=r'1\.0\.0 is damaged: remove it and run'):
         cifar10_dvs.load(config(tmp_path))
     (folder / 'dataset_info.json').unlink()
-    with pytest.raises(UserError, match=r'1\.0\.0 is damaged: remove it and run'):
+    with pytest.raises(UserError, match=r'1\.0\.0 cannot be read .*: remove it and run'):
         cifar10_dvs.load(config(tmp_path))
