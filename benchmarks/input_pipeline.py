@@ -83,7 +83,7 @@ def torchvision_transforms(encoded: list[bytes], seed: int) -> dict[str, Work]:
 def cifar(seed: int) -> Work:
     """Crop and flip of a CIFAR image."""
     rng = np.random.default_rng(seed)
-    augment = standard(cifar10_resnet19.get_config().data)
+    augment = standard(cifar10_resnet19.get_config().data, channels=3)
     image = rng.integers(0, 256, (32, 32, 3), np.uint8)
     return lambda _: augment({'image': image}, rng)
 

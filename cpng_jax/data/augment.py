@@ -62,15 +62,21 @@ def cutout(image: np.ndarray, edge: int, rng: np.random.Generator) -> np.ndarray
 POLICIES = {'autoaugment': autoaugment, 'randaugment': randaugment}
 
 
-def standard(config: Config) -> Augmentation:
+def standard(config: Config, *, channels: int) -> Augmentation:
     """Makes the augmentation of images that `config.data` describes: crop, flip, policy, cutout, in this order.
 
     Args:
       config: `config.data`.
+      channels: of the images.
 
     Returns:
       The augmentation.
+
+    Raises:
+      UserError: a policy is asked for that needs colour images.
     """
+    if config.policy in POLICIES and channels != 3:
+        raise UserError(f'config.data.policy is {config.policy!r}, which needs colour images: set it to none.')
     padding, flip, edge = config.crop_padding, config.flip, config.cutout
     policy = POLICIES.get(config.policy)
 
@@ -79,8 +85,6 @@ def standard(config: Config) -> Augmentation:
         if flip:
             image = random_flip(image, rng)
         if policy:
-            if image.shape[-1] != 3:
-                raise UserError(f'config.data.policy is {config.policy!r}, which needs colour images: set it to none.')
             image = policy(np.ascontiguousarray(image), rng)
         return {**example, 'image': cutout(image, edge, rng)}
 

@@ -67,7 +67,7 @@ def _load(name: str, config: Config) -> Dataset:
     return Dataset(
         train=train,
         test=test,
-        augment=standard(config),
+        augment=standard(config, channels=3),
         class_names=builder.info.features['label'].names,
         image_shape=(_EDGE, _EDGE, 3),
         mean=mean,

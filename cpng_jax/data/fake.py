@@ -56,7 +56,7 @@ def load(config: Config) -> Dataset:
     return Dataset(
         train=FakeSource(config.fake_examples, shape, classes),
         test=FakeSource(config.fake_examples // 4, shape, classes),
-        augment=random_shift(config) if len(shape) == 4 else standard(config),
+        augment=random_shift(config) if len(shape) == 4 else standard(config, channels=shape[-1]),
         class_names=[f'class {label}' for label in range(classes)],
         image_shape=shape,
         mean=np.full(shape[-1], 0.5, np.float32),

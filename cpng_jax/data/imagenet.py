@@ -76,7 +76,7 @@ def load(config: Config) -> Dataset:
     tfds = tfds_builders.import_tfds()
     builder = tfds_builders.open_builder(NAME, pathlib.Path(config.dir))
     options = {'decoders': {'image': tfds.decode.SkipDecoding()}}
-    size, change = config.image_size, standard(config)
+    size, change = config.image_size, standard(config, channels=3)
 
     def augment(example: Example, rng: np.random.Generator) -> Example:
         image = decode_random_resized_crop(example['image'], size, rng, name=_text(example['name']))

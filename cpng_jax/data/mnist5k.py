@@ -34,7 +34,7 @@ def load(config: Config) -> Dataset:
     return Dataset(
         train=ArraySource(images[train], labels[train]),
         test=ArraySource(images[test], labels[test]),
-        augment=standard(config),
+        augment=standard(config, channels=1),
         class_names=[str(digit) for digit in range(10)],
         image_shape=(28, 28, 1),
         mean=mean,

@@ -72,7 +72,7 @@ def settings(**changes):
 
 def test_without_any_augmentation_the_image_stays():
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    example = standard(settings())({'image': image, 'label': 3}, np.random.default_rng(0))
+    example = standard(settings(), channels=3)({'image': image, 'label': 3}, np.random.default_rng(0))
     np.testing.assert_array_equal(example['image'], image)
     assert example['label'] == 3
 
@@ -80,12 +80,11 @@ def test_without_any_augmentation_the_image_stays():
 def test_each_augmentation_can_be_turned_on():
     image = np.random.default_rng(0).integers(1, 256, (16, 16, 3), np.uint8)
     for changes in ({'crop_padding': 2}, {'flip': True}, {'policy': 'randaugment'}, {'cutout': 4}):
-        augment = standard(settings(**changes))
+        augment = standard(settings(**changes), channels=3)
         seen = {augment({'image': image}, np.random.default_rng(seed))['image'].tobytes() for seed in range(20)}
         assert len(seen - {image.tobytes()}) > 0, changes
 
 
 def test_a_policy_asks_for_colour():
-    augment = standard(settings(policy='autoaugment'))
     with pytest.raises(UserError, match=r"config.data.policy is 'autoaugment', which needs colour images"):
-        augment({'image': np.zeros((8, 8, 1), np.uint8)}, np.random.default_rng(0))
+        standard(settings(policy='autoaugment'), channels=1)
