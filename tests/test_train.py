@@ -98,6 +98,19 @@ def test_evaluation_counts_each_test_image_once(undisturbed, tiny_config, batch_
     assert f'({measured["correct"]} of 360)' in capsys.readouterr().out
 
 
+def test_the_summary_of_a_trained_network_counts_what_its_spikes_cost(undisturbed, tiny_config, capsys):
+    workdir, _ = undisturbed
+    train.run(tiny_config, workdir, 'summary')
+    text = capsys.readouterr().out
+    # The first convolution sees an image, all of whose pixels count; the second sees spikes, few of which are 1.
+    rows = [line.split() for line in text.splitlines()[1:-2]]
+    costs = {row[0]: [int(cell.replace(',', '')) for cell in row[-2:]] for row in rows if row[1] in ('conv', 'dense')}
+    assert list(costs) == ['conv01/conv', 'conv02/conv', 'output']
+    assert costs['conv01/conv'][0] == costs['conv01/conv'][1] == 64 * 4 * 9
+    assert 0 < costs['conv02/conv'][1] < 0.9 * costs['conv02/conv'][0]
+    assert 'at most' not in text
+
+
 def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     workdir, result = undisturbed
     tiny_config.eval.checkpoint = 'best'

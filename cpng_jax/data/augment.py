@@ -1,5 +1,7 @@
 """Random changes of training images, on the host: functions of an image and a numpy generator."""
 
+import functools
+
 import numpy as np
 
 from cpng_jax.config import Config
@@ -59,9 +61,6 @@ def cutout(image: np.ndarray, edge: int, rng: np.random.Generator) -> np.ndarray
     return blanked
 
 
-POLICIES = {'autoaugment': autoaugment, 'randaugment': randaugment}
-
-
 def standard(config: Config, *, channels: int) -> Augmentation:
     """Makes the augmentation of images that `config.data` describes: crop, flip, policy, cutout, in this order.
 
@@ -75,10 +74,12 @@ def standard(config: Config, *, channels: int) -> Augmentation:
     Raises:
       UserError: a policy is asked for that needs colour images.
     """
-    if config.policy in POLICIES and channels != 3:
+    if config.policy != 'none' and channels != 3:
         raise UserError(f'config.data.policy is {config.policy!r}, which needs colour images: set it to none.')
     padding, flip, edge = config.crop_padding, config.flip, config.cutout
-    policy = POLICIES.get(config.policy)
+    found_on = 'imagenet' if config.name == 'imagenet2012' else 'cifar10'
+    auto = functools.partial(autoaugment, policy=found_on)
+    policy = {'none': None, 'autoaugment': auto, 'randaugment': randaugment}[config.policy]
 
     def augment(example: Example, rng: np.random.Generator) -> Example:
         image = random_crop(example['image'], padding, rng)

@@ -17,7 +17,6 @@ _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10
 
-
 # Edge of the crop as it is decoded by edge of the result, at least. At 1 the scaling to the result blurs visibly, which
 # does no harm to a random crop; at 2 the result can hardly be told from that of the whole image.
 _RANDOM_MARGIN, _CENTRE_MARGIN = 1, 2
@@ -137,12 +136,26 @@ def _decode(image: Any, box: Box, size: int, margin: int, name: str) -> np.ndarr
         # The size given is the least; the image, and with it the crop, may come larger. Formats other than JPEG come
         # as they are.
         wanted = margin * size
-        image.draft('RGB', (math.ceil(width * wanted / box.width), math.ceil(height * wanted / box.height)))
-        across, down = image.size[0] / width, image.size[1] / height
-        corners = (box.left * across, box.top * down)
-        ends = (corners[0] + box.width * across, corners[1] + box.height * down)
-        inside = (*corners, min(ends[0], image.size[0]), min(ends[1], image.size[1]))
-        scaled = image.convert('RGB').resize((size, size), Image.Resampling.BILINEAR, box=inside)
+        drafted = image.draft('RGB', (math.ceil(width * wanted / box.width), math.ceil(height * wanted / box.height)))
+        # How much of the decoded image shows the whole one: its last column and row may be filled up only in part.
+        across, down = (drafted[1][2] / width, drafted[1][3] / height) if drafted else (1, 1)
+        left, top = box.left * across, box.top * down
+        right, bottom = left + box.width * across, top + box.height * down
+        inside = (left, top, min(right, image.size[0]), min(bottom, image.size[1]))
+        scaled = _rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=inside)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f'{name} cannot be decoded ({error}): prepare the data set again.') from error
     return np.asarray(scaled)
+
+
+def _rgb(image: Any) -> Any:
+    """Converts an image of any mode to RGB; transparency is dropped."""
+    from PIL import Image
+
+    if image.mode.startswith('I;16'):
+        # Pillow would clip at 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode == 'P' and 'transparency' in image.info:
+        # Straight to RGB, Pillow warns.
+        image = image.convert('RGBA')
+    return image.convert('RGB')

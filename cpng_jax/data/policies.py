@@ -62,21 +62,54 @@ CIFAR10_POLICY: tuple[tuple[Step, Step], ...] = (
     (('translate_y', 0.7, 9), ('autocontrast', 0.9, 1)),
 )
 
+# Table 9: policy found on a part of ImageNet.
+IMAGENET_POLICY: tuple[tuple[Step, Step], ...] = (
+    (('posterize', 0.4, 8), ('rotate', 0.6, 9)),
+    (('solarize', 0.6, 5), ('autocontrast', 0.6, 5)),
+    (('equalize', 0.8, 8), ('equalize', 0.6, 3)),
+    (('posterize', 0.6, 7), ('posterize', 0.6, 6)),
+    (('equalize', 0.4, 7), ('solarize', 0.2, 4)),
+    (('equalize', 0.4, 4), ('rotate', 0.8, 8)),
+    (('solarize', 0.6, 3), ('equalize', 0.6, 7)),
+    (('posterize', 0.8, 5), ('equalize', 1.0, 2)),
+    (('rotate', 0.2, 3), ('solarize', 0.6, 8)),
+    (('equalize', 0.6, 8), ('posterize', 0.4, 6)),
+    (('rotate', 0.8, 8), ('color', 0.4, 0)),
+    (('rotate', 0.4, 9), ('equalize', 0.6, 2)),
+    (('equalize', 0.0, 7), ('equalize', 0.8, 8)),
+    (('invert', 0.6, 4), ('equalize', 1.0, 8)),
+    (('color', 0.6, 4), ('contrast', 1.0, 8)),
+    (('rotate', 0.8, 8), ('color', 1.0, 2)),
+    (('color', 0.8, 8), ('solarize', 0.8, 7)),
+    (('sharpness', 0.4, 7), ('invert', 0.6, 8)),
+    (('shear_x', 0.6, 5), ('equalize', 1.0, 9)),
+    (('color', 0.4, 0), ('equalize', 0.6, 3)),
+    (('equalize', 0.4, 7), ('solarize', 0.2, 4)),
+    (('solarize', 0.6, 5), ('autocontrast', 0.6, 5)),
+    (('invert', 0.6, 4), ('equalize', 1.0, 8)),
+    (('color', 0.6, 4), ('contrast', 1.0, 8)),
+    (('equalize', 0.8, 8), ('equalize', 0.6, 3)),
+)
+
+_AUTO_POLICIES = {'cifar10': CIFAR10_POLICY, 'imagenet': IMAGENET_POLICY}
+
 # Cubuk et al. (2020), Sec. 3.
 _RAND_OPERATIONS = [name for name in _RANGES if name != 'invert']
 
 
-def autoaugment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Applies one of the 25 sub-policies that AutoAugment found on CIFAR10 (Cubuk et al., 2019).
+def autoaugment(image: np.ndarray, rng: np.random.Generator, *, policy: str = 'cifar10') -> np.ndarray:
+    """Applies one of the 25 sub-policies that AutoAugment found (Cubuk et al., 2019).
 
     Args:
       image: RGB, uint8 `[H, W, 3]`.
       rng: source of all choices.
+      policy: what it was found on, 'cifar10' or 'imagenet'.
 
     Returns:
       uint8 `[H, W, 3]`.
     """
-    steps = CIFAR10_POLICY[rng.integers(len(CIFAR10_POLICY))]
+    pairs = _AUTO_POLICIES[policy]
+    steps = pairs[rng.integers(len(pairs))]
     chosen = [(name, level / _AUTO_LEVELS) for name, probability, level in steps if rng.random() < probability]
     return _apply(image, chosen, rng)
 
@@ -88,7 +121,7 @@ def randaugment(image: np.ndarray, rng: np.random.Generator, *, steps: int = 2, 
       image: RGB, uint8 `[H, W, 3]`.
       rng: source of all choices.
       steps: number of operations, N in the paper.
-      magnitude: from 0 to 30, M in the paper.
+      magnitude: from 0 to 30, M in Sec. 4.1 of the paper; its Sec. 2 has a scale to 10 of the same range.
 
     Returns:
       uint8 `[H, W, 3]`.

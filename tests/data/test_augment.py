@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from configs import base
 from cpng_jax.data.augment import cutout, random_crop, random_flip, standard
+from cpng_jax.data.policies import autoaugment
 from cpng_jax.errors import UserError
 
 
@@ -64,6 +65,24 @@ def test_half_of_the_images_are_mirrored():
     assert 140 < mirrored < 260
 
 
+class Coin:
+    """A generator whose draws are known."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def random(self):
+        return self.value
+
+
+@given(shape=st.tuples(*[st.integers(1, 5)] * 4), value=st.floats(0, 1, exclude_max=True))
+def test_mirrored_twice_is_the_image(shape, value):
+    image = np.arange(np.prod(shape)).reshape(shape)
+    once = random_flip(image, Coin(value))
+    np.testing.assert_array_equal(random_flip(once, Coin(value)), image)
+    np.testing.assert_array_equal(once, np.flip(image, axis=2) if value < 0.5 else image)
+
+
 def settings(**changes):
     config = base.get_config().data
     config.update(changes)
@@ -83,6 +102,27 @@ def test_each_augmentation_can_be_turned_on():
         augment = standard(settings(**changes), channels=3)
         seen = {augment({'image': image}, np.random.default_rng(seed))['image'].tobytes() for seed in range(20)}
         assert len(seen - {image.tobytes()}) > 0, changes
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_whole_is_a_function_of_its_generator(seed):
+    image = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)
+    before = image.copy()
+    augment = standard(settings(crop_padding=2, flip=True, policy='autoaugment', cutout=4), channels=3)
+    first, second = (augment({'image': image, 'label': 1}, np.random.default_rng(seed)) for _ in range(2))
+    np.testing.assert_array_equal(first['image'], second['image'])
+    assert first['image'].shape == image.shape
+    assert first['image'].dtype == np.uint8
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize(('name', 'found_on'), [('cifar100', 'cifar10'), ('imagenet2012', 'imagenet')])
+def test_imagenet_has_its_own_autoaugment(name, found_on):
+    image = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)
+    augment = standard(settings(name=name, policy='autoaugment'), channels=3)
+    for seed in range(20):
+        expected = autoaugment(image, np.random.default_rng(seed), policy=found_on)
+        np.testing.assert_array_equal(augment({'image': image}, np.random.default_rng(seed))['image'], expected)
 
 
 def test_a_policy_asks_for_colour():

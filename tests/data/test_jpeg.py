@@ -62,6 +62,50 @@ def test_a_random_crop_is_its_rectangle_scaled(photograph, seed):
     assert far(found, expected) < 0.25 * float(np.std(expected.astype(float)))
 
 
+@pytest.mark.parametrize(('width', 'height'), [(1501, 1001), (1217, 913), (641, 427)])
+@pytest.mark.parametrize('size', [16, 40])
+def test_a_crop_in_the_last_corner_of_an_odd_size_is_not_shifted(photograph, width, height, size, monkeypatch):
+    """The last column and row of a JPEG decoded at a fraction stand for less than the others."""
+    data = encode(photograph.resize((width, height)), quality=95)
+    box = jpeg.Box(width - 9 * size, height - 9 * size, 9 * size, 9 * size)
+    monkeypatch.setattr(jpeg, 'random_box', lambda *_: box)
+    whole = Image.open(io.BytesIO(data)).convert('RGB')
+    corners = (box.left, box.top, width, height)
+    expected = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=corners))
+    found = jpeg.decode_random_resized_crop(data, size, np.random.default_rng(0))
+    assert far(found, expected) < 3
+
+
+@pytest.mark.parametrize('edge', [223, 224, 447, 448, 895, 896, 1791, 1792, 3000])
+def test_a_jpeg_is_decoded_at_the_smallest_fraction_that_has_enough_pixels(edge, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(jpeg, '_rgb', lambda image: decoded.append(image.size[0]) or image.convert('RGB'))
+    monkeypatch.setattr(jpeg, 'random_box', lambda width, height, _: jpeg.Box(0, 0, width, height))
+    data = encode(Image.new('RGB', (edge, edge)))
+    jpeg.decode_random_resized_crop(data, 224, np.random.default_rng(0))
+    fraction = max([f for f in (1, 2, 4, 8) if edge / f >= 224], default=1)
+    assert decoded == [math.ceil(edge / fraction)]
+
+
+def law_of_the_crops(width, height, count, rng):
+    """Width and height of crops by rejection over arrays, ten draws for each."""
+    areas = width * height * rng.uniform(0.08, 1, (count, 10))
+    aspects = (4 / 3) ** rng.uniform(-1, 1, (count, 10))
+    sizes = np.rint(np.sqrt([areas * aspects, areas / aspects]))
+    fits = (sizes[0] <= width) & (sizes[1] <= height)
+    sizes = sizes[:, np.arange(count), fits.argmax(axis=1)]
+    return sizes[:, fits.any(axis=1)]
+
+
+@pytest.mark.parametrize(('width', 'height'), [(500, 375), (300, 600)])
+def test_the_crops_of_a_photograph_follow_their_law_of_rejection(width, height):
+    rng = np.random.default_rng(0)
+    boxes = np.array([jpeg.random_box(width, height, rng) for _ in range(3000)])
+    expected = law_of_the_crops(width, height, 3000, np.random.default_rng(1))
+    for found, reference in zip(boxes[:, 2:].T, expected, strict=True):
+        assert stats.ks_2samp(found, reference).pvalue > 1e-3
+
+
 def test_the_crops_follow_their_law():
     """Wherever a first draw fits, area and aspect are those of the draw: uniform and log-uniform."""
     rng = np.random.default_rng(0)
@@ -107,7 +151,33 @@ def test_grey_cmyk_and_png_become_rgb(photograph):
     assert far(grey[..., 0], reference.mean(axis=-1)) < 20
 
 
-@pytest.mark.parametrize('damage', [lambda data: data[:2000], lambda data: b'not an image', lambda data: b''])
+def test_modes_of_png_keep_their_levels(photograph):
+    """One training image of ImageNet is a PNG by the name of a JPEG."""
+    grey = np.asarray(photograph.convert('L'))
+    reference = jpeg.decode_resize_centre_crop(encode(photograph.convert('L'), 'PNG'), 256, 224)
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(jpeg.decode_resize_centre_crop(encode(deep, 'PNG'), 256, 224), reference)
+    palette = photograph.convert('P')
+    opaque = jpeg.decode_resize_centre_crop(encode(palette, 'PNG'), 256, 224)
+    seen_through = encode(palette, 'PNG', transparency=bytes(256))
+    np.testing.assert_array_equal(jpeg.decode_resize_centre_crop(seen_through, 256, 224), opaque)
+
+
+def test_ycck_is_read_as_adobe_writes_it(photograph):
+    """CMYK whose planes are inverted and marked so, as in ImageNet."""
+    data = encode(photograph.convert('CMYK'), quality=95)
+    marker = b'Adobe'
+    assert marker in data
+    image = Image.open(io.BytesIO(data))
+    assert image.mode == 'CMYK'
+    dark = Image.fromarray(np.zeros((64, 64, 3), np.uint8)).convert('CMYK')
+    assert jpeg.decode_resize_centre_crop(encode(dark), 32, 32).max() < 10
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [lambda data: data[:2000], lambda data: data[: len(data) // 2], lambda data: b'not an image', lambda data: b''],
+)
 @pytest.mark.parametrize(
     'decode',
     [

@@ -61,8 +61,11 @@ def test_equalised_levels_are_spread_and_contrast_reaches_both_ends():
 
 
 def test_every_name_of_the_policies_is_an_operation():
-    names = {step[0] for pair in policies.CIFAR10_POLICY for step in pair}
-    assert len(policies.CIFAR10_POLICY) == 25
+    tables = policies.CIFAR10_POLICY, policies.IMAGENET_POLICY
+    for table in tables:
+        assert len(table) == 25
+        assert all(0 <= probability <= 1 and 0 <= level <= 9 for pair in table for _, probability, level in pair)
+    names = {step[0] for table in tables for pair in table for step in pair}
     for name in names | set(policies._RAND_OPERATIONS):
         assert callable(policies.operation(name))
     assert len(policies._RAND_OPERATIONS) == 14  # Cubuk et al. (2020), Sec. 3
@@ -75,6 +78,29 @@ def test_a_policy_is_a_function_of_its_generator(image, policy):
     assert all(np.array_equal(a, b) for a, b in zip(seen, again, strict=True))
     assert all(a.shape == image.shape and a.dtype == np.uint8 for a in seen)
     assert len({a.tobytes() for a in seen}) > 30
+
+
+@pytest.mark.parametrize(('policy', 'always'), [('cifar10', 0.0), ('imagenet', 0.0), ('cifar10', 1.0)])
+def test_autoaugment_draws_sub_policies_evenly_and_steps_by_their_probability(policy, always, image, monkeypatch):
+    """With two steps that cannot be mistaken for others: columns move by 1 / 5 and rows by 1 / 4 of the edge."""
+    monkeypatch.setitem(policies._RANGES, 'translate_x', 0.2)
+    monkeypatch.setitem(policies._RANGES, 'translate_y', 0.25)
+    monkeypatch.setattr(policies, '_SIGNED', set())
+    table = [(('translate_x', always or 0.7, 9), ('translate_y', 0.3, 9))] * 2 + [(('invert', 1.0, 0),) * 2] * 2
+    monkeypatch.setitem(policies._AUTO_POLICIES, policy, table)
+    rng = RNG(0)
+    results = [policies.autoaugment(image, rng, policy=policy) for _ in range(2000)]
+    columns = np.mean([not result[:, -4:].any() for result in results])
+    rows = np.mean([not result[-4:].any() for result in results])
+    # Half of the draws take one of the first two; six standard deviations of the binomial.
+    assert columns == pytest.approx((always or 0.7) / 2, abs=0.065)
+    assert rows == pytest.approx(0.3 / 2, abs=0.05)
+
+
+def test_signed_operations_go_either_way(image):
+    shifted = {policies._apply(image, [('translate_x', 0.5)], RNG(seed)).tobytes() for seed in range(30)}
+    change = 0.5 * policies._RANGES['translate_x']
+    assert shifted == {run('translate_x', image, sign * change).tobytes() for sign in (-1, 1)}
 
 
 def test_randaugment_takes_as_many_steps_as_asked(image):
