@@ -14,6 +14,7 @@ def get_config() -> Config:
     config.seed = 0  # initial weights, order of the data, augmentation
     config.epochs = 300
     config.batch_size = 256
+    config.dtype = 'float32'  # of currents and spikes, or bfloat16; weights, potentials and statistics are float32
 
     config.data = ConfigDict()
     config.data.name = 'digits'

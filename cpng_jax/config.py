@@ -56,6 +56,7 @@ RULES: dict[str, Rule] = {
     'seed': Rule(lambda value: type(value) is int and 0 <= value < 2**32, 'an integer from 0 to 2**32 - 1'),
     'epochs': _integer(1),
     'batch_size': _integer(1),
+    'dtype': _choice('float32', 'bfloat16'),
     'data.name': _TEXT,
     'data.dir': _TEXT,
     'data.fake': _BOOLEAN,

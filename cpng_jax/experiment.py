@@ -97,12 +97,15 @@ def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_ste
         experiment.mesh,
         mean=dataset.mean,
         std=dataset.std,
+        dtype=config.dtype,
         loss=_loss(config, len(dataset.class_names)),
         mix=_mix(config, len(dataset.class_names)),
         pool_statistics=config.cpng.statistics == 'epoch_mean',
         cpng_every_batch=experiment.cpng_config if every_batch else None,
     )
-    evaluate = train_step.make_eval_step(experiment.model, experiment.mesh, mean=dataset.mean, std=dataset.std)
+    evaluate = train_step.make_eval_step(
+        experiment.model, experiment.mesh, mean=dataset.mean, std=dataset.std, dtype=config.dtype
+    )
     return step_function, evaluate
 
 

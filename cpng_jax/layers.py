@@ -1,7 +1,8 @@
 """Layers between the spikes: time-merged convolution, dense and pooling, and tdBN.
 
 Arrays are `[T, B, ...]`, time first. Convolution, dense and pooling have no state in time, so T is folded into
-the batch and each layer is one large operation.
+the batch and each layer is one large operation. A layer computes in the dtype of its input, with float32 parameters;
+tdBN takes its statistics in float32.
 """
 
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns `[T, B, H', W', features]`."""
+        x = jnp.asarray(x)
         _check_rank(x, 5, '[T, B, H, W, C]', 'Conv')
         if self.kernel_size % 2 != 1:
             raise ValueError(f'Conv: kernel_size must be odd to keep H and W, got {self.kernel_size}.')
@@ -53,6 +55,7 @@ class Conv(nn.Module):
             strides=self.stride,
             padding=self.kernel_size // 2,
             use_bias=False,
+            dtype=x.dtype,
             kernel_init=nn.initializers.he_normal(),
             name='conv',
         )
@@ -71,8 +74,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns `[T, B, features]`."""
+        x = jnp.asarray(x)
         _check_rank(x, 3, '[T, B, features]', 'Dense')
-        return merge_time(nn.Dense(self.features, name='dense'), x)
+        return merge_time(nn.Dense(self.features, dtype=x.dtype, name='dense'), x)
 
 
 def avg_pool(x: Array, window: int) -> Array:
@@ -134,6 +138,7 @@ class TdBN(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Returns the normalised `[T, B, ..., C]`; `train` takes the batch's statistics and updates the others."""
+        x = jnp.asarray(x)
         normalise = nn.BatchNorm(
             use_running_average=not train,
             momentum=self.momentum,
@@ -141,12 +146,13 @@ class TdBN(nn.Module):
             use_fast_variance=False,  # the difference of two squares loses digits where |mean| >> std
             use_scale=False,
             use_bias=False,
+            dtype=jnp.float32,
             name='norm',
         )
         channels = x.shape[-1]
         scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
-        return normalise(x) * (self.alpha * self.v_th * scale).astype(x.dtype) + bias.astype(x.dtype)
+        return (normalise(x) * (self.alpha * self.v_th * scale) + bias).astype(x.dtype)
 
 
 def repeat_over_time(x: Array, time_steps: int) -> Array:

@@ -39,18 +39,19 @@ Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
 EvalStep = Callable[[TrainState, Batch], EvalSums]
 
 
-def network_input(images: Array, mean: np.ndarray, std: np.ndarray) -> Array:
+def network_input(images: Array, mean: np.ndarray, std: np.ndarray, dtype: str = 'float32') -> Array:
     """Brings a batch into the form that networks take, each channel to zero mean and unit variance (A.1).
 
     Args:
       images: uint8, static `[B, H, W, C]` or frames of events `[B, T, H, W, C]`.
       mean: of the training images by channel, in units of 0 to 1.
       std: likewise the standard deviation.
+      dtype: that the network computes in.
 
     Returns:
-      float32 `[B, H, W, C]` or `[T, B, H, W, C]`.
+      `[B, H, W, C]` or `[T, B, H, W, C]`.
     """
-    scaled = (images.astype(jnp.float32) / 255 - mean) / std
+    scaled = ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
     return jnp.moveaxis(scaled, 1, 0) if images.ndim == 5 else scaled
 
 
@@ -61,6 +62,7 @@ def make_train_step(
     *,
     mean: np.ndarray,
     std: np.ndarray,
+    dtype: str = 'float32',
     loss: Loss = mean_output_cross_entropy,
     mix: Mix | None = None,
     pool_statistics: bool = False,
@@ -74,6 +76,7 @@ def make_train_step(
       mesh: devices that share the batch.
       mean: of the training images by channel, in units of 0 to 1.
       std: likewise the standard deviation.
+      dtype: that the network computes in; parameters and statistics are float32.
       loss: of each example, from logits `[T, B, classes]` and labels.
       mix: changes images and labels of a batch, given the number of the step.
       pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
@@ -87,7 +90,7 @@ def make_train_step(
         images, labels = batch['image'], batch['label']
         if mix is not None:
             images, labels = mix(images.astype(jnp.float32), labels, state.step)
-        images = network_input(images, mean, std)
+        images = network_input(images, mean, std, dtype)
 
         def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
             variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
@@ -116,7 +119,7 @@ def make_train_step(
 
 def _hits(logits: Array, labels: Array) -> Array:
     """Tells, as int32 0 or 1, which examples the outputs averaged over time classify rightly."""
-    return (jnp.argmax(jnp.mean(logits, axis=0), axis=-1) == labels).astype(jnp.int32)
+    return (jnp.argmax(jnp.mean(logits.astype(jnp.float32), axis=0), axis=-1) == labels).astype(jnp.int32)
 
 
 def _add_step(
@@ -158,7 +161,9 @@ def cpng_step(state: TrainState, config: cpng.CPNGConfig) -> tuple[TrainState, c
     return state.replace(surrogate=beta, cpng=recorder), report
 
 
-def make_eval_step(model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.ndarray) -> EvalStep:
+def make_eval_step(
+    model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.ndarray, dtype: str = 'float32'
+) -> EvalStep:
     """Compiles an evaluation step.
 
     Args:
@@ -166,13 +171,14 @@ def make_eval_step(model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.nd
       mesh: devices that share the batch.
       mean: of the training images by channel, in units of 0 to 1.
       std: likewise the standard deviation.
+      dtype: that the network computes in.
 
     Returns:
       Maps a state and a batch to the sums over the examples whose `weight` is 1.
     """
 
     def step(variables: dict[str, Any], batch: Batch) -> EvalSums:
-        logits: Any = model.apply(variables, network_input(batch['image'], mean, std))
+        logits: Any = model.apply(variables, network_input(batch['image'], mean, std, dtype))
         losses, hits = mean_output_cross_entropy(logits, batch['label']), _hits(logits, batch['label'])
         weight = batch['weight']
         return EvalSums(jnp.sum(losses * weight), jnp.sum(hits * weight), jnp.sum(weight))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from configs import digits
 from cpng_jax import cpng, optim, sharding, train_state, train_step
@@ -98,6 +99,26 @@ def test_the_step_minimises_the_loss_it_is_given_on_the_batch_as_mixed():
             np.mean(np.asarray(logits), axis=0)[np.arange(BATCH), examples['label'][::-1]] * (0.5 + 0.25 * number)
         )
         assert float(state.epoch.loss) == pytest.approx(float(total), rel=1e-4, abs=1e-5)
+
+
+def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32():
+    model, *_, state, step = make(dtype='bfloat16')
+    # Shapes alone tell the dtypes: of currents and spikes within, and of what comes out.
+    images = jnp.zeros((2, 8, 8, 1), 'bfloat16')
+    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
+    capture = functools.partial(
+        model.apply, capture_intermediates=lambda module, _: not isinstance(module, nn.BatchNorm), mutable=True
+    )
+    _, seen = jax.eval_shape(lambda: capture(variables, images, train=True))
+    assert {leaf.dtype for leaf in jax.tree.leaves(seen['intermediates'])} == {jnp.dtype('bfloat16')}
+    *_, other, plain = make()
+    for seed in range(5):
+        state, other = step(state, batch(seed)), plain(other, batch(seed))
+    floating = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype for leaf in floating} == {jnp.dtype('float32')}
+    assert bool(train_state.all_finite(state))
+    assert float(state.epoch.loss) == pytest.approx(float(other.epoch.loss), rel=0.02)
+    assert_close(state.epoch.membrane, other.epoch.membrane, rtol=0.1, atol=0.02)
 
 
 def test_epoch_sums_are_those_of_the_steps():
