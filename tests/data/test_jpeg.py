@@ -63,17 +63,18 @@ def test_a_random_crop_is_its_rectangle_scaled(photograph, seed):
 
 
 @pytest.mark.parametrize(('width', 'height'), [(1501, 1001), (1217, 913), (641, 427)])
-@pytest.mark.parametrize('size', [16, 40])
-def test_a_crop_in_the_last_corner_of_an_odd_size_is_not_shifted(photograph, width, height, size, monkeypatch):
+def test_a_crop_in_the_last_corner_of_an_odd_size_is_not_shifted(photograph, width, height, monkeypatch):
     """The last column and row of a JPEG decoded at a fraction stand for less than the others."""
-    data = encode(photograph.resize((width, height)), quality=95)
+    # Without fine detail, of which a fraction would lose some.
+    data = encode(photograph.resize((60, 40)).resize((width, height)), quality=95)
+    size = 40
     box = jpeg.Box(width - 9 * size, height - 9 * size, 9 * size, 9 * size)
     monkeypatch.setattr(jpeg, 'random_box', lambda *_: box)
     whole = Image.open(io.BytesIO(data)).convert('RGB')
     corners = (box.left, box.top, width, height)
     expected = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=corners))
     found = jpeg.decode_random_resized_crop(data, size, np.random.default_rng(0))
-    assert far(found, expected) < 3
+    assert far(found, expected) < 2  # 4 to 9 where the size is taken for a whole fraction
 
 
 @pytest.mark.parametrize('edge', [223, 224, 447, 448, 895, 896, 1791, 1792, 3000])
@@ -163,15 +164,11 @@ def test_modes_of_png_keep_their_levels(photograph):
     np.testing.assert_array_equal(jpeg.decode_resize_centre_crop(seen_through, 256, 224), opaque)
 
 
-def test_ycck_is_read_as_adobe_writes_it(photograph):
-    """CMYK whose planes are inverted and marked so, as in ImageNet."""
-    data = encode(photograph.convert('CMYK'), quality=95)
-    marker = b'Adobe'
-    assert marker in data
-    image = Image.open(io.BytesIO(data))
-    assert image.mode == 'CMYK'
-    dark = Image.fromarray(np.zeros((64, 64, 3), np.uint8)).convert('CMYK')
-    assert jpeg.decode_resize_centre_crop(encode(dark), 32, 32).max() < 10
+def test_cmyk_with_planes_inverted_as_adobe_does_is_not_a_negative():
+    dark = encode(Image.new('RGB', (64, 64), (10, 20, 30)).convert('CMYK'), quality=95)
+    assert b'Adobe' in dark
+    assert Image.open(io.BytesIO(dark)).mode == 'CMYK'
+    np.testing.assert_allclose(jpeg.decode_resize_centre_crop(dark, 32, 32).mean(axis=(0, 1)), [10, 20, 30], atol=4)
 
 
 @pytest.mark.parametrize(
