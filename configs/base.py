@@ -61,6 +61,7 @@ def get_config() -> Config:
 
     config.optim = ConfigDict()  # Table 5
     config.optim.name = 'sgd'  # or adam
+    config.optim.accumulate = 1  # parts that a batch is worked off in, to need less memory
     config.optim.learning_rate = 0.1
     config.optim.momentum = 0.9  # of SGD
     config.optim.weight_decay = 1e-4

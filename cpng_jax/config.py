@@ -87,6 +87,7 @@ RULES: dict[str, Rule] = {
     'loss.tet_weight': _number(0, 1),
     'loss.tet_target': _number(0),
     'loss.label_smoothing': _number(0, 1, open_high=True),
+    'optim.accumulate': _integer(1),
     'optim.name': _choice('sgd', 'adam'),
     'optim.learning_rate': _number(0, open_low=True),
     'optim.momentum': _number(0, 1, open_high=True),

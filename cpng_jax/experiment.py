@@ -47,7 +47,7 @@ def build(config: Config) -> Experiment:
       UserError: the parts do not fit together.
     """
     dataset = data.load(config.data)
-    mesh = sharding.make_mesh(config.batch_size)
+    mesh = sharding.make_mesh(config.batch_size, config.optim.accumulate)
     model = registry.build(config, classes=len(dataset.class_names))
     per_epoch = steps_per_epoch(dataset, config.batch_size)
     steps = per_epoch * config.epochs
@@ -100,6 +100,7 @@ def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_ste
         dtype=config.dtype,
         loss=_loss(config, len(dataset.class_names)),
         mix=_mix(config, len(dataset.class_names)),
+        accumulate=config.optim.accumulate,
         pool_statistics=config.cpng.statistics == 'epoch_mean',
         cpng_every_batch=experiment.cpng_config if every_batch else None,
     )

@@ -8,11 +8,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cpng_jax.errors import UserError
 
 
-def make_mesh(batch_size: int) -> Mesh:
+def make_mesh(batch_size: int, parts: int = 1) -> Mesh:
     """Lays all devices out in one line.
 
     Args:
       batch_size: examples in a training batch, which the devices share.
+      parts: that the batch is worked off in, one after the other.
 
     Returns:
       The mesh, with the axis 'data'.
@@ -21,7 +22,12 @@ def make_mesh(batch_size: int) -> Mesh:
       UserError: the devices cannot share the batch evenly.
     """
     devices = jax.device_count()
-    if batch_size % devices:
+    if batch_size % (devices * parts):
+        if parts > 1:
+            raise UserError(
+                f'config.batch_size is {batch_size}, which cannot be worked off evenly in config.optim.accumulate = '
+                f'{parts} parts on {devices} devices: choose a multiple of {devices * parts}.'
+            )
         raise UserError(
             f'config.batch_size is {batch_size}, which {devices} devices cannot share evenly: '
             f'choose a multiple of {devices}.'

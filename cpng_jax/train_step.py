@@ -34,6 +34,16 @@ class EvalSums(NamedTuple):
     examples: Array
 
 
+class Part(NamedTuple):
+    """What the examples of a step, or some of them, give: means, and the number classified rightly."""
+
+    gradients: Any
+    loss: Array
+    correct: Array
+    firing_rate: Any
+    membrane: Any
+
+
 Loss = Callable[[Array, Array], Array]
 Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
 EvalStep = Callable[[TrainState, Batch], EvalSums]
@@ -65,6 +75,7 @@ def make_train_step(
     dtype: str = 'float32',
     loss: Loss = mean_output_cross_entropy,
     mix: Mix | None = None,
+    accumulate: int = 1,
     pool_statistics: bool = False,
     cpng_every_batch: cpng.CPNGConfig | None = None,
 ) -> jax.stages.Wrapped:
@@ -79,6 +90,8 @@ def make_train_step(
       dtype: that the network computes in; parameters and statistics are float32.
       loss: of each example, from logits `[T, B, classes]` and labels.
       mix: changes images and labels of a batch, given the number of the step.
+      accumulate: parts that a batch is worked off in, one after the other, to need less memory. Gradients are those of
+        the whole batch, but each part is normalised by itself.
       pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
       cpng_every_batch: run Algorithm 1 with this configuration after each step; None leaves beta alone.
 
@@ -92,21 +105,38 @@ def make_train_step(
             images, labels = mix(images.astype(jnp.float32), labels, state.step)
         images = network_input(images, mean, std, dtype)
 
-        def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
-            logits, updates = model.apply(
-                variables, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
-            )
-            return jnp.mean(loss(logits, labels)), (logits, updates)
+        def part(batch_stats: Any, images: Array, labels: Array, true_labels: Array) -> tuple[Any, Part]:
+            """Gradients and measurements of some examples."""
 
-        (mean_loss, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
+                variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': state.surrogate}
+                logits, updates = model.apply(
+                    variables, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
+                )
+                return jnp.mean(loss(logits, labels)), (logits, updates)
+
+            (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            hits = jnp.sum(_hits(logits, true_labels))
+            return updates.get('batch_stats', {}), Part(
+                gradients, value, hits, updates['firing_rate'], updates['membrane']
+            )
+
+        if accumulate == 1:
+            batch_stats, whole = part(state.batch_stats, images, labels, batch['label'])
+        else:
+            batch_axis = images.ndim - 4  # events have T before it
+            parts = tuple(
+                _split(array, accumulate, axis)
+                for array, axis in ((images, batch_axis), (labels, 0), (batch['label'], 0))
+            )
+            batch_stats, whole = _work_off(part, state.batch_stats, parts, accumulate)
+        changes, opt_state = optimizer.update(whole.gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, changes),
-            batch_stats=updates.get('batch_stats', {}),
+            batch_stats=batch_stats,
             opt_state=opt_state,
-            epoch=_add_step(state.epoch, mean_loss, jnp.sum(_hits(logits, batch['label'])), updates, pool_statistics),
+            epoch=_add_step(state.epoch, whole, pool_statistics),
         )
         if cpng_every_batch is None:
             return state
@@ -122,22 +152,56 @@ def _hits(logits: Array, labels: Array) -> Array:
     return (jnp.argmax(jnp.mean(logits.astype(jnp.float32), axis=0), axis=-1) == labels).astype(jnp.int32)
 
 
-def _add_step(
-    totals: EpochTotals, loss: Array, correct: Array, updates: dict[str, Any], pool_statistics: bool
-) -> EpochTotals:
+def _split(array: Array, parts: int, axis: int = 0) -> Array:
+    """Splits the batch axis: `[B, ...]` to `[parts, B / parts, ...]`, every part with examples of every device."""
+    batch = array.shape[axis]
+    split = array.reshape(*array.shape[:axis], batch // parts, parts, *array.shape[axis + 1 :])
+    return jnp.moveaxis(split, axis + 1, 0)
+
+
+def _work_off(
+    part: Callable[..., tuple[Any, Part]], batch_stats: Any, parts: tuple[Array, ...], count: int
+) -> tuple[Any, Part]:
+    """Runs the parts of a batch one after the other: the running statistics, and what the parts give together."""
+
+    def step(carry: tuple[Any, Part, Array], examples: tuple[Array, ...]) -> tuple[tuple[Any, Part, Array], None]:
+        batch_stats, so_far, done = carry
+        batch_stats, new = part(batch_stats, *examples)
+        share = 1 / (done + 1)
+        return (batch_stats, _join(so_far, new, share), done + 1), None
+
+    first = jax.tree.map(lambda array: array[0], parts)
+    _, shapes = jax.eval_shape(part, batch_stats, *first)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (batch_stats, whole, _), _ = jax.lax.scan(step, (batch_stats, nothing, jnp.zeros(())), parts, length=count)
+    return batch_stats, whole
+
+
+def _join(old: Part, new: Part, share: Array) -> Part:
+    """Measurements of two sets of examples taken together, the second being `share` of the whole."""
+    mean = lambda before, after: jax.tree.map(lambda a, b: a + (b - a) * share, before, after)
+    return Part(
+        gradients=mean(old.gradients, new.gradients),
+        loss=mean(old.loss, new.loss),
+        correct=old.correct + new.correct,
+        firing_rate=mean(old.firing_rate, new.firing_rate),
+        membrane=_pool_layers(old.membrane, new.membrane, share),
+    )
+
+
+def _add_step(totals: EpochTotals, whole: Part, pool_statistics: bool) -> EpochTotals:
     """Adds a step to the epoch's sums."""
     steps = totals.steps + 1
     share = 1 / steps.astype(jnp.float32)
-    membrane = updates['membrane']
-    if pool_statistics:
-        membrane = jax.tree.map(
-            lambda old, new: _pool(old, new, share),
-            totals.membrane,
-            membrane,
-            is_leaf=lambda node: isinstance(node, MembraneStats),
-        )
-    rates = jax.tree.map(lambda old, new: old + (new - old) * share, totals.firing_rate, updates['firing_rate'])
-    return EpochTotals(steps, totals.loss + loss, totals.correct + correct, rates, membrane)
+    membrane = _pool_layers(totals.membrane, whole.membrane, share) if pool_statistics else whole.membrane
+    rates = jax.tree.map(lambda old, new: old + (new - old) * share, totals.firing_rate, whole.firing_rate)
+    return EpochTotals(steps, totals.loss + whole.loss, totals.correct + whole.correct, rates, membrane)
+
+
+def _pool_layers(old: Any, new: Any, share: Array) -> Any:
+    """`_pool` for each layer."""
+    is_stats = lambda node: isinstance(node, MembraneStats)
+    return jax.tree.map(lambda a, b: _pool(a, b, share), old, new, is_leaf=is_stats)
 
 
 def _pool(old: MembraneStats, new: MembraneStats, share: Array) -> MembraneStats:

@@ -25,6 +25,7 @@ def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProc
         (['--config.data.name=mnist'], "config.data.name is 'mnist', expected one of digits, digits_events, mnist5k, "),
         (['--config.model.name=resnet'], "config.model.name is 'resnet', expected one of vgg."),
         (['--config.batch_size=2000'], 'config.batch_size is 2000, but there are only 1437 training examples'),
+        (['--config.optim.accumulate=3'], 'which cannot be worked off evenly in config.optim.accumulate = 3 parts'),
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
         (['--config=configs/nowhere.py'], 'nowhere.py'),
         (['--mode=test'], 'train|eval|summary'),

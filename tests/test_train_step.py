@@ -101,6 +101,53 @@ def test_the_step_minimises_the_loss_it_is_given_on_the_batch_as_mixed():
         assert float(state.epoch.loss) == pytest.approx(float(total), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize('parts', [2, 8])
+def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts):
+    """Against each part by itself: gradients, loss and rates averaged, hits summed, statistics by total variance."""
+    model, optimizer, _, state, step = make(accumulate=parts)
+    start, examples = numpy_tree(state), batch(0)
+    after = step(state, examples)
+    images = (examples['image'] / 255.0 - MEAN) / STD
+    batch_stats, gradients, losses, hits, means, variances, rates = start.batch_stats, [], [], 0, [], [], []
+    for number in range(parts):
+        own, labels = images[number::parts], examples['label'][number::parts]
+
+        def loss(params, own=own, labels=labels, batch_stats=batch_stats):
+            variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': start.surrogate}
+            logits, updates = model.apply(
+                variables, own, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
+            )
+            chosen = jax.nn.log_softmax(logits.mean(0))[jnp.arange(len(labels)), labels]
+            return -chosen.mean(), (logits, updates)
+
+        (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(start.params)
+        batch_stats = updates['batch_stats']
+        gradients.append(gradient)
+        losses.append(float(value))
+        hits += int((logits.mean(0).argmax(-1) == labels).sum())
+        means.append(float(updates['membrane']['conv02']['lif']['beta'].mean))
+        variances.append(float(updates['membrane']['conv02']['lif']['beta'].variance))
+        rates.append(float(updates['firing_rate']['conv01']['lif']['beta']))
+    mean_gradient = jax.tree.map(lambda *leaves: sum(leaves) / parts, *gradients)
+    changes, _ = optimizer.update(mean_gradient, start.opt_state, start.params)
+    assert_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=1e-4, atol=1e-5)
+    assert_close(after.batch_stats, batch_stats, rtol=1e-4, atol=1e-5)
+    assert float(after.epoch.loss) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert int(after.epoch.correct) == hits
+    pooled = after.epoch.membrane['conv02']['lif']['beta']
+    assert float(pooled.mean) == pytest.approx(np.mean(means), rel=1e-4)
+    assert float(pooled.variance) == pytest.approx(np.mean(variances) + np.var(means), rel=1e-4)
+    assert float(after.epoch.firing_rate['conv01']['lif']['beta']) == pytest.approx(np.mean(rates), rel=1e-4)
+
+
+def test_events_are_split_along_the_batch():
+    frames = jnp.arange(2 * 6 * 3).reshape(2, 6, 3)
+    split = train_step._split(frames, 3, axis=1)
+    assert split.shape == (3, 2, 2, 3)
+    for part in range(3):
+        np.testing.assert_array_equal(split[part], frames[:, part::3])
+
+
 def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32():
     model, *_, state, step = make(dtype='bfloat16')
     # Shapes alone tell the dtypes: of currents and spikes within, and of what comes out.
@@ -223,7 +270,7 @@ import json, sys
 import jax, numpy as np
 sys.path[:0] = ['.', 'tests']
 import test_train_step as t
-*_, mesh, state, step = t.make(cpng_every_batch=t.cpng.CPNGConfig())
+*_, mesh, state, step = t.make(cpng_every_batch=t.cpng.CPNGConfig(), accumulate=int(sys.argv[1]))
 for seed in range(3):
     state = step(state, t.sharding.put_batch(t.batch(seed), mesh))
 print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in
@@ -231,16 +278,19 @@ print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(le
 """
 
 
-@pytest.mark.parametrize('devices', [1, 4])
-def test_several_devices_give_the_same_numbers(devices):
+@pytest.mark.parametrize(('devices', 'accumulate'), [(1, 1), (4, 1), (4, 2)])
+def test_several_devices_give_the_same_numbers(devices, accumulate):
     environment = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
     process = subprocess.run(
-        [sys.executable, '-c', FOUR_DEVICES], env={**os.environ, **environment}, capture_output=True, text=True
+        [sys.executable, '-c', FOUR_DEVICES, str(accumulate)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == 0, process.stderr
     count, *numbers = json.loads(process.stdout.splitlines()[-1])
     assert count == devices
-    *_, state, step = make(cpng_every_batch=cpng.CPNGConfig())
+    *_, state, step = make(cpng_every_batch=cpng.CPNGConfig(), accumulate=accumulate)
     for seed in range(3):
         state = step(state, batch(seed))
     leaves = jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params))
