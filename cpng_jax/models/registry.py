@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from cpng_jax.config import Config, nearest
+from cpng_jax.config import Config, Rule, nearest
 from cpng_jax.errors import UserError
 from cpng_jax.layers import TdBN
 from cpng_jax.models.resnet import ResNet
-from cpng_jax.models.sew_resnet import SEWResNet
+from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.neuron import LIF
 
@@ -55,6 +55,28 @@ MODELS: dict[str, Variant] = {
     'sew_resnet152': _sew(3, 8, 36, 3, bottleneck=True),
 }
 
+
+def _counts(value: Any) -> bool:
+    """Whether a value is a sequence of integers of at least 1."""
+    return isinstance(value, list | tuple) and all(type(number) is int and number >= 1 for number in value)
+
+
+def _stages(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(stage and _counts(stage) for stage in value)
+
+
+# What a field of any network may be.
+_FIELD_RULES: dict[str, Rule] = {
+    'stages': Rule(_stages, 'the channels of each stage, such as ((16, 16), (32, 32, 32))'),
+    'head': Rule(_counts, 'widths of layers, such as (256,) or ()'),
+    'blocks': Rule(lambda value: bool(value) and _counts(value), 'numbers of blocks, such as (2, 2, 2, 2)'),
+    'widths': Rule(lambda value: bool(value) and _counts(value), 'numbers of channels, such as (64, 128)'),
+    'stem_width': Rule(lambda value: type(value) is int and value >= 1, 'an integer of at least 1'),
+    'pool_last': Rule(lambda value: type(value) is bool, 'True or False'),
+    'bottleneck': Rule(lambda value: type(value) is bool, 'True or False'),
+    'connect': Rule(lambda value: value in CONNECTS, 'one of ' + ', '.join(CONNECTS)),
+}
+
 # Fields that come from elsewhere in the configuration or belong to flax.
 _NOT_SETTABLE = ('classes', 'neuron', 'norm', 'alpha_residual', 'name', 'parent')
 
@@ -90,6 +112,14 @@ def build(config: Config, classes: int) -> nn.Module:
             if fields[field] not in words:
                 raise UserError(f'config.model.{field} is {fields[field]!r}, expected one of {", ".join(words)}.')
             fields[field] = words[fields[field]]
+    for field, rule in _FIELD_RULES.items():
+        if field in fields and not rule.accepts(fields[field]):
+            raise UserError(f'config.model.{field} is {fields[field]!r}, expected {rule.expected}.')
+    if len(fields.get('blocks', ())) != len(fields.get('widths', fields.get('blocks', ()))):
+        raise UserError(
+            f'config.model.blocks is {fields["blocks"]!r} and config.model.widths {fields["widths"]!r}: '
+            'both need one number for each stage.'
+        )
     norm = dict(config.norm.items())
     alpha_residual = norm.pop('alpha_residual')
     if 'alpha_residual' in known:

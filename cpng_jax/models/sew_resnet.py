@@ -60,8 +60,8 @@ class SEWBlock(nn.Module):
 class SEWResNet(nn.Module):
     """7x7 stem with max pool, four stages of SEW blocks, average over the map, linear output.
 
-    The norms are ordinary batch norms over T and the batch: tdBN with threshold and alpha 1. Its authors use
-    integrate-and-fire neurons, `LIF(tau=1.0)`, with the reset detached.
+    The norms are ordinary batch norms over T and the batch: tdBN with threshold 1, whatever that of the neurons. Its
+    authors use integrate-and-fire neurons, `LIF(tau=1.0)`, with the reset detached.
 
     Attributes:
       classes: number of outputs.
@@ -108,7 +108,7 @@ class SEWResNet(nn.Module):
         x, time_steps = time_first(x, 'SEWResNet', self.time_steps)
 
         def batch_norm(**fields: str) -> TdBN:
-            return self.norm(alpha=1.0, v_th=1.0, **fields)
+            return self.norm(v_th=1.0, **fields)
 
         spiking: dict[str, Any] = {'neuron': self.neuron, 'norm': batch_norm}
         stem = ConvBlock(scaled(self.stem_width, self.width), time_steps, 7, 2, name='stage0_stem', **spiking)
