@@ -46,7 +46,9 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._set_aside_unrated()
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            # The handlers are named so that the metadata of a checkpoint can be read before its arrays.
+            handlers = {'state': ocp.StandardCheckpointHandler(), 'progress': ocp.JsonCheckpointHandler()}
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         except OSError as error:
             raise UserError(f'Cannot keep checkpoints in {self.directory}: {error.strerror}.') from error
 
@@ -96,7 +98,8 @@ class Checkpoints:
           The state and the facts saved with it, or None when there is no checkpoint.
 
         Raises:
-          UserError: there are checkpoints, but none can be read; they stay where they are.
+          UserError: there are checkpoints, but none can be read, or one belongs to another network; they stay where
+            they are.
         """
         steps = self.steps()
         if which == 'best':
@@ -107,7 +110,10 @@ class Checkpoints:
         for step in reversed(steps):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
             try:
+                self._check_shapes(step, abstract)
                 restored: Any = self._manager.restore(step, args=args)
+            except UserError:
+                raise
             except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
                 reasons[step] = _first_line(error)
                 continue
@@ -123,6 +129,18 @@ class Checkpoints:
                 'choose another --workdir to start anew.'
             )
         return None
+
+    def _check_shapes(self, step: int, target: Any) -> None:
+        """Compares names and shapes before anything is read: Orbax would stop halfway, with less to say."""
+        saved: Any = self._manager.item_metadata(step)['state']
+        found, expected = _shapes(saved.tree), _shapes(target)
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name) != expected.get(name):
+                raise UserError(
+                    f'The checkpoint of step {step} in {self.directory} belongs to another network or optimiser: '
+                    f'{name} is {_described(found.get(name))}, expected {_described(expected.get(name))}. '
+                    'It was left as it is; choose another --workdir to start anew.'
+                )
 
     def _set_aside_unrated(self) -> None:
         """Sets aside checkpoints with a damaged rating: Orbax would refuse the whole folder for one of them."""
@@ -167,6 +185,18 @@ class Checkpoints:
     def _failed(self, error: Exception) -> UserError:
         reason = _first_line(error)
         return UserError(f'Cannot save a checkpoint in {self.directory}: {reason}. Older checkpoints are untouched.')
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by names such as params.conv01.conv.kernel."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _described(shape: tuple[int, ...] | None) -> str:
+    if shape is None:
+        return 'missing'
+    return ' x '.join(map(str, shape)) or 'a scalar'
 
 
 def _first_line(error: Exception) -> str:

@@ -23,7 +23,7 @@ def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProc
         (['--config.cpng.chi_limit=1.5'], 'config.cpng.chi_limit is 1.5, expected a number of at least 0 and below 1.'),
         (['--config.epochs=many'], "flag --config.epochs=many: invalid literal for int() with base 10: 'many'"),
         (['--config.data.name=mnist'], "config.data.name is 'mnist', expected one of digits, digits_events, mnist5k, "),
-        (['--config.model.name=resnet'], "config.model.name is 'resnet', expected one of vgg."),
+        (['--config.model.name=resnet'], "config.model.name is 'resnet', expected one of vgg, vgg16, "),
         (['--config.batch_size=2000'], 'config.batch_size is 2000, but there are only 1437 training examples'),
         (['--config.optim.accumulate=3'], 'which cannot be worked off evenly in config.optim.accumulate = 3 parts'),
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
