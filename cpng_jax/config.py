@@ -57,6 +57,7 @@ RULES: dict[str, Rule] = {
     'epochs': _integer(1),
     'batch_size': _integer(1),
     'dtype': _choice('float32', 'bfloat16'),
+    'remat': _choice('none', 'lif', 'block'),
     'data.name': _TEXT,
     'data.dir': _TEXT,
     'data.fake': _BOOLEAN,

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from cpng_jax.surrogate import Array
 
@@ -31,6 +32,8 @@ def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
 
 class Conv(nn.Module):
     """Square convolution without bias on `[T, B, H, W, C]`, padded to keep H and W at stride 1.
+
+    The output bears the name `conv` for policies of `jax.checkpoint`.
 
     Attributes:
       features: number of output channels.
@@ -59,7 +62,7 @@ class Conv(nn.Module):
             kernel_init=nn.initializers.he_normal(),
             name='conv',
         )
-        return merge_time(conv, x)
+        return checkpoint_name(merge_time(conv, x), 'conv')
 
 
 class Dense(nn.Module):

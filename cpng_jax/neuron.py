@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from cpng_jax.surrogate import Array, ArrayLike, Surrogate, get_surrogate, spike
 
@@ -108,7 +109,8 @@ class LIF(nn.Module):
     name `beta`, its `MembraneStats` and the share of neurons and time steps that spiked: the three
     collections have one layout, so `jax.tree.map` pairs each beta with its statistics.
 
-    Give every activation a LIF of its own: two activations that share one would share one beta.
+    Give every activation a LIF of its own: two activations that share one would share one beta. The spikes
+    bear the name `spikes` for policies of `jax.checkpoint`.
 
     Attributes:
       tau: decay of the membrane potential per time step; 1 is integrate-and-fire.
@@ -138,6 +140,7 @@ class LIF(nn.Module):
             surrogate=self.surrogate,
             detach_reset=self.detach_reset,
         )
+        spikes = checkpoint_name(spikes, 'spikes')
         if not self.is_initializing():
             if self.is_mutable_collection('membrane'):
                 self.put_variable('membrane', 'beta', stats)

@@ -1,7 +1,9 @@
 """What several networks are built from."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
+import jax
 from flax import linen as nn
 
 from cpng_jax.layers import Conv, TdBN, repeat_over_time
@@ -12,6 +14,39 @@ from cpng_jax.surrogate import Array
 def scaled(features: int, width: float) -> int:
     """Multiplies a number of channels by a width factor; at least 1 is left."""
     return max(1, round(features * width))
+
+
+Block = TypeVar('Block', bound=nn.Module)
+
+# What the backward pass finds kept of a block besides its input: all, the outputs of its convolutions and its spikes
+# (so that norms and time loops are computed again), or nothing.
+REMATS = {
+    'none': jax.checkpoint_policies.everything_saveable,
+    'lif': jax.checkpoint_policies.save_only_these_names('conv', 'spikes'),
+    'block': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def rematerialised(block: type[Block], remat: str) -> type[Block]:
+    """Makes a block keep less for the backward pass, which then computes the rest again.
+
+    Membrane statistics and running means are those of the forward pass: nothing is counted twice.
+
+    Args:
+      block: class of a module that is called with `(x, train)`.
+      remat: a key of `REMATS`.
+
+    Returns:
+      The class.
+
+    Raises:
+      ValueError: `remat` is none of them.
+    """
+    if remat not in REMATS:
+        raise ValueError(f'remat is {remat!r}, expected one of {", ".join(REMATS)}.')
+    if remat == 'none':
+        return block
+    return nn.remat(block, static_argnums=(2,), policy=REMATS[remat])
 
 
 def time_first(x: Array, network: str, time_steps: int) -> tuple[Array, int]:
@@ -49,7 +84,7 @@ class ConvNorm(nn.Module):
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """Maps `[T, B, H, W, C]` to currents `[T, B, H', W', features]`."""
         x = Conv(self.features, self.kernel_size, self.stride, name='conv')(x)
         return self.norm(name='norm')(x, train=train)
@@ -75,7 +110,7 @@ class ConvBlock(nn.Module):
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """Maps `[T or 1, B, H, W, C]` to spikes `[T, B, H', W', features]`."""
         x = Conv(self.features, self.kernel_size, self.stride, name='conv')(x)
         x = self.norm(name='norm')(x, train=train)

@@ -78,7 +78,7 @@ _FIELD_RULES: dict[str, Rule] = {
 }
 
 # Fields that come from elsewhere in the configuration or belong to flax.
-_NOT_SETTABLE = ('classes', 'neuron', 'norm', 'alpha_residual', 'name', 'parent')
+_NOT_SETTABLE = ('classes', 'neuron', 'norm', 'alpha_residual', 'remat', 'name', 'parent')
 
 
 def build(config: Config, classes: int) -> nn.Module:
@@ -124,6 +124,7 @@ def build(config: Config, classes: int) -> nn.Module:
     alpha_residual = norm.pop('alpha_residual')
     if 'alpha_residual' in known:
         fields['alpha_residual'] = alpha_residual
+    fields['remat'] = config.remat
     neuron = functools.partial(LIF, beta_init=config.cpng.beta_init, **config.neuron)
     try:
         return variant.module(

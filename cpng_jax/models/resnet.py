@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.layers import Dense, TdBN
-from cpng_jax.models.blocks import ConvBlock, ConvNorm, scaled, time_first
+from cpng_jax.models.blocks import ConvBlock, ConvNorm, rematerialised, scaled, time_first
 from cpng_jax.neuron import LIF
 from cpng_jax.surrogate import Array
 
@@ -29,16 +29,16 @@ class ResidualBlock(nn.Module):
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """Maps spikes `[T, B, H, W, C]` to spikes `[T, B, H', W', features]`."""
 
         def summed_norm(**fields: str) -> TdBN:
             return self.norm(alpha=self.alpha_residual, **fields)
 
         first = ConvBlock(self.features, len(x), stride=self.stride, neuron=self.neuron, norm=self.norm, name='conv1')
-        y = ConvNorm(self.features, norm=summed_norm, name='conv2')(first(x, train=train), train=train)
+        y = ConvNorm(self.features, norm=summed_norm, name='conv2')(first(x, train), train)
         if x.shape != y.shape:
-            x = ConvNorm(self.features, 1, self.stride, norm=summed_norm, name='shortcut')(x, train=train)
+            x = ConvNorm(self.features, 1, self.stride, norm=summed_norm, name='shortcut')(x, train)
         return self.neuron(name='lif')(x + y)
 
 
@@ -56,6 +56,7 @@ class ResNet(nn.Module):
       head: widths of the spiking fully connected layers before the last.
       time_steps: T for static images.
       width: factor on all channels and on the head.
+      remat: what the backward pass computes again to need less memory: 'none', 'lif' or 'block', see `blocks.REMATS`.
       alpha_residual: tdBN's alpha where two branches are summed.
       neuron: makes each `LIF`.
       norm: makes each `TdBN`.
@@ -68,6 +69,7 @@ class ResNet(nn.Module):
     head: Sequence[int] = ()
     time_steps: int = 4
     width: float = 1.0
+    remat: str = 'none'
     alpha_residual: float = 0.5**0.5
     neuron: Callable[..., LIF] = LIF
     norm: Callable[..., TdBN] = TdBN
@@ -89,13 +91,13 @@ class ResNet(nn.Module):
         if len(self.blocks) != len(self.widths):
             raise ValueError(f'blocks and widths must have one number a stage, got {self.blocks} and {self.widths}.')
         x, time_steps = time_first(x, 'ResNet', self.time_steps)
-        stem = ConvBlock(
+        stem = rematerialised(ConvBlock, self.remat)(
             scaled(self.stem_width, self.width), time_steps, neuron=self.neuron, norm=self.norm, name='stage0_stem'
         )
-        x = stem(x, train=train)
+        x = stem(x, train)
         for stage, (count, features) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             for index in range(count):
-                block = ResidualBlock(
+                block = rematerialised(ResidualBlock, self.remat)(
                     scaled(features, self.width),
                     2 if stage > 1 and index == 0 else 1,
                     self.alpha_residual,
@@ -103,7 +105,7 @@ class ResNet(nn.Module):
                     self.norm,
                     name=f'stage{stage}_block{index + 1:02d}',
                 )
-                x = block(x, train=train)
+                x = block(x, train)
         x = jnp.mean(x, axis=(2, 3))
         for index, features in enumerate(self.head, start=1):
             name = f'stage{len(self.blocks) + 1}_fc{index}'

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.layers import Dense, TdBN, max_pool
-from cpng_jax.models.blocks import ConvBlock, scaled, time_first
+from cpng_jax.models.blocks import ConvBlock, rematerialised, scaled, time_first
 from cpng_jax.neuron import LIF
 from cpng_jax.surrogate import Array
 
@@ -41,7 +41,7 @@ class SEWBlock(nn.Module):
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """Maps `[T, B, H, W, C]` to `[T, B, H', W', features or 4 * features]`."""
         # Features, kernel, stride.
         if self.bottleneck:
@@ -51,9 +51,9 @@ class SEWBlock(nn.Module):
         spiking: dict[str, Any] = {'neuron': self.neuron, 'norm': self.norm}
         y = x
         for index, (features, kernel, stride) in enumerate(layers, start=1):
-            y = ConvBlock(features, len(x), kernel, stride, name=f'conv{index}', **spiking)(y, train=train)
+            y = ConvBlock(features, len(x), kernel, stride, name=f'conv{index}', **spiking)(y, train)
         if x.shape != y.shape:
-            x = ConvBlock(y.shape[-1], len(x), 1, self.stride, name='shortcut', **spiking)(x, train=train)
+            x = ConvBlock(y.shape[-1], len(x), 1, self.stride, name='shortcut', **spiking)(x, train)
         return CONNECTS[self.connect](y, x)
 
 
@@ -72,6 +72,7 @@ class SEWResNet(nn.Module):
       stem_width: channels of the first convolution.
       time_steps: T for static images.
       width: factor on all channels.
+      remat: what the backward pass computes again to need less memory: 'none', 'lif' or 'block', see `blocks.REMATS`.
       neuron: makes each `LIF`.
       norm: makes each norm.
     """
@@ -84,6 +85,7 @@ class SEWResNet(nn.Module):
     stem_width: int = 64
     time_steps: int = 4
     width: float = 1.0
+    remat: str = 'none'
     neuron: Callable[..., LIF] = LIF
     norm: Callable[..., TdBN] = TdBN
 
@@ -111,11 +113,13 @@ class SEWResNet(nn.Module):
             return self.norm(v_th=1.0, **fields)
 
         spiking: dict[str, Any] = {'neuron': self.neuron, 'norm': batch_norm}
-        stem = ConvBlock(scaled(self.stem_width, self.width), time_steps, 7, 2, name='stage0_stem', **spiking)
-        x = max_pool(stem(x, train=train), 3, 2)
+        stem = rematerialised(ConvBlock, self.remat)(
+            scaled(self.stem_width, self.width), time_steps, 7, 2, name='stage0_stem', **spiking
+        )
+        x = max_pool(stem(x, train), 3, 2)
         for stage, (count, features) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             for index in range(count):
-                block = SEWBlock(
+                block = rematerialised(SEWBlock, self.remat)(
                     scaled(features, self.width),
                     2 if stage > 1 and index == 0 else 1,
                     self.bottleneck,
@@ -123,5 +127,5 @@ class SEWResNet(nn.Module):
                     name=f'stage{stage}_block{index + 1:02d}',
                     **spiking,
                 )
-                x = block(x, train=train)
+                x = block(x, train)
         return Dense(self.classes, name='output')(jnp.mean(x, axis=(2, 3)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from flax import linen as nn
 
 from cpng_jax.layers import Dense, TdBN, avg_pool
-from cpng_jax.models.blocks import ConvBlock, scaled, time_first
+from cpng_jax.models.blocks import ConvBlock, rematerialised, scaled, time_first
 from cpng_jax.neuron import LIF
 from cpng_jax.surrogate import Array
 
@@ -23,6 +23,7 @@ class VGG(nn.Module):
       time_steps: T for static images.
       pool_last: also pool after the last stage.
       width: factor on all channels and on the head.
+      remat: what the backward pass computes again to need less memory: 'none', 'lif' or 'block', see `blocks.REMATS`.
       neuron: makes each `LIF`, for example `functools.partial(LIF, surrogate='arctan')`.
       norm: makes each `TdBN`.
     """
@@ -33,6 +34,7 @@ class VGG(nn.Module):
     time_steps: int = 4
     pool_last: bool = False
     width: float = 1.0
+    remat: str = 'none'
     neuron: Callable[..., LIF] = LIF
     norm: Callable[..., TdBN] = TdBN
 
@@ -56,8 +58,10 @@ class VGG(nn.Module):
             for features in widths:
                 layer += 1
                 channels = scaled(features, self.width)
-                block = ConvBlock(channels, time_steps, neuron=self.neuron, norm=self.norm, name=f'conv{layer:02d}')
-                x = block(x, train=train)
+                block = rematerialised(ConvBlock, self.remat)(
+                    channels, time_steps, neuron=self.neuron, norm=self.norm, name=f'conv{layer:02d}'
+                )
+                x = block(x, train)
             if index + 1 < len(self.stages) or self.pool_last:
                 x = avg_pool(x, 2)
         x = x.reshape(*x.shape[:2], -1)

@@ -1,0 +1,77 @@
+"""Computing again in the backward pass: the same results from less memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from cpng_jax.config import RULES
+from cpng_jax.models import registry
+from cpng_jax.models.blocks import REMATS
+from cpng_jax.models.resnet import ResNet
+from cpng_jax.models.sew_resnet import SEWResNet
+from cpng_jax.models.vgg import VGG
+from cpng_jax.neuron import LIF
+
+# A low threshold, so that nets this small are alive from their start.
+SMALL = {'time_steps': 2, 'neuron': functools.partial(LIF, surrogate='arctan', v_th=0.3)}
+NETWORKS = {
+    'vgg': functools.partial(VGG, 5, ((4, 4), (6,)), **SMALL),
+    'resnet': functools.partial(ResNet, 5, (1, 1), (4, 6), 4, **SMALL),
+    'sew_resnet': functools.partial(SEWResNet, 5, (1, 1), widths=(4, 6), stem_width=4, **SMALL),
+}
+
+
+def loss_of(model, variables, images):
+    def loss(params):
+        logits, updates = model.apply(
+            {**variables, 'params': params}, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
+        )
+        return jnp.mean(jnp.square(logits)), updates
+
+    return loss
+
+
+def kept_bytes(loss, params):
+    """What the forward pass leaves behind for the backward pass."""
+    backward = jax.eval_shape(lambda params: jax.vjp(loss, params, has_aux=True)[1], params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_results_and_statistics_are_the_same_from_less_memory(name):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16, 16, 3)), jnp.float32)
+    variables = jax.jit(NETWORKS[name]().init)(jax.random.key(0), images)
+    results, memory = {}, {}
+    for remat in REMATS:
+        model = NETWORKS[name](remat=remat)
+        assert jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0), images)) == jax.tree.structure(variables)
+        loss = loss_of(model, variables, images)
+        memory[remat] = kept_bytes(loss, variables['params'])
+        results[remat] = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables['params'])
+    (_, updates), gradients = results['none']
+    assert sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradients)) > 0
+    assert {*updates} == {'batch_stats', 'membrane', 'firing_rate'}
+    for remat in ('lif', 'block'):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[remat], results['none']
+        )
+    assert memory['block'] < memory['lif'] < memory['none']
+
+
+def test_a_wrong_choice_names_the_others():
+    images = jnp.zeros((1, 16, 16, 3))
+    with pytest.raises(ValueError, match=r"remat is 'all', expected one of none, lif, block\."):
+        NETWORKS['vgg'](remat='all').init(jax.random.key(0), images)
+
+
+@pytest.mark.parametrize('remat', REMATS)
+def test_the_configuration_sets_it(remat):
+    config = base.get_config()
+    config.remat = remat
+    config.model.name = 'resnet19'
+    assert registry.build(config, 10).remat == remat
+    assert RULES['remat'].accepts(remat)
