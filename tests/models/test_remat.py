@@ -48,7 +48,9 @@ def test_results_and_statistics_are_the_same_from_less_memory(name):
     results, memory = {}, {}
     for remat in REMATS:
         model = NETWORKS[name](remat=remat)
-        assert jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0), images)) == jax.tree.structure(variables)
+        assert jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0), images)) == jax.tree.structure(
+            variables
+        )
         loss = loss_of(model, variables, images)
         memory[remat] = kept_bytes(loss, variables['params'])
         results[remat] = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables['params'])
