@@ -23,6 +23,7 @@ def get_config() -> Config:
     config.data.fake = False  # True takes random images of the data set's shape instead, for dry runs and benchmarks
     config.data.fake_examples = 2048  # training images then; a quarter as many for the test
     config.data.threads = 2  # threads that read and augment; 0 does it in the training loop
+    config.data.workers = 0  # processes that do so, each with its own threads; 0 for none but the program's own
     # Augmentation of images, in this order.
     config.data.crop_padding = 0  # pixels added on each side before the random crop
     config.data.flip = False  # mirror half of the images
@@ -85,6 +86,16 @@ def get_config() -> Config:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 0  # besides the end of each epoch; 0 for only there
     config.checkpoint.keep = 2  # latest checkpoints kept, next to the best
+
+    config.distributed = 'auto'  # several processes are one run where a cluster started them; on: it must; off: never
+    config.cluster = ConfigDict()
+    config.cluster.start_timeout = 300  # seconds that the processes wait for each other at the start
+    config.cluster.heartbeat_timeout = 100  # seconds of silence after which a process counts as dead
+    config.mesh = ConfigDict()
+    config.mesh.fsdp = False  # True shares weights and optimiser state out over the devices, to need less memory
+
+    config.profile = ConfigDict()
+    config.profile.steps = (0, 0)  # first and last step that a trace is written of, or (0, 0) for none
 
     config.log = ConfigDict()
     config.log.every_steps = 10  # steps between two looks at the loss

@@ -49,6 +49,12 @@ def _choice(*options: str) -> Rule:
     return Rule(lambda value: value in options, 'one of ' + ', '.join(options))
 
 
+def _accepts_steps(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2 or any(type(step) is not int for step in value):
+        return False
+    return tuple(value) == (0, 0) or 1 <= value[0] <= value[1]
+
+
 _BOOLEAN = Rule(lambda value: type(value) is bool, 'True or False')
 _TEXT = Rule(lambda value: isinstance(value, str), 'a text')
 
@@ -63,6 +69,7 @@ RULES: dict[str, Rule] = {
     'data.fake': _BOOLEAN,
     'data.fake_examples': _integer(4),
     'data.threads': _integer(0),
+    'data.workers': _integer(0),
     'data.crop_padding': _integer(0),
     'data.flip': _BOOLEAN,
     'data.policy': _choice('none', 'autoaugment', 'randaugment'),
@@ -106,11 +113,19 @@ RULES: dict[str, Rule] = {
     'eval.checkpoint': _choice('latest', 'best'),
     'checkpoint.every_steps': _integer(0),
     'checkpoint.keep': _integer(1),
+    'distributed': _choice('auto', 'on', 'off'),
+    'cluster.start_timeout': _integer(1),
+    'cluster.heartbeat_timeout': _integer(1),
+    'mesh.fsdp': _BOOLEAN,
+    'profile.steps': Rule(_accepts_steps, 'the first and the last step, such as (20, 25), or (0, 0) for none'),
     'log.every_steps': _integer(1),
 }
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
-FREE = ('data.dir', 'data.threads', 'eval.', 'checkpoint.', 'log.')
+FREE = (
+    *('data.dir', 'data.threads', 'data.workers', 'eval.', 'checkpoint.'),
+    *('distributed', 'cluster.', 'mesh.', 'profile.', 'log.'),
+)
 
 
 def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import pathlib
 from typing import Any, NamedTuple
 
-from cpng_jax import sharding, train_step
+import jax
+
+from cpng_jax import distributed, sharding, train_step
 from cpng_jax.checkpoint import Checkpoints
 from cpng_jax.data.pipeline import eval_batches
 from cpng_jax.errors import UserError
@@ -45,6 +47,9 @@ def evaluate_split(experiment: Experiment, state: TrainState, evaluate: train_st
             batch_size,
             prepare=experiment.dataset.prepare,
             threads=experiment.config.data.threads,
+            workers=experiment.config.data.workers,
+            shard=jax.process_index(),
+            shards=jax.process_count(),
         )
     ]
     loss, correct, examples = (sum(float(value) for value in column) for column in zip(*sums, strict=True))
@@ -79,11 +84,12 @@ def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path) -> dict[s
     _, evaluate = compile_steps(experiment)
     result = evaluate_split(experiment, state, evaluate)
     step = int(state.step)
-    print(
-        f'{config.eval.checkpoint} checkpoint, step {step}: test accuracy {result.accuracy:.2%} '
-        f'({result.correct} of {result.examples}), loss {result.loss:.4f}',
-        flush=True,
-    )
+    if distributed.leads():
+        print(
+            f'{config.eval.checkpoint} checkpoint, step {step}: test accuracy {result.accuracy:.2%} '
+            f'({result.correct} of {result.examples}), loss {result.loss:.4f}',
+            flush=True,
+        )
     return {
         'step': step,
         'test_loss': result.loss,

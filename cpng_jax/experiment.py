@@ -1,6 +1,7 @@
 """From a configuration to the parts of an experiment: data, mesh, network, optimiser, steps."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -68,10 +69,19 @@ def build(config: Config) -> Experiment:
 
 
 def initial_state(experiment: Experiment) -> TrainState:
-    """Initialises the state of an experiment on all its devices."""
+    """Initialises the state of an experiment, each part where it will live."""
+    return jax.jit(_create(experiment), out_shardings=state_sharding(experiment))()
+
+
+def state_sharding(experiment: Experiment) -> TrainState:
+    """Tells where each part of the state of an experiment lives, as a state of shardings."""
+    shapes = jax.eval_shape(_create(experiment))
+    return sharding.of_state(shapes, experiment.mesh, fsdp=experiment.config.mesh.fsdp)
+
+
+def _create(experiment: Experiment) -> Callable[[], TrainState]:
     example = example_input(experiment.dataset)
-    state = train_state.create(experiment.model, experiment.optimizer, example, experiment.config.seed)
-    return jax.device_put(state, sharding.replicated(experiment.mesh))
+    return lambda: train_state.create(experiment.model, experiment.optimizer, example, experiment.config.seed)
 
 
 def example_input(dataset: data.Dataset) -> Array:
@@ -95,6 +105,7 @@ def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_ste
         experiment.model,
         experiment.optimizer,
         experiment.mesh,
+        state_sharding=state_sharding(experiment),
         mean=dataset.mean,
         std=dataset.std,
         dtype=config.dtype,
@@ -152,6 +163,7 @@ def train_batches(experiment: Experiment, first_step: int) -> TrainBatches:
         seed=config.seed,
         first_step=first_step,
         threads=config.data.threads,
+        workers=config.data.workers,
         shard=jax.process_index(),
         shards=jax.process_count(),
     )

@@ -1,11 +1,13 @@
-"""Where arrays live: one mesh over all devices, the batch split over it, everything else on each."""
+"""Where arrays live: one mesh over all devices, the batch split over it, the state whole on each or shared out."""
 
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cpng_jax.errors import UserError
+from cpng_jax.train_state import TrainState
 
 
 def make_mesh(batch_size: int, parts: int = 1) -> Mesh:
@@ -32,7 +34,9 @@ def make_mesh(batch_size: int, parts: int = 1) -> Mesh:
             f'config.batch_size is {batch_size}, which {devices} devices cannot share evenly: '
             f'choose a multiple of {devices}.'
         )
-    return jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,))
+    # The devices of a process side by side, so that its share of a batch is rows that follow each other.
+    line = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(line), ('data',), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -43,6 +47,32 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def over_batch(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def of_state(shapes: TrainState, mesh: Mesh, *, fsdp: bool) -> TrainState:
+    """Decides where each part of a state lives.
+
+    Args:
+      shapes: a state, or its shapes and dtypes.
+      mesh: from `make_mesh`.
+      fsdp: share weights and optimiser state out, each along its longest axis that the devices divide evenly; what has
+        none, and all else, is held whole by every device.
+
+    Returns:
+      A state of shardings.
+    """
+
+    def shared(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
+        if not (fsdp and axes):
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, 'data'))
+
+    everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
+    return everywhere.replace(
+        params=jax.tree.map(shared, shapes.params), opt_state=jax.tree.map(shared, shapes.opt_state)
+    )
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -70,6 +70,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
+    state_sharding: TrainState | None = None,
     mean: np.ndarray,
     std: np.ndarray,
     dtype: str = 'float32',
@@ -85,6 +86,7 @@ def make_train_step(
       model: the network.
       optimizer: from optax.
       mesh: devices that share the batch.
+      state_sharding: where each part of the state lives, from `sharding.of_state`; whole on every device if not given.
       mean: of the training images by channel, in units of 0 to 1.
       std: likewise the standard deviation.
       dtype: that the network computes in; parameters and statistics are float32.
@@ -143,8 +145,8 @@ def make_train_step(
         return cpng_step(state, cpng_every_batch)[0]
 
     # One sharding stands for every leaf of its argument.
-    shardings = (replicated(mesh), over_batch(mesh))
-    return jax.jit(step, in_shardings=shardings, out_shardings=replicated(mesh), donate_argnums=0)
+    home: Any = replicated(mesh) if state_sharding is None else state_sharding
+    return jax.jit(step, in_shardings=(home, over_batch(mesh)), out_shardings=home, donate_argnums=0)
 
 
 def _hits(logits: Array, labels: Array) -> Array:
@@ -247,7 +249,8 @@ def make_eval_step(
         weight = batch['weight']
         return EvalSums(jnp.sum(losses * weight), jnp.sum(hits * weight), jnp.sum(weight))
 
-    jitted = jax.jit(step, in_shardings=(replicated(mesh), over_batch(mesh)), out_shardings=replicated(mesh))
+    # The variables are taken from where they live.
+    jitted = jax.jit(step, in_shardings=(None, over_batch(mesh)), out_shardings=replicated(mesh))
 
     def evaluate(state: TrainState, batch: Batch) -> EvalSums:
         return jitted({'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}, batch)

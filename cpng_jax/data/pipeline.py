@@ -5,10 +5,11 @@ uninterrupted run would have seen, so a checkpoint need not hold the state of th
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
-from grain.experimental import set_next_index
+from absl import flags
 
 from cpng_jax.data.dataset import Augmentation, Dataset, Example, Source, as_it_is
 from cpng_jax.errors import UserError
@@ -52,6 +53,7 @@ class TrainBatches:
         seed: int,
         first_step: int = 0,
         threads: int = 0,
+        workers: int = 0,
         shard: int = 0,
         shards: int = 1,
     ) -> None:
@@ -60,19 +62,18 @@ class TrainBatches:
         Args:
           source: the training split.
           augment: changes an example at random.
-          batch_size: examples in a batch, all shards together.
+          batch_size: examples in a batch, all shards together; a multiple of `shards`.
           seed: of the order and of the augmentation.
           first_step: the step, counted from 0, whose batch comes first.
           threads: that read and augment ahead; 0 for none.
+          workers: processes that do so, each with its own threads; 0 for none but this one.
           shard: which share of each batch to make, from 0.
-          shards: number of shares; the batch they make together does not depend on it.
+          shards: number of shares; their rows one below the other are the batch that a single share would be.
         """
         used = len(source) // batch_size * batch_size
         shuffled = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment)
-        # Every share of the whole batches of an epoch has the same length, so no process runs ahead of the others.
-        dataset = shuffled[:used][shard::shards].batch(batch_size // shards, drop_remainder=True).repeat()
-        self._iterator = iter(dataset.to_iter_dataset(_read_options(threads)))
-        set_next_index(self._iterator, first_step)
+        batches = _Share(shuffled[:used], batch_size, shard, shards).batch(batch_size // shards).repeat()
+        self._iterator = iter(_read_ahead(batches[first_step:], threads, workers))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -88,27 +89,66 @@ class TrainBatches:
         self._iterator.close()
 
 
+class _Share(grain.MapDataset):
+    """Of a data set cut into batches, the same rows of each; all shares have the same length, so none runs ahead."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, shard: int, shards: int) -> None:
+        super().__init__(parent)
+        self._source, self._batch_size, self._shard, self._rows = parent, batch_size, shard, batch_size // shards
+
+    def __len__(self) -> int:
+        return len(self._source) // self._batch_size * self._rows
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        # Beyond its length a data set goes on with the next epoch, and so do whole batches.
+        batch, row = divmod(index, self._rows)
+        return self._source[batch * self._batch_size + self._shard * self._rows + row]
+
+
 def eval_batches(
-    source: Source, batch_size: int, *, prepare: Callable[[Example], Example] = as_it_is, threads: int = 0
+    source: Source,
+    batch_size: int,
+    *,
+    prepare: Callable[[Example], Example] = as_it_is,
+    threads: int = 0,
+    workers: int = 0,
+    shard: int = 0,
+    shards: int = 1,
 ) -> Iterator[Batch]:
     """Yields each example of a split once, in order, in batches of one size.
 
     Args:
       source: the split.
-      batch_size: examples in a batch; the last batch is filled up with copies of its first example.
+      batch_size: examples in a batch, all shards together; a multiple of `shards`. The last batch is filled up with
+        copies of the last example.
       prepare: applied to each example.
       threads: that read and prepare ahead; 0 for none.
+      workers: processes that do so, each with its own threads; 0 for none but this one.
+      shard: which share of each batch to make, from 0.
+      shards: number of shares; each has the same number of batches.
 
     Yields:
-      `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `weight` float32 `[B]`: 1 for an example, 0 for filling.
+      `image` uint8 `[B, H, W, C]`, `label` int32 `[B]`, `weight` float32 `[B]`: 1 for an example, 0 for filling. B is
+      the share of the batch.
     """
-    dataset = grain.MapDataset.source(source).map(prepare).batch(batch_size)
-    for batch in dataset.to_iter_dataset(_read_options(threads)):
-        examples = len(batch['label'])
-        filling = batch_size - examples
-        filled = {key: np.concatenate([value, np.repeat(value[:1], filling, axis=0)]) for key, value in batch.items()}
-        yield filled | {'weight': np.repeat(np.array([1, 0], np.float32), [examples, filling])}
+    examples, last = len(source), len(source) - 1
+
+    def example(index: int) -> dict[str, Any]:
+        return {**prepare(source[min(index, last)]), 'weight': np.float32(index <= last)}
+
+    filled = grain.MapDataset.range(-(-examples // batch_size) * batch_size)
+    batches = _Share(filled, batch_size, shard, shards).map(example).batch(batch_size // shards)
+    yield from _read_ahead(batches, threads, workers)
 
 
-def _read_options(threads: int) -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES if threads else 0)
+def _read_ahead(batches: grain.MapDataset, threads: int, workers: int) -> grain.IterDataset:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES if threads else 0)
+    ahead = batches.to_iter_dataset(options)
+    if not workers:
+        return ahead
+    # Grain's workers ask for flags, which only a program that uses absl has parsed.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    return ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))

@@ -60,9 +60,15 @@ def test_shards_together_make_the_batch_of_one_process(shards):
     parts = [take(9, batch_size=6, shard=shard, shards=shards, threads=shard) for shard in range(shards)]
     for step, batch in enumerate(whole):
         for key, value in batch.items():
-            # Shard s makes examples s, s + shards, ... of the batch.
-            together = np.stack([part[step][key] for part in parts], axis=1).reshape(value.shape)
+            together = np.concatenate([part[step][key] for part in parts])
             np.testing.assert_array_equal(together, value)
+
+
+def test_worker_processes_change_nothing():
+    whole = take(6)
+    assert equal(take(4, first_step=2, workers=2, threads=1), whole[2:])
+    plain, ahead = (list(eval_batches(numbered(40), 7, workers=workers)) for workers in (0, 2))
+    assert equal(plain, ahead)
 
 
 def test_a_batch_larger_than_the_data_is_refused():
@@ -90,3 +96,13 @@ def test_evaluation_counts_each_example_once(count, batch_size):
 def test_threads_do_not_change_the_order_of_evaluation():
     plain, threaded = (list(eval_batches(numbered(40), 7, threads=threads)) for threads in (0, 3))
     assert equal(plain, threaded)
+
+
+@given(count=st.integers(1, 40), shares=st.integers(1, 4), rows=st.integers(1, 6))
+def test_shares_of_an_evaluation_make_the_batches_of_one_process(count, shares, rows):
+    whole = list(eval_batches(numbered(count), shares * rows))
+    parts = [list(eval_batches(numbered(count), shares * rows, shard=shard, shards=shares)) for shard in range(shares)]
+    together = [
+        {key: np.concatenate([row[key] for row in rows]) for key in rows[0]} for rows in zip(*parts, strict=True)
+    ]
+    assert equal(whole, together)
