@@ -4,13 +4,14 @@ import pathlib
 import re
 import runpy
 import sys
+import traceback
 from typing import NoReturn
 
 try:
     from absl import app, flags, logging
     from ml_collections import config_flags
 
-    from cpng_jax import train
+    from cpng_jax import distributed, train
     from cpng_jax.config import ConfigDict, flatten, nearest
     from cpng_jax.errors import UserError
     from cpng_jax.stop import Stopped
@@ -43,7 +44,10 @@ def main(argv: list[str]) -> None:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        distributed.leave(130)
+    except Exception:
+        traceback.print_exc()
+        distributed.leave(1)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -80,7 +84,7 @@ def _load(file: str) -> ConfigDict:
 
 def _fail(sentence: str) -> NoReturn:
     print(f'train.py: {sentence}', file=sys.stderr)
-    sys.exit(2)
+    distributed.leave(2)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from cpng_jax import distributed
 from cpng_jax.errors import UserError
 from cpng_jax.train_state import TrainState
 
@@ -45,7 +46,9 @@ class Checkpoints:
         )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._set_aside_unrated()
+            if distributed.leads():
+                self._set_aside_unrated()
+            distributed.barrier('unrated checkpoints are set aside')
             # The handlers are named so that the metadata of a checkpoint can be read before its arrays.
             handlers = {'state': ocp.StandardCheckpointHandler(), 'progress': ocp.JsonCheckpointHandler()}
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
@@ -109,17 +112,22 @@ class Checkpoints:
         reasons: dict[int, str] = {}
         for step in reversed(steps):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+            restored: Any = None
             try:
                 self._check_shapes(step, abstract)
-                restored: Any = self._manager.restore(step, args=args)
+                restored = self._manager.restore(step, args=args)
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
                 reasons[step] = _first_line(error)
+            if not distributed.all_agree(restored is not None):
+                reasons.setdefault(step, 'another process cannot read its part')
                 continue
-            for broken, reason in reasons.items():
-                self._set_aside(broken, reason)
             if reasons:
+                if distributed.leads():
+                    for broken, reason in reasons.items():
+                        self._set_aside(broken, reason)
+                distributed.barrier('broken checkpoints are set aside')
                 self._manager.reload()
             return restored.state, restored.progress
         if reasons:

@@ -121,6 +121,29 @@ def all_agree(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
+def explained(error: RuntimeError) -> Exception:
+    """Says what an error of JAX's runtime means for the user, where that is known.
+
+    Args:
+      error: the `jax.errors.JaxRuntimeError`.
+
+    Returns:
+      A `UserError` for memory that ran out and for processes that were lost, otherwise the error itself.
+    """
+    reason = str(error).strip().splitlines()[0]
+    if 'RESOURCE_EXHAUSTED' in reason:
+        return UserError(
+            f'The device has not enough memory: {reason}. Try config.optim.accumulate=2, config.remat=block, '
+            'config.dtype=bfloat16, config.mesh.fsdp=True, or a smaller config.batch_size.'
+        )
+    if jax.process_count() > 1:
+        return UserError(
+            f'Process {jax.process_index()} of {jax.process_count()} lost another, which has ended: {reason}. '
+            'Its own output says why. The same command goes on from the latest checkpoint.'
+        )
+    return error
+
+
 def leave(code: int) -> NoReturn:
     """Ends this process at once if it is one of several: JAX would first wait for the others, who wait for this one."""
     if jax.distributed.is_initialized() and jax.process_count() > 1:

@@ -23,7 +23,7 @@ _WINDOW = 20
 class MetricsWriter:
     """Appends rows to `metrics.jsonl` and to the TensorBoard events of a workdir; use it in a `with`."""
 
-    def __init__(self, workdir: str | os.PathLike[str], *, first_step: int = 0) -> None:
+    def __init__(self, workdir: str | os.PathLike[str], *, first_step: int = 0, silent: bool = False) -> None:
         """Opens the files.
 
         Rows of later steps than `first_step` stem from work that was lost when a run was killed and will be done
@@ -32,10 +32,14 @@ class MetricsWriter:
         Args:
           workdir: folder of the run.
           first_step: the step that training goes on from.
+          silent: write nothing, for a process that another one speaks for.
 
         Raises:
           UserError: tensorboardX is not installed, or a row cannot be read.
         """
+        self._silent = silent
+        if silent:
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
@@ -54,6 +58,8 @@ class MetricsWriter:
           step: the training step it belongs to.
           values: numbers, texts, lists, or mappings of them; a number that is not finite is written as null.
         """
+        if self._silent:
+            return
         self._file.write(json.dumps({'event': event, 'step': step, **_plain(values)}) + '\n')
         self._file.flush()
         for name, number in _numbers(event, values):
@@ -61,6 +67,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes both files."""
+        if self._silent:
+            return
         try:
             self._file.close()
         finally:  # a full disk must not keep the thread of the events alive

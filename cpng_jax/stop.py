@@ -6,6 +6,9 @@ import signal
 import threading
 from types import FrameType
 
+import jax
+from jax.experimental import multihost_utils
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -27,24 +30,30 @@ class Stopped(Exception):  # noqa: N818  it is no error
 class StopRequest:
     """Inside a `with`, notes SIGINT and SIGTERM for the loop to ask about; a second one ends the program at once.
 
+    Where several processes are one run, a signal to any of them counts for all.
+
     Attributes:
-      requested: whether a signal came.
-      signal: which one, 0 before.
+      signal: which one came, 0 before.
     """
 
     def __init__(self) -> None:
         self.signal = 0
         self._before: dict[int, object] = {}
 
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
+    def after(self, step: int) -> bool:
+        """Tells whether to stop after a step; on all processes alike, each of which asks after each step."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.signal = signal.SIGTERM
         return self.signal != 0
 
     def __enter__(self) -> 'StopRequest':
         # Python lets only the main thread handle signals; a loop in another thread is stopped by its caller.
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._note) for signum in _SIGNALS}
+            # JAX itself listens for SIGTERM, to tell the other processes.
+            handlers = (
+                {signal.SIGINT: self._pass_on} if jax.process_count() > 1 else dict.fromkeys(_SIGNALS, self._note)
+            )
+            self._before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,6 +62,10 @@ class StopRequest:
     def _note(self, signum: int, _: FrameType | None) -> None:
         self.signal = signum
         self._restore()
+
+    def _pass_on(self, *_: object) -> None:
+        self._restore()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():

@@ -2,14 +2,14 @@
 
 import os
 import pathlib
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
-from cpng_jax import optim, sharding, train_state, train_step
+from cpng_jax import distributed, optim, sharding, train_state, train_step
 from cpng_jax.analysis.plots import plot_run
 from cpng_jax.checkpoint import Checkpoints
 from cpng_jax.config import Config, validate
@@ -17,8 +17,10 @@ from cpng_jax.describe import describe
 from cpng_jax.errors import UserError
 from cpng_jax.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.experiment import Experiment, build, compile_steps, initial_state, train_batches
+from cpng_jax.feed import Feed, Mark
 from cpng_jax.metrics import Display, MetricsWriter
-from cpng_jax.report import by_layer, epoch_line, farewell, greeting, layer_name
+from cpng_jax.profile import Profile
+from cpng_jax.report import by_layer, epoch_line, farewell, greeting, layer_name, memory_line, memory_of
 from cpng_jax.stop import Stopped, StopRequest
 from cpng_jax.train_state import EpochTotals, TrainState
 from cpng_jax.workdir import claim
@@ -55,10 +57,12 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
         summary = describe(config, folder)
         print(summary, flush=True)
         return {'parameters': summary.parameters, 'multiply_adds': summary.multiply_adds}
-    experiment = build(config)
-    if mode == 'eval':
-        return evaluate_checkpoint(experiment, folder)
-    return train(experiment, folder)
+    distributed.start(config)
+    try:
+        experiment = build(config)
+        return evaluate_checkpoint(experiment, folder) if mode == 'eval' else train(experiment, folder)
+    except jax.errors.JaxRuntimeError as error:
+        raise distributed.explained(error) from error
 
 
 def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -76,7 +80,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: a signal asked for it; a checkpoint was saved.
     """
     config = experiment.config
-    claim(workdir, config)
+    if distributed.leads():
+        claim(workdir, config)
+    distributed.barrier('the workdir is claimed')
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
         fresh = initial_state(experiment)
@@ -88,8 +94,9 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         ) from error
     finally:
         checkpoints.close()
-    plots = plot_run(workdir)
-    print(farewell(results, workdir, plots), flush=True)
+    if distributed.leads():
+        plots = plot_run(workdir)
+        print(farewell(results, workdir, plots), flush=True)
     return results | {'step': experiment.steps}
 
 
@@ -97,34 +104,51 @@ def _train_from(
     experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints, state: TrainState, results: Results
 ) -> Results:
     """Makes the steps that are left: returns the last and best accuracy."""
-    config, first = experiment.config, int(state.step)
+    config, first, leads = experiment.config, int(state.step), distributed.leads()
     step_function, evaluate = compile_steps(experiment)
-    writer = MetricsWriter(workdir, first_step=first)
-    display = Display(experiment.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs)
-    with writer, train_batches(experiment, first) as batches, display, StopRequest() as stop:
+    writer = MetricsWriter(workdir, first_step=first, silent=not leads)
+    console = None if leads else Console(quiet=True)
+    display = Display(
+        experiment.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
+    )
+    profile = Profile(workdir, config.profile.steps, on=leads)
+    with writer, train_batches(experiment, first) as batches, display, profile, StopRequest() as stop:
         display.print(greeting(experiment, workdir, state))
-        began, began_at = time.monotonic(), first
+        if first == experiment.steps:
+            return results
+        feed = Feed(batches, experiment.mesh)
+        batch = feed.next()
+        step_function = step_function.lower(state, batch).compile()
+        memory = memory_of(step_function)
+        writer.write('memory', first, memory)
+        display.print(memory_line(memory))
+        mark = Mark.now(first, feed)
         for step in range(first + 1, experiment.steps + 1):
-            state = step_function(state, sharding.put_batch(next(batches), experiment.mesh))
+            with profile.before(step):
+                state = step_function(state, batch)
+            profile.after(step, state)
+            if step < experiment.steps:
+                batch = feed.next(state.step)  # travels while the devices work
             ends_epoch = step % experiment.steps_per_epoch == 0
             if ends_epoch:
                 _check_loss(state, checkpoints)
-                seconds = time.monotonic() - began
+                pace = Mark.now(step, feed).since(mark, config.batch_size)
                 state, row = _end_epoch(experiment, state, evaluate)
-                row |= {'seconds': seconds, 'images_per_second': (step - began_at) * config.batch_size / seconds}
+                row |= pace
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
                 display.print(epoch_line(row, results, config.epochs))
-                began, began_at = time.monotonic(), step
+                mark = Mark.now(step, feed)
             elif step % config.log.every_steps == 0:
                 _check_loss(state, checkpoints)
                 loss, accuracy = _running(state, config.batch_size)
                 display.update(step, epoch=experiment.epoch(step), loss=loss, accuracy=accuracy)
-                writer.write('step', step, {'train_loss': loss, 'train_accuracy': accuracy})
-            every = config.checkpoint.every_steps
-            if ends_epoch or stop.requested or (every and step % every == 0):
+                wait = Mark.now(step, feed).since(mark, config.batch_size)['data_wait']
+                writer.write('step', step, {'train_loss': loss, 'train_accuracy': accuracy, 'data_wait': wait})
+            stopping, every = stop.after(step), config.checkpoint.every_steps
+            if ends_epoch or stopping or (every and step % every == 0):
                 _save(checkpoints, state, results, rated=ends_epoch)
-            if stop.requested and step < experiment.steps:
+            if stopping and step < experiment.steps:
                 checkpoints.wait()
                 raise Stopped(stop.signal, step, workdir)
         checkpoints.wait()

@@ -12,6 +12,7 @@ ROW = {
     'chi': {'a': 0.4, 'b': 0.3, 'c': 0.2},
     'firing_rate': {'a': 0.1, 'b': 0.2, 'c': 0.3},
     'images_per_second': 812.4,
+    'data_wait': 0.07,
     'skipped': [],
 }
 
@@ -19,7 +20,7 @@ ROW = {
 def test_an_epoch_is_one_line():
     assert report.epoch_line(ROW, {'best_accuracy': 0.47}, 40) == (
         'epoch   3/40  train 50.0% loss 1.250  test 45.6% loss 1.500 (best 47.0%)  '
-        'beta 1.00 1.20 2.00  chi 0.200 0.300 0.400  firing 20.0%  812 images/s'
+        'beta 1.00 1.20 2.00  chi 0.200 0.300 0.400  firing 20.0%  812 images/s, 7% waiting for data'
     )
 
 

@@ -11,9 +11,9 @@ from cpng_jax.stop import Stopped, StopRequest
 def test_a_signal_is_noted_and_the_old_handler_comes_back(signum):
     before = signal.getsignal(signum)
     with StopRequest() as stop:
-        assert not stop.requested
+        assert not stop.after(1)
         os.kill(os.getpid(), signum)
-        assert stop.requested
+        assert stop.after(1)
         assert stop.signal == signum
         # From here on a second signal does what it always did.
         assert signal.getsignal(signum) is before
@@ -24,7 +24,7 @@ def test_without_a_signal_nothing_is_left_behind():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert signal.getsignal(signal.SIGTERM) is not before
-    assert not stop.requested
+    assert not stop.after(1)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -33,7 +33,7 @@ def test_other_threads_leave_signals_alone():
 
     def work():
         with StopRequest() as stop:
-            seen.append(stop.requested)
+            seen.append(stop.after(1))
 
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=work)

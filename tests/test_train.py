@@ -3,49 +3,21 @@
 import itertools
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
-import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import digits
-from cpng_jax import metrics, train
+from cpng_jax import train
 from cpng_jax.checkpoint import Checkpoints
-from cpng_jax.config import flatten
 from cpng_jax.errors import UserError
 from cpng_jax.experiment import build, initial_state
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, wait_for_checkpoint
 
-ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 33
-
-
-def final_state(config, workdir):
-    """The latest checkpoint of a run as numpy arrays by path."""
-    initial = initial_state(build(config))
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(initial)
-    checkpoints.close()
-    assert restored is not None
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored[0]))
-    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
-
-
-def assert_bitwise_equal(first, second):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert value.tobytes() == second[name].tobytes(), name
-
-
-def epoch_rows(workdir):
-    """Rows of the epochs without what depends on the clock."""
-    clock = ('seconds', 'images_per_second')
-    rows = [row for row in metrics.read(workdir) if row['event'] == 'epoch']
-    return [{key: value for key, value in row.items() if key not in clock} for row in rows]
 
 
 @pytest.fixture(scope='module')
@@ -127,7 +99,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
     tiny_config.epochs = 2
     train.run(tiny_config, tmp_path / 'whole')
 
-    stop_at = 5
+    stop_at = 6  # batches are sent one ahead of the step
     put_batch = train.sharding.put_batch
     calls = []
 
@@ -144,23 +116,6 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
     train.run(tiny_config, tmp_path / 'parts')
     assert_bitwise_equal(final_state(tiny_config, tmp_path / 'whole'), final_state(tiny_config, tmp_path / 'parts'))
     assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')
-
-
-def start(workdir, config):
-    """train.py in a process of its own, with the values of a configuration as flags."""
-    flat = {key: value for key, value in flatten(config).items() if value != flatten(digits.get_config())[key]}
-    values = [f'--config.{key}={tuple(map(tuple, v)) if isinstance(v, list) else v}' for key, v in flat.items()]
-    command = [sys.executable, str(ROOT / 'train.py'), f'--workdir={workdir}', *values]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_checkpoint(process, workdir, step):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        finished = [path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()]
-        if any(int(name) >= step for name in finished):
-            return
-        time.sleep(0.002)
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_config):
@@ -216,13 +171,10 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
         def step(state, batch):
             state = step_function(state, batch)
             # A spike hides NaN: the loss stays finite, only the weights show it.
-            return (
-                state.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params))
-                if state.step == 15
-                else state
-            )
+            factor = jnp.where(state.step == 15, jnp.nan, 1)
+            return state.replace(params=jax.tree.map(lambda leaf: leaf * factor, state.params))
 
-        return step
+        return jax.jit(step)
 
     monkeypatch.setattr(train.train_step, 'make_train_step', poisoned)
     tiny_config.checkpoint.every_steps = 5

@@ -1,0 +1,94 @@
+"""Runs of train.py in processes of their own, and what they leave."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from configs import digits
+from cpng_jax import metrics
+from cpng_jax.checkpoint import Checkpoints
+from cpng_jax.config import flatten
+from cpng_jax.experiment import build, initial_state
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(workdir, config, environment=None, mode='train'):
+    """train.py in a process of its own, with the values of a configuration as flags."""
+    base = flatten(digits.get_config())
+    values = [f'--config.{key}={_flag(value)}' for key, value in flatten(config).items() if value != base[key]]
+    command = [sys.executable, str(ROOT / 'train.py'), f'--workdir={workdir}', f'--mode={mode}', *values]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **pipes)
+
+
+def _flag(value):
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(inner) if isinstance(inner, list) else inner for inner in value)
+
+
+def start_together(workdir, config, processes=2, devices=2, mode='train'):
+    """Processes that form one run, each with some CPU devices."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+    common = {
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'no_grpc_proxy': '127.0.0.1',
+    }
+    together = {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(processes)}
+    return [
+        start(workdir, config, common | (together | {'JAX_PROCESS_ID': str(i)} if processes > 1 else {}), mode)
+        for i in range(processes)
+    ]
+
+
+def finish(processes, timeout=300):
+    """Waits for the end of all: exit codes and what each wrote to standard output and standard error."""
+    try:
+        texts = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], texts
+
+
+def wait_for_checkpoint(process, workdir, step):
+    """Waits until a run has saved a step, or ended."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        finished = [path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()]
+        if any(int(name) >= step for name in finished):
+            return
+        time.sleep(0.002)
+
+
+def final_state(config, workdir):
+    """The latest checkpoint of a run as numpy arrays by path."""
+    initial = initial_state(build(config))
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore(initial)
+    checkpoints.close()
+    assert restored is not None
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored[0]))
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def assert_bitwise_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert value.tobytes() == second[name].tobytes(), name
+
+
+def epoch_rows(workdir):
+    """Rows of the epochs without what depends on the clock."""
+    clock = ('seconds', 'images_per_second', 'data_wait')
+    rows = [row for row in metrics.read(workdir) if row['event'] == 'epoch']
+    return [{key: value for key, value in row.items() if key not in clock} for row in rows]
