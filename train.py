@@ -1,5 +1,6 @@
 """Trains a spiking network with CPNG: `python train.py --config=configs/digits.py --workdir=runs/digits`."""
 
+import os
 import pathlib
 import re
 import runpy
@@ -13,7 +14,7 @@ try:
 
     from cpng_jax import distributed, train
     from cpng_jax.config import ConfigDict, flatten, nearest
-    from cpng_jax.errors import UserError
+    from cpng_jax.errors import LostProcessError, UserError
     from cpng_jax.stop import Stopped
 except ModuleNotFoundError as missing:
     sys.exit(f'train.py: the package {missing.name} is not installed: pip install -r requirements.txt')
@@ -30,14 +31,20 @@ _MODE = flags.DEFINE_enum(
 
 
 def main(argv: list[str]) -> None:
-    """Runs what the flags ask for; exits with 2 and one sentence on what the user can set right."""
+    """Runs what the flags ask for; exits with 2 and one sentence on what the user can set right.
+
+    75 tells that another process of the run has ended, so that the same command will do.
+    """
     if len(argv) > 1:
         _fail(f'unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE.')
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # of Orbax and Grain, whose errors become sentences here
     config_file = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = _WORKDIR.value or pathlib.Path('runs', pathlib.Path(config_file).stem)
     try:
         train.run(_CONFIG.value, workdir, _MODE.value)
+    except LostProcessError as lost:
+        print(f'train.py: {lost}', file=sys.stderr)
+        distributed.leave(os.EX_TEMPFAIL)
     except UserError as error:
         _fail(str(error))
     except Stopped as stopped:

@@ -191,6 +191,9 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> UserError:
+        # Orbax waits for the other processes, and gives up on one that has ended.
+        if isinstance(error, TimeoutError) and jax.process_count() > 1:
+            return distributed.lost(error)
         reason = _first_line(error)
         return UserError(f'Cannot save a checkpoint in {self.directory}: {reason}. Older checkpoints are untouched.')
 

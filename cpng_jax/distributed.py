@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cpng_jax.config import Config
-from cpng_jax.errors import UserError
+from cpng_jax.errors import LostProcessError, UserError
 
 _VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _EXPECTED = (
@@ -47,12 +47,12 @@ def found_cluster(environment: Mapping[str, str]) -> str | None:
         return 'SLURM'
     if 'OMPI_MCA_orte_hnp_uri' in environment and _count(environment, 'OMPI_COMM_WORLD_SIZE') > 1:
         return 'Open MPI'
-    if 'KUBERNETES_SERVICE_HOST' in environment and 'JOB_COMPLETION_INDEX' in environment:
-        return 'Kubernetes'
     # Either is enough for JAX to take several hosts as one; a single TPU host is told apart by JAX itself.
     hosts = environment.get('TPU_WORKER_HOSTNAMES') or environment.get('TPU_PROCESS_ADDRESSES')
     if importlib.util.find_spec('libtpu') and (hosts or any(map(os.path.exists, ('/dev/accel0', '/dev/vfio/0')))):
         return 'Cloud TPU'
+    if 'KUBERNETES_SERVICE_HOST' in environment and 'JOB_COMPLETION_INDEX' in environment:
+        return 'Kubernetes'
     return None
 
 
@@ -128,7 +128,7 @@ def explained(error: RuntimeError) -> Exception:
       error: the `jax.errors.JaxRuntimeError`.
 
     Returns:
-      A `UserError` for memory that ran out and for processes that were lost, otherwise the error itself.
+      A `UserError` for memory that ran out, a `LostProcessError` where there are others, otherwise the error itself.
     """
     reason = str(error).strip().splitlines()[0]
     if 'RESOURCE_EXHAUSTED' in reason:
@@ -136,12 +136,23 @@ def explained(error: RuntimeError) -> Exception:
             f'The device has not enough memory: {reason}. Try config.optim.accumulate=2, config.remat=block, '
             'config.dtype=bfloat16, config.mesh.fsdp=True, or a smaller config.batch_size.'
         )
-    if jax.process_count() > 1:
-        return UserError(
-            f'Process {jax.process_index()} of {jax.process_count()} lost another, which has ended: {reason}. '
-            'Its own output says why. The same command goes on from the latest checkpoint.'
-        )
-    return error
+    return lost(error) if jax.process_count() > 1 else error
+
+
+def lost(error: Exception) -> LostProcessError:
+    """Says that another process of the run has ended.
+
+    Args:
+      error: what it led to in this one.
+
+    Returns:
+      What to raise instead.
+    """
+    reason = str(error).strip().splitlines()[0]
+    return LostProcessError(
+        f'Process {jax.process_index()} of {jax.process_count()} lost another, which has ended: {reason}. '
+        'Its own output says why. The same command goes on from the latest checkpoint.'
+    )
 
 
 def leave(code: int) -> NoReturn:

@@ -182,8 +182,8 @@ def _end_epoch(
         'firing_rate': by_layer(rates),
         'skipped': [layer_name(name) for name in report.skipped_layers()],
     }
-    fresh = jax.device_put(EpochTotals.zeros(state.surrogate), sharding.replicated(experiment.mesh))
-    return state.replace(epoch=fresh), row
+    start_epoch = jax.jit(EpochTotals.zeros, out_shardings=sharding.replicated(experiment.mesh))
+    return state.replace(epoch=start_epoch(state.surrogate)), row
 
 
 def _running(state: TrainState, batch_size: int) -> tuple[float, float]:

@@ -107,21 +107,23 @@ def test_a_run_goes_on_and_is_evaluated_on_another_layout(alone, tmp_path, tiny_
     assert 'test accuracy' not in other
 
 
-def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path, tiny_config):
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_process_that_dies_ends_the_others(tmp_path, tiny_config, victim):
     config = by_step(tiny_config)
     config.epochs = 200
     config.checkpoint.every_steps = 2
-    for victim in (1, 0):
-        processes = start_together(tmp_path, config)
-        wait_for_checkpoint(processes[0], tmp_path, 4)
-        processes[victim].kill()
-        died = time.monotonic()
-        codes, texts = finish(processes, timeout=3 * config.cluster.heartbeat_timeout)
-        assert codes[victim] == -signal.SIGKILL
-        assert codes[1 - victim] not in (0, -signal.SIGKILL)
-        assert time.monotonic() - died < 2 * config.cluster.heartbeat_timeout + 10
-        error = texts[1 - victim][1]
-        assert 'lost another, which has ended' in error or 'another task died' in error, error
+    config.cluster.heartbeat_timeout = 6
+    processes = start_together(tmp_path, config)
+    wait_for_checkpoint(processes[0], tmp_path, 4)
+    processes[victim].kill()
+    died = time.monotonic()
+    codes, texts = finish(processes, timeout=60)
+    assert codes[victim] == -signal.SIGKILL
+    # 75 by our own sentence; JAX aborts where it is first to notice.
+    assert codes[1 - victim] in (75, -signal.SIGABRT)
+    assert time.monotonic() - died < 30
+    error = texts[1 - victim][1]
+    assert 'lost another, which has ended' in error or 'another task died' in error, error
 
 
 def test_a_read_only_workdir_and_a_broken_configuration_end_all_processes(tmp_path, tiny_config):
@@ -142,6 +144,8 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path, tiny_config):
     config = by_step(tiny_config)
     config.epochs = 3
     config.checkpoint.every_steps = 1
+    config.cluster.heartbeat_timeout = 6
+    config.cluster.start_timeout = 20
     run_together(tmp_path / 'quiet', config)
     moments = random.Random(0)
     for kill in range(20):

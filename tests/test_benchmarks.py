@@ -1,0 +1,163 @@
+"""The programs that count: bytes kept for the backward pass against sums by hand, the plan against its formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import memory, plan
+from configs import digits
+from cpng_jax.models.blocks import REMATS
+from cpng_jax.models.summary import Layer, Summary
+from cpng_jax.models.vgg import VGG
+
+T = 3
+CHANNELS, HEAD, CLASSES = (4, 7, 6), 6 * 4 * 4, 5
+
+
+def vgg(remat='none', time_steps=T):
+    """Convolutions of 4 and 7 channels at 8 x 8, one of 6 at 4 x 4, and the linear layer."""
+    return VGG(CLASSES, ((4, 7), (6,)), time_steps=time_steps, remat=remat)
+
+
+def image(dtype='float32'):
+    return memory.Shape((1, 8, 8, 3), jnp.dtype(dtype))
+
+
+def kept(remat='none', time_steps=T, dtype='float32'):
+    model = vgg(remat, time_steps)
+    return memory.kept_bytes_per_image(model, memory.variables_of(model, image()), image(dtype))
+
+
+def by_hand(remat, size):
+    """What an image keeps up to the logits; `size` bytes a number, potentials and norms in float32."""
+    inputs = [8 * 8 * 3, T * 8 * 8 * 4, T * 4 * 4 * 7]  # of the convolutions: the image, spikes, pooled spikes
+    convolved = [8 * 8 * 4, T * 8 * 8 * 7, T * 4 * 4 * 6]  # the first one once for all time steps
+    neurons = [T * 8 * 8 * 4, T * 8 * 8 * 7, T * 4 * 4 * 6]
+    numbers = sum(inputs) + T * HEAD
+    if remat == 'none':  # three arrays of each norm and of each layer of neurons
+        return numbers * size + 3 * (sum(convolved) + sum(neurons)) * 4
+    return (numbers + (sum(convolved) if remat == 'lif' else 0)) * size
+
+
+def of_the_loss(dtype):
+    """What the loss keeps of an image, when nothing but the loss is differentiated."""
+
+    def kept_of(batch):
+        logits = memory.Shape((T, batch, CLASSES), jnp.dtype(dtype))
+        return memory.tree_bytes(jax.eval_shape(lambda x: jax.vjp(memory.training_loss, x)[1], logits))
+
+    return kept_of(2) - kept_of(1)
+
+
+@pytest.mark.parametrize(('dtype', 'size'), [('float32', 4), ('bfloat16', 2)])
+@pytest.mark.parametrize('remat', REMATS)
+def test_kept_bytes_are_those_summed_by_hand(remat, dtype, size):
+    assert kept(remat, dtype=dtype) == by_hand(remat, size) + of_the_loss(dtype)
+
+
+def test_kept_bytes_are_those_of_arrays_that_a_real_backward_pass_holds():
+    model = vgg()
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+    @jax.jit
+    def forward(images):
+        def loss(params):
+            logits, _ = model.apply({**variables, 'params': params}, images, train=True, mutable=['batch_stats'])
+            return memory.training_loss(logits)
+
+        return jax.vjp(loss, variables['params'])[1]
+
+    rng = np.random.default_rng(0)
+    held = [forward(jnp.asarray(rng.normal(size=(batch, 8, 8, 3)), jnp.float32)) for batch in (1, 2)]
+    one, two = (sum(array.nbytes for array in jax.tree.leaves(backward)) for backward in held)
+    assert two - one == kept()
+
+
+def test_more_time_steps_keep_more_and_remat_keeps_less():
+    counts = {(remat, steps): kept(remat, steps) for remat in REMATS for steps in (1, 2, 4)}
+    for remat in REMATS:
+        assert counts[remat, 1] < counts[remat, 2] < counts[remat, 4]
+    for steps in (1, 2, 4):
+        assert counts['block', steps] < counts['lif', steps] < counts['none', steps]
+
+
+def test_the_largest_block_is_counted_by_itself():
+    model = vgg('block')
+    # The second: its input, three arrays of its norm and three of its neurons.
+    expected = 4 * (T * 8 * 8 * 4 + 6 * T * 8 * 8 * 7)
+    assert memory.largest_block_bytes_per_image(model, memory.variables_of(model, image()), image()) == expected
+
+
+SUMMARY = Summary(
+    [
+        Layer('a', 'conv', (1, 8, 8, 4), parameters=36, multiply_adds=2304),
+        Layer('a', 'norm', (1, 8, 8, 4), parameters=8),
+        Layer('a', 'lif', (2, 8, 8, 4), parameters=0),
+        Layer('b', 'dense', (2, 10), parameters=2570, multiply_adds=5120),
+    ],
+    measured=False,
+)
+COUNTS = plan.Counts(SUMMARY, itemsize=2, state=30_000, kept={'none': 900, 'lif': 300, 'block': 100}, block=200)
+DEVICE = plan.Device('device', 4, flops=1e6, bandwidth=1e5, memory=1e9, link=1e4, cores=8, source='none')
+OUTPUTS = 2 * (256 + 256 + 512 + 20)
+
+
+@pytest.mark.parametrize(('remat', 'number', 'vectors'), [('none', 1 + 4 + 2, 5), ('block', 1 + 6 + 2, 7)])
+def test_all_reduces_are_gradients_norms_and_potentials(remat, number, vectors):
+    assert COUNTS.all_reduces(remat) == (number, 4 * (36 + 8 + 2570) + 4 * (vectors * 4) + 4 * 4)
+
+
+def test_remat_costs_arithmetic_and_traffic_and_saves_memory():
+    assert COUNTS.flops('none') == COUNTS.flops('lif') == 6 * (2304 + 5120)
+    assert COUNTS.flops('block') == 8 * (2304 + 5120)
+    parameters, images = 4 * 2614, 3
+    fixed = 6 * parameters + 2 * (30_000 - parameters)
+    assert COUNTS.traffic(images, 'none') == images * 5 * OUTPUTS + fixed
+    assert COUNTS.traffic(images, 'lif') == images * (5 * OUTPUTS + 2 * 2 * (256 + 512)) + fixed
+    assert COUNTS.traffic(images, 'block') == images * 7 * OUTPUTS + fixed
+    memories = [COUNTS.memory(images, remat) - 30_000 - parameters for remat in REMATS]
+    assert memories == [images * 900, images * (300 + 200), images * (100 + 200)]
+
+
+def test_a_step_is_bound_by_the_slower_of_two_and_the_all_reduces():
+    step = plan.plan_step(COUNTS, DEVICE, batch_size=10, efficiency=0.5, latency=0.01)
+    assert (step.batch, step.remat) == (8, 'none')
+    assert step.arithmetic == 2 * 6 * 7424 / 1e6
+    assert step.traffic == COUNTS.traffic(2, 'none') / 1e5
+    all_reduce = 2 * 3 / 4 * COUNTS.all_reduces('none')[1] / 1e4
+    assert step.roofline == pytest.approx(step.traffic + all_reduce)
+    assert step.assumed == pytest.approx(step.traffic / 0.5 + all_reduce + 7 * 0.01)
+
+
+@pytest.mark.parametrize('remat', REMATS)
+def test_the_least_remat_that_fits_is_taken(remat):
+    device = DEVICE._replace(memory=COUNTS.memory(1000, remat) / 0.75 + 1)  # three quarters are there to use
+    assert plan.least_remat(COUNTS, device, 1000) == remat
+    assert plan.plan_step(COUNTS, device, 4 * 1000, 0.5, 0.0).remat == remat
+    assert plan.least_remat(COUNTS, device._replace(memory=1.0), 1000) is None
+
+
+@pytest.fixture(scope='module')
+def digits_counts():
+    config = digits.get_config()
+    config.model.time_steps = 2
+    config.model.stages = ((4,), (8,))
+    return plan.count(config)
+
+
+def test_a_network_is_counted(digits_counts):
+    counts = digits_counts
+    parameters = 9 * 4 + 2 * 4 + 9 * 4 * 8 + 2 * 8 + 4 * 4 * 8 * 10 + 10
+    assert counts.parameters == 4 * parameters
+    # Weights and momentum, running statistics, and a few scalars.
+    assert 0 < counts.state - 4 * (2 * parameters + 2 * (4 + 8)) < 200
+    assert counts.outputs() == 4 * (2 * 64 * 4 + 2 * 64 * 4 + 3 * 2 * 16 * 8 + 2 * 10)
+    assert counts.flops('none') == 6 * (64 * 9 * 4 + 2 * (16 * 36 * 8 + 128 * 10))
+
+
+def test_tables_have_a_cell_for_each_heading(digits_counts):
+    text = memory.table(['a', 'b'], [['1', '2'], ['3', '4']])
+    assert text == '| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |'
+    assert len({line.count('|') for line in plan.devices_table().splitlines()}) == 1
+    assert len({line.count('|') for line in plan.counted_table(digits_counts).splitlines()}) == 1
