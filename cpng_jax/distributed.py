@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from cpng_jax.config import Config
 from cpng_jax.errors import LostProcessError, UserError
 
 _VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+_GRACE = 5  # seconds
 _EXPECTED = (
     f'the variables {", ".join(_VARIABLES)}; srun of SLURM or mpirun of Open MPI with more than one task; an indexed '
     'Job of Kubernetes; or a Cloud TPU'
@@ -160,5 +162,7 @@ def leave(code: int) -> NoReturn:
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        if leads():  # the others are aborted once it is gone: what ends all of them, each may say first
+            time.sleep(_GRACE)
         os._exit(code)
     sys.exit(code)

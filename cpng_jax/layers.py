@@ -1,8 +1,8 @@
 """Layers between the spikes: time-merged convolution, dense and pooling, and tdBN.
 
 Arrays are `[T, B, ...]`, time first. Convolution, dense and pooling have no state in time, so T is folded into
-the batch and each layer is one large operation. A layer computes in the dtype of its input, with float32 parameters;
-tdBN takes its statistics in float32.
+the batch and each layer is one large operation, which every device does for its own examples. A layer computes in
+the dtype of its input, with float32 parameters; tdBN takes its statistics in float32.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from cpng_jax.surrogate import Array
 
 
 def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
-    """Applies a function of `[batch, ...]` to `[T, B, ...]` as one batch of T * B.
+    """Applies a function of `[batch, ...]` to `[T, B, ...]` as one batch of B * T.
 
     Args:
       function: maps `[batch, ...]` to `[batch, ...]`, each example by itself.
@@ -26,8 +26,9 @@ def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
       `[T, B, ...]`.
     """
     time_steps, batch = x.shape[:2]
-    y = function(x.reshape(time_steps * batch, *x.shape[2:]))
-    return y.reshape(time_steps, batch, *y.shape[1:])
+    # Examples first: a batch of T * B that devices share over B would be gathered whole on each of them.
+    y = function(jnp.swapaxes(x, 0, 1).reshape(batch * time_steps, *x.shape[2:]))
+    return jnp.swapaxes(y.reshape(batch, time_steps, *y.shape[1:]), 0, 1)
 
 
 class Conv(nn.Module):

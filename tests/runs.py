@@ -57,6 +57,7 @@ def finish(processes, timeout=300):
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return [process.returncode for process in processes], texts
 
 
