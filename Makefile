@@ -12,7 +12,7 @@ train: $(READY)
 	$(RUN) train.py $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .

@@ -6,8 +6,8 @@ import os
 import pathlib
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
@@ -40,15 +40,11 @@ class MetricsWriter:
         self._silent = silent
         if silent:
             return
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise UserError('Training writes TensorBoard events: pip install tensorboardX') from error
         path = pathlib.Path(workdir, FILE_NAME)
         if path.exists():
             _keep_until(path, first_step)
+        self._events = _Events(pathlib.Path(workdir, 'tensorboard'), first_step + 1)
         self._file = path.open('a')
-        self._events = SummaryWriter(str(pathlib.Path(workdir, 'tensorboard')), purge_step=first_step + 1)
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Appends a row.
@@ -62,23 +58,52 @@ class MetricsWriter:
             return
         self._file.write(json.dumps({'event': event, 'step': step, **_plain(values)}) + '\n')
         self._file.flush()
-        for name, number in _numbers(event, values):
-            self._events.add_scalar(name, number, step)
+        self._events.write(_numbers(event, values), step)
+        if event == 'epoch':  # to look at while the run goes on
+            self._events.flush()
 
     def close(self) -> None:
         """Closes both files."""
         if self._silent:
             return
-        try:
-            self._file.close()
-        finally:  # a full disk must not keep the thread of the events alive
-            self._events.close()
+        self._file.close()
+        self._events.close()
 
     def __enter__(self) -> 'MetricsWriter':
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Events:
+    """TensorBoard events, written at once: tensorboardX's own writer has a thread that a full disk would end unseen."""
+
+    def __init__(self, folder: pathlib.Path, first_step: int) -> None:
+        """Opens a file whose events replace those of `first_step` and later in older files."""
+        try:
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2 as protocol
+        except ImportError as error:
+            raise UserError('Training writes TensorBoard events: pip install tensorboardX') from error
+        folder.mkdir(exist_ok=True)
+        self._scalar, self._protocol = summary.scalar, cast(Any, protocol)
+        self._file = EventsWriter(str(folder / 'events'))
+        start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
+        self._file.write_event(self._protocol.Event(step=first_step, session_log=start))
+
+    def write(self, numbers: Iterable[tuple[str, float]], step: int) -> None:
+        now = time.time()
+        for name, number in numbers:
+            event = self._protocol.Event(wall_time=now, step=step, summary=self._scalar(name, number))
+            self._file.write_event(event)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -1,12 +1,25 @@
-"""Shared by the tests of the program: a configuration small enough to train in seconds."""
+"""Shared by the tests of the program: a configuration small enough to train in seconds, and what is compiled once."""
 
+import os
+import pathlib
 from collections.abc import Callable
 
+import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
 from configs import digits
 from cpng_jax.config import Config
+
+# What several tests, or processes of one, compile alike is compiled once; each worker of pytest-xdist has a folder of
+# its own, since JAX does not write its files in one go.
+_COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled' / os.environ.get('PYTEST_XDIST_WORKER', '')
+for _name, _value in {
+    'jax_compilation_cache_dir': str(_COMPILED),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+}.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 # The first example of a test compiles: time says nothing here, least of all on a busy machine.
 settings.register_profile('cpng_jax', deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)

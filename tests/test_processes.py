@@ -1,6 +1,5 @@
 """Several processes on this machine that form one run: the same numbers, and nothing lost whatever ends them."""
 
-import os
 import random
 import signal
 import time
@@ -13,18 +12,6 @@ from cpng_jax import metrics
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state, finish, start_together, wait_for_checkpoint
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-    """A cache of compiled programs, so that processes that start again do not compile again."""
-    before = os.environ.get('JAX_COMPILATION_CACHE_DIR')
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = before or str(tmp_path_factory.mktemp('compiled'))
-    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    yield
-    if before is None:
-        del os.environ['JAX_COMPILATION_CACHE_DIR']
-    del os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS']
 
 
 def run_together(workdir, config, processes=2, devices=2, mode='train'):

@@ -185,6 +185,23 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
     checkpoints.close()
 
 
+def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
+    """Three seeds each; the accuracies differ by less than seeds do."""
+    tiny_config.model.stages = ((8,), (16,))
+    tiny_config.epochs = 6
+    accuracies = {}
+    for dtype, seed in itertools.product(('float32', 'bfloat16'), range(3)):
+        tiny_config.dtype, tiny_config.seed = dtype, seed
+        workdir = tmp_path / f'{dtype}{seed}'
+        accuracies.setdefault(dtype, []).append(train.run(tiny_config, workdir)['test_accuracy'])
+        rows = epoch_rows(workdir)
+        assert len(rows) == 6
+        assert all(np.isfinite([row['train_loss'], row['test_loss']]).all() for row in rows)
+    wide, narrow = (np.array(values) for values in accuracies.values())
+    assert wide.min() > 0.6
+    assert abs(wide.mean() - narrow.mean()) < 0.03, accuracies
+
+
 def test_cpng_off_keeps_beta_and_still_reports_chi(tmp_path, tiny_config):
     tiny_config.cpng.enabled = False
     tiny_config.cpng.beta_init = 2.0
