@@ -8,15 +8,17 @@ the dtype of its input, with float32 parameters; tdBN takes its statistics in fl
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from cpng_jax.convolution import convolve
 from cpng_jax.surrogate import Array
 
 
 def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
-    """Applies a function of `[batch, ...]` to `[T, B, ...]` as one batch of B * T.
+    """Applies a function of `[batch, ...]` to `[T, B, ...]` as one batch of T * B.
 
     Args:
       function: maps `[batch, ...]` to `[batch, ...]`, each example by itself.
@@ -25,10 +27,12 @@ def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
     Returns:
       `[T, B, ...]`.
     """
-    time_steps, batch = x.shape[:2]
-    # Examples first: a batch of T * B that devices share over B would be gathered whole on each of them.
-    y = function(jnp.swapaxes(x, 0, 1).reshape(batch * time_steps, *x.shape[2:]))
-    return jnp.swapaxes(y.reshape(batch, time_steps, *y.shape[1:]), 0, 1)
+    # Devices share the examples: these must come first then, or the whole batch would be gathered on each device.
+    shared = jax.device_count() > 1
+    x = jnp.swapaxes(x, 0, 1) if shared else x
+    y = function(x.reshape(-1, *x.shape[2:]))
+    y = y.reshape(*x.shape[:2], *y.shape[1:])
+    return jnp.swapaxes(y, 0, 1) if shared else y
 
 
 class Conv(nn.Module):
@@ -61,6 +65,7 @@ class Conv(nn.Module):
             use_bias=False,
             dtype=x.dtype,
             kernel_init=nn.initializers.he_normal(),
+            conv_general_dilated=convolve,
             name='conv',
         )
         return checkpoint_name(merge_time(conv, x), 'conv')
@@ -157,26 +162,6 @@ class TdBN(nn.Module):
         scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
         return (normalise(x) * (self.alpha * self.v_th * scale) + bias).astype(x.dtype)
-
-
-def repeat_over_time(x: Array, time_steps: int) -> Array:
-    """Presents what was computed once, `[1, B, ...]`, at each of T time steps: `[T, B, ...]`.
-
-    A static image is the same at each step, and so are its first convolution and norm.
-
-    Args:
-      x: `[T, B, ...]` or `[1, B, ...]`.
-      time_steps: T.
-
-    Returns:
-      `[T, B, ...]`.
-
-    Raises:
-      ValueError: `x` has neither 1 nor T time steps.
-    """
-    if x.shape[0] not in (1, time_steps):
-        raise ValueError(f'expected 1 or {time_steps} time steps, got {x.shape[0]}.')
-    return jnp.broadcast_to(x, (time_steps, *x.shape[1:]))
 
 
 def _check_rank(x: Array, rank: int, layout: str, layer: str) -> None:

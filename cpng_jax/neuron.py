@@ -7,11 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from cpng_jax.surrogate import Array, ArrayLike, Surrogate, get_surrogate, spike
-
-# Time steps that the scan lays out one after the other: XLA then fuses them, which saves memory and time.
-# More than this only costs compile time.
-_UNROLL = 10
+from cpng_jax import time_loop
+from cpng_jax.surrogate import Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
 
 
 class MembraneStats(NamedTuple):
@@ -57,6 +54,7 @@ def lif(
     v_th: ArrayLike = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
+    time_steps: int | None = None,
 ) -> tuple[Array, MembraneStats]:
     """Runs a layer of leaky integrate-and-fire neurons over time (Eq. 2).
 
@@ -70,15 +68,69 @@ def lif(
       v_th: threshold, scalar or broadcastable to `[...]`.
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
+      time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
 
     Returns:
-      `(spikes, stats)`: spikes 0 or 1 with the shape and dtype of `currents`, and the
-      `MembraneStats` of the pre-reset potential over all T and all neurons.
+      `(spikes, stats)`: spikes 0 or 1, `[T, ...]` in the dtype of `currents`, and the `MembraneStats` of the pre-reset
+      potential over all T and all neurons.
 
     Raises:
       TypeError: `currents` is not floating.
-      ValueError: `currents` has no time step, or tau lies outside 0 to 1.
+      ValueError: `currents` has no time step or neither 1 nor `time_steps`, or tau lies outside 0 to 1.
     """
+    currents, surrogate = _checked(currents, tau), get_surrogate(surrogate)
+    arrays = (broadcastable(name, value, currents[0]) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
+    time_steps = len(currents) if time_steps is None else time_steps
+    if len(currents) not in (1, time_steps):
+        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {len(currents)}.')
+    neurons = time_loop.Neurons(surrogate, detach_reset, time_steps)
+    spikes, potentials = time_loop.integrate(currents, *arrays, neurons)
+    return spikes, membrane_stats(potentials)
+
+
+def lif_reference(
+    currents: ArrayLike,
+    beta: ArrayLike,
+    *,
+    tau: ArrayLike = 0.5,
+    v_th: ArrayLike = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    detach_reset: bool = False,
+) -> tuple[Array, MembraneStats]:
+    """Defines what `lif` computes, as Eq. 2 reads; JAX differentiates the loop. Slower, for reading and for tests.
+
+    Args:
+      currents: as of `lif`.
+      beta: as of `lif`.
+      tau: as of `lif`.
+      v_th: as of `lif`.
+      surrogate: as of `lif`.
+      detach_reset: as of `lif`.
+
+    Returns:
+      As `lif`.
+
+    Raises:
+      TypeError: as `lif`.
+      ValueError: as `lif`.
+    """
+    currents = _checked(currents, tau)
+    dtype = jnp.promote_types(currents.dtype, jnp.float32)
+
+    def step(carry: tuple[Array, Array], current: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        u, s = carry
+        kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
+        u = jnp.asarray(tau * u * kept + current, dtype)
+        s = spike(u, beta, v_th, surrogate)
+        return (u, s), (u, s.astype(currents.dtype))
+
+    rest = jnp.zeros(currents.shape[1:], dtype)
+    _, (potentials, spikes) = jax.lax.scan(step, (rest, rest), currents)
+    return spikes, membrane_stats(potentials)
+
+
+def _checked(currents: ArrayLike, tau: ArrayLike) -> Array:
+    """The currents as an array, once they and tau have been checked."""
     currents = jnp.asarray(currents)
     if not jnp.issubdtype(currents.dtype, jnp.floating):
         raise TypeError(f'currents must be floating, got dtype {currents.dtype}.')
@@ -86,19 +138,7 @@ def lif(
         raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {currents.shape}.')
     if isinstance(tau, int | float) and not 0 <= tau <= 1:
         raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
-    surrogate = get_surrogate(surrogate)
-    potential_dtype = jnp.promote_types(currents.dtype, jnp.float32)
-
-    def step(carry: tuple[Array, Array], current: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        u, s = carry
-        kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
-        u = jnp.asarray(tau * u * kept + current, potential_dtype)
-        s = spike(u, beta, v_th, surrogate)
-        return (u, s), (u, s.astype(currents.dtype))
-
-    rest = jnp.zeros(currents.shape[1:], potential_dtype)
-    _, (potentials, spikes) = jax.lax.scan(step, (rest, rest), currents, unroll=min(currents.shape[0], _UNROLL))
-    return spikes, membrane_stats(potentials)
+    return currents
 
 
 class LIF(nn.Module):
@@ -127,8 +167,16 @@ class LIF(nn.Module):
     detach_reset: bool = False
 
     @nn.compact
-    def __call__(self, currents: Array) -> Array:
-        """Returns the spikes for pre-synaptic currents `[T, B, ...]`, in their shape and dtype."""
+    def __call__(self, currents: Array, time_steps: int | None = None) -> Array:
+        """Computes the spikes of the layer.
+
+        Args:
+          currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`.
+          time_steps: T, if it is not that of `currents`.
+
+        Returns:
+          `[T, B, ...]`, in the dtype of `currents`.
+        """
         if not self.beta_init > 0:
             raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
         beta = self.variable('surrogate', 'beta', lambda: jnp.asarray(self.beta_init, jnp.float32))
@@ -139,6 +187,7 @@ class LIF(nn.Module):
             v_th=self.v_th,
             surrogate=self.surrogate,
             detach_reset=self.detach_reset,
+            time_steps=time_steps,
         )
         spikes = checkpoint_name(spikes, 'spikes')
         if not self.is_initializing():

@@ -135,13 +135,25 @@ def spike(u: ArrayLike, beta: ArrayLike, v_th: ArrayLike = 1.0, surrogate: str |
     if not jnp.issubdtype(u.dtype, jnp.floating):
         raise TypeError(f'u must be floating, got dtype {u.dtype}.')
     surrogate = get_surrogate(surrogate)
-    beta = _broadcastable('beta', beta, u)
-    v_th = _broadcastable('v_th', v_th, u)
+    beta = broadcastable('beta', beta, u)
+    v_th = broadcastable('v_th', v_th, u)
     return _spike(u - v_th.astype(u.dtype), beta, surrogate)
 
 
-def _broadcastable(name: str, value: ArrayLike, u: Array) -> Array:
-    """`value` as a floating array, checked to broadcast to the shape of `u`."""
+def broadcastable(name: str, value: ArrayLike, u: Array) -> Array:
+    """Makes a value a floating array, checked to broadcast to the shape of membrane potentials.
+
+    Args:
+      name: what messages call the value.
+      value: the value.
+      u: the potentials.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
     array = jnp.asarray(value)
     try:
         fits = jnp.broadcast_shapes(array.shape, u.shape) == u.shape

@@ -35,8 +35,8 @@ def by_hand(remat, size):
     convolved = [8 * 8 * 4, T * 8 * 8 * 7, T * 4 * 4 * 6]  # the first one once for all time steps
     neurons = [T * 8 * 8 * 4, T * 8 * 8 * 7, T * 4 * 4 * 6]
     numbers = sum(inputs) + T * HEAD
-    if remat == 'none':  # three arrays of each norm and of each layer of neurons
-        return numbers * size + 3 * (sum(convolved) + sum(neurons)) * 4
+    if remat == 'none':  # three arrays of each norm and the potentials of each layer of neurons
+        return numbers * size + (3 * sum(convolved) + sum(neurons)) * 4
     return (numbers + (sum(convolved) if remat == 'lif' else 0)) * size
 
 
@@ -84,8 +84,8 @@ def test_more_time_steps_keep_more_and_remat_keeps_less():
 
 def test_the_largest_block_is_counted_by_itself():
     model = vgg('block')
-    # The second: its input, three arrays of its norm and three of its neurons.
-    expected = 4 * (T * 8 * 8 * 4 + 6 * T * 8 * 8 * 7)
+    # The second: its input, three arrays of its norm and the potentials of its neurons.
+    expected = 4 * (T * 8 * 8 * 4 + 4 * T * 8 * 8 * 7)
     assert memory.largest_block_bytes_per_image(model, memory.variables_of(model, image()), image()) == expected
 
 

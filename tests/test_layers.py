@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from scipy.signal import correlate2d
 
-from cpng_jax.layers import Conv, Dense, TdBN, avg_pool, max_pool, merge_time, repeat_over_time
+from cpng_jax.layers import Conv, Dense, TdBN, avg_pool, max_pool, merge_time
 from cpng_jax.neuron import LIF
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
@@ -94,13 +94,6 @@ def test_avg_pool(size, window):
     close(avg_pool(x, window), cut.reshape(2, 3, rows, window, columns, window, 4).mean((3, 5)))
 
 
-def test_repeat_over_time():
-    x = normal(1, 2, 3)
-    np.testing.assert_array_equal(repeat_over_time(x, 4), np.repeat(x, 4, axis=0))
-    events = normal(4, 2, 3)
-    np.testing.assert_array_equal(repeat_over_time(events, 4), events)
-
-
 def td_bn(x, scale, bias, alpha_v_th, mean=None, variance=None, epsilon=1e-5):
     """Threshold-dependent batch norm in float64, by the statistics of the batch unless others are given."""
     x, axes = f64(x), tuple(range(x.ndim - 1))
@@ -174,7 +167,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return LIF()(repeat_over_time(TdBN()(Conv(4)(x), train=True), 5))
+        return LIF()(TdBN()(Conv(4)(x), train=True), 5)
 
 
 def test_computing_a_static_image_once_changes_nothing():
@@ -209,7 +202,7 @@ def test_computing_a_static_image_once_changes_nothing():
         (r'Dense takes \[T, B, features\], got an array of shape \(2, 3\)', lambda: Dense(2).init(KEY, normal(2, 3))),
         (r'avg_pool takes \[T, B, H, W, C\], got an array of shape \(4, 4\)', lambda: avg_pool(normal(4, 4), 2)),
         ('a map of 4 x 1 is smaller than its window of 2', lambda: avg_pool(normal(1, 1, 4, 1, 3), 2)),
-        ('expected 1 or 4 time steps, got 3', lambda: repeat_over_time(normal(3, 2), 4)),
+        ('currents must have 1 or 4 time steps, got 3', lambda: LIF().init(KEY, normal(3, 2), 4)),
     ],
 )
 def test_errors(message, call):

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import cpng_jax
-from cpng_jax.neuron import LIF, MembraneStats, lif, membrane_stats
+from cpng_jax import time_loop
+from cpng_jax.neuron import LIF, MembraneStats, lif, lif_reference, membrane_stats
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 f64: Any = functools.partial(np.asarray, dtype=np.float64)
@@ -124,6 +125,74 @@ def test_more_time_steps_than_are_unrolled():
     np.testing.assert_array_equal(spikes, s)
     close((stats.mean, stats.variance), (u.mean(), u.var()))
     close(d_currents, eq_7_and_8(upstream, u, s, 0.5, 1, 1, 'triangular')[0])
+
+
+@functools.partial(jax.jit, static_argnames=('function', 'shape', 'detach_reset'))
+def run_as(function, currents, beta, tau, v_th, upstream, shape, detach_reset):
+    forward = lambda *values: function(
+        values[0], beta, tau=values[1], v_th=values[2], surrogate=shape, detach_reset=detach_reset
+    )
+    spikes, pull, stats = jax.vjp(forward, currents, tau, v_th, has_aux=True)
+    return spikes, stats, pull(upstream)
+
+
+@repeatable
+@given(
+    dims=st.sampled_from([(1, 1), (3, 5), (4, 2, 3), (11, 4)]),
+    dtype=st.sampled_from(['float32', 'bfloat16']),
+    shape=st.sampled_from(SHAPES),
+    detach_reset=st.booleans(),
+    tau=st.sampled_from([0, 0.25, 0.5, 1]),
+    beta=st.floats(0.25, 4, width=32),
+    seed=st.integers(0, 99),
+)
+def test_the_loop_is_the_reference(dims, dtype, shape, detach_reset, tau, beta, seed):
+    """Spikes exactly; gradients as JAX takes them from the readable loop."""
+    rng = np.random.default_rng(seed)
+    currents = jnp.asarray(rng.integers(-16, 24, dims) / 8, dtype)
+    upstream = jnp.asarray(rng.integers(-8, 8, dims) / 8, dtype)
+    values = currents, *f32([beta, tau, 1]), upstream, shape, detach_reset
+    (spikes, stats, mine), (expected, their_stats, theirs) = (run_as(f, *values) for f in (lif, lif_reference))
+    np.testing.assert_array_equal(f64(spikes), f64(expected))
+    assert spikes.dtype == expected.dtype == dtype
+    close(stats, f64(their_stats))
+    tolerance = {'float32': 1e-5, 'bfloat16': 2**-7}[dtype]
+    largest = 1 + max(np.abs(f64(gradient)).max() for gradient in theirs)
+    for gradient, right in zip(mine, theirs, strict=True):
+        assert gradient.dtype == right.dtype
+        close(gradient, f64(right), rtol=tolerance, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize('unroll', [1, 4])
+def test_laying_steps_out_changes_nothing(unroll, monkeypatch):
+    monkeypatch.setattr(time_loop.Neurons, 'unroll', unroll)
+    currents, upstream = (f32(np.random.default_rng(6).integers(-8, 16, (9, 3)) / 8) for _ in range(2))
+    forward = jax.jit(lambda c: jax.vjp(lambda c: lif(c, 0.5)[0], c))
+    spikes, pull = forward(currents)
+    u, s = eq_2(currents, 0.5, 1)
+    np.testing.assert_array_equal(spikes, s)
+    close(pull(upstream)[0], eq_7_and_8(upstream, u, s, 0.5, 0.5, 1, 'triangular')[0])
+
+
+@pytest.mark.parametrize('detach_reset', [False, True])
+def test_the_same_currents_at_every_step_are_given_once(detach_reset):
+    rng = np.random.default_rng(7)
+    current, upstream = f32(rng.integers(-8, 16, (1, 4)) / 8), f32(rng.normal(size=(5, 4)))
+    (spikes, stats), pull = jax.vjp(
+        lambda c: lif(c, 0.5, surrogate='arctan', detach_reset=detach_reset, time_steps=5), current
+    )
+    u, s = eq_2(np.repeat(current, 5, axis=0), 0.5, 1)
+    np.testing.assert_array_equal(spikes, s)
+    close(stats, (u.mean(), u.var()))
+    d_u, *_ = eq_7_and_8(upstream, u, s, 0.5, 0.5, 1, 'arctan', detach_reset)
+    close(pull((upstream, jax.tree.map(jnp.zeros_like, stats)))[0], d_u.sum(0, keepdims=True))
+
+
+def test_the_backward_pass_keeps_the_potentials_alone():
+    currents = jax.ShapeDtypeStruct((6, 7, 5), jnp.bfloat16)
+    kept = jax.eval_shape(lambda c: jax.vjp(lambda c: lif(c, 1.0)[0], c)[1], currents)
+    large = [leaf for leaf in jax.tree.leaves(kept) if leaf.size > 10]
+    assert [(leaf.shape, leaf.dtype) for leaf in large] == [((6, 7, 5), np.float32)]
 
 
 def test_detaching_the_reset_matters():
@@ -232,6 +301,7 @@ CURRENTS = np.ones((2, 3), np.float32)
         (TypeError, 'currents must be floating, got dtype int32', lambda: lif(np.ones((2, 3), np.int32), 1.0)),
         (ValueError, r'at least one time step, got shape \(\)', lambda: lif(1.0, 1.0)),
         (ValueError, r'at least one time step, got shape \(0, 3\)', lambda: lif(np.ones((0, 3)), 1.0)),
+        (ValueError, 'currents must have 1 or 3 time steps, got 2', lambda: lif(CURRENTS, 1.0, time_steps=3)),
         *[
             (ValueError, f'tau must lie in 0 to 1, got {t}', lambda t=t: lif(CURRENTS, 1.0, tau=t))
             for t in (-0.1, 1.1, np.nan)

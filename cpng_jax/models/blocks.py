@@ -6,7 +6,7 @@ from typing import TypeVar
 import jax
 from flax import linen as nn
 
-from cpng_jax.layers import Conv, TdBN, repeat_over_time
+from cpng_jax.layers import Conv, TdBN
 from cpng_jax.neuron import LIF
 from cpng_jax.surrogate import Array
 
@@ -114,4 +114,4 @@ class ConvBlock(nn.Module):
         """Maps `[T or 1, B, H, W, C]` to spikes `[T, B, H', W', features]`."""
         x = Conv(self.features, self.kernel_size, self.stride, name='conv')(x)
         x = self.norm(name='norm')(x, train=train)
-        return self.neuron(name='lif')(repeat_over_time(x, self.time_steps))
+        return self.neuron(name='lif')(x, self.time_steps)
