@@ -1,12 +1,13 @@
-# make train, make test, make check: each sets up what it needs on a fresh machine.
+# make train, make test, make check, make bench: each sets up what it needs on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 ARGS ?=
 
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python
 
-.PHONY: train test check format clean
+.PHONY: train test check format bench clean
 
 train: $(READY)
 	$(RUN) train.py $(ARGS)
@@ -23,8 +24,11 @@ format: $(READY)
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
+bench: $(READY) $(PEERS)/ready
+	$(RUN) -m benchmarks.bench --peers_python=$(PEERS)/bin/python $(ARGS)
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,3 +36,9 @@ $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $(READY)
+
+$(PEERS)/ready: benchmarks/requirements.txt benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	@touch $(PEERS)/ready

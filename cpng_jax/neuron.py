@@ -1,6 +1,6 @@
 """Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,8 @@ def lif(
     if len(currents) not in (1, time_steps):
         raise ValueError(f'currents must have 1 or {time_steps} time steps, got {len(currents)}.')
     neurons = time_loop.Neurons(surrogate, detach_reset, time_steps)
-    spikes, potentials = time_loop.integrate(currents, *arrays, neurons)
+    outputs: Any = time_loop.integrate(currents, *arrays, neurons)
+    spikes, potentials = outputs
     return spikes, membrane_stats(potentials)
 
 

@@ -71,9 +71,9 @@ def integrate(currents: Array, beta: Array, tau: Array, v_th: Array, neurons: Ne
 def _forward(
     currents: Array, beta: Array, tau: Array, v_th: Array, neurons: Neurons
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    spikes, potentials = integrate(currents, beta, tau, v_th, neurons)
+    outputs: Any = integrate(currents, beta, tau, v_th, neurons)
     # Of the currents, their shape alone.
-    return (spikes, potentials), (potentials, beta, tau, v_th, jnp.zeros((len(currents), 0)))
+    return outputs, (outputs[1], beta, tau, v_th, jnp.zeros((len(currents), 0)))
 
 
 def _backward(
