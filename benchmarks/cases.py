@@ -1,0 +1,124 @@
+"""The work that `benchmarks.race` gives to both sides, and its inputs: what both sides import, so numpy alone."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+_SEED = 0
+_ROWS = 64
+
+
+class Network(NamedTuple):
+    """A network of the paper, as far as both sides must agree on it.
+
+    Attributes:
+      config: file in `configs/`.
+      surrogate: of our neurons; that of a peer's is the same shape.
+      time_steps: T.
+      batch: examples in a training step, on a small machine.
+      image_size: edge of an image of three channels.
+      classes: number of outputs.
+      check_size: edge of an image where only equality is checked.
+    """
+
+    config: str
+    surrogate: str
+    time_steps: int
+    batch: int
+    image_size: int
+    classes: int
+    check_size: int
+
+
+NETWORKS = {
+    'vgg16': Network('cifar100_vgg16', 'triangular', 5, 16, 32, 100, 32),
+    'resnet19': Network('cifar10_resnet19', 'triangular', 6, 8, 32, 10, 32),
+    'sew_resnet34': Network('imagenet_sew_resnet34', 'arctan', 4, 2, 224, 1000, 64),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One piece of work.
+
+    Attributes:
+      name: 'lif', a layer of neurons, forward and backward; or a key of `NETWORKS`, a training step.
+      time_steps: T.
+      batch: examples of a network.
+      width: factor on all channels of a network.
+      image_size: edge of its images.
+      neurons: of the layer.
+      dtype: 'float32', or 'bfloat16': `config.dtype` of ours, autocast of a PyTorch peer.
+      channels_last: memory layout of a PyTorch peer.
+      compile: run a PyTorch peer through `torch.compile`.
+    """
+
+    name: str
+    time_steps: int
+    batch: int = 0
+    width: float = 1.0
+    image_size: int = 0
+    neurons: int = 0
+    dtype: str = 'float32'
+    channels_last: bool = False
+    compile: bool = False
+
+    @property
+    def size(self) -> str:
+        """What the work is, for a table."""
+        if self.name == 'lif':
+            return f'T = {self.time_steps}, {self.neurons:,} neurons'
+        width = '' if self.width == 1 else f', width {self.width:g}'
+        return f'T = {self.time_steps}, batch {self.batch}, {self.image_size} x {self.image_size}{width}'
+
+    def reduced(self) -> 'Case':
+        """The same work small enough for rounding not to move a potential across the threshold, in float32."""
+        if self.name == 'lif':
+            return self
+        size = min(self.image_size, NETWORKS[self.name].check_size)
+        return dataclasses.replace(self, batch=2, width=1 / 16, image_size=size, dtype='float32', compile=False)
+
+
+def lif_case(time_steps: int, neurons: int) -> Case:
+    """A layer of neurons; their number is rounded up to a multiple of 64."""
+    return Case('lif', time_steps, neurons=-(-neurons // _ROWS) * _ROWS)
+
+
+def network_case(name: str, batch: int = 0, width: float = 1.0) -> Case:
+    """A training step of a network; `batch` 0 for that of `NETWORKS`."""
+    network = NETWORKS[name]
+    return Case(name, network.time_steps, batch or network.batch, width, network.image_size)
+
+
+def lif_inputs(case: Case) -> Arrays:
+    """Draws `currents` and the `cotangent` of the spikes, `[T, 64, neurons / 64]`, float32.
+
+    About one potential in five reaches the threshold, and most lie inside the surrogate gradient's domain.
+    """
+    rng = np.random.default_rng(_SEED)
+    shape = (case.time_steps, _ROWS, case.neurons // _ROWS)
+    currents = rng.normal(0.4, 0.6, shape).astype(np.float32)
+    return {'currents': currents, 'cotangent': rng.normal(size=shape).astype(np.float32)}
+
+
+def network_inputs(case: Case) -> Arrays:
+    """Draws `images`, uint8 `[B, H, W, 3]`, and `labels`, int32 `[B]`."""
+    rng = np.random.default_rng(_SEED)
+    shape = (case.batch, case.image_size, case.image_size, 3)
+    labels = rng.integers(0, NETWORKS[case.name].classes, case.batch, np.int32)
+    return {'images': rng.integers(0, 256, shape, np.uint8), 'labels': labels}
+
+
+def first_spikes(spikes: np.ndarray) -> np.ndarray:
+    """Finds each neuron's first spike, which no reset has touched.
+
+    Args:
+      spikes: 0 or 1, `[T, ...]`.
+
+    Returns:
+      Its time step, or -1 for a neuron that never spikes; int32, `[...]`.
+    """
+    return np.where(spikes.any(axis=0), spikes.argmax(axis=0), -1).astype(np.int32)

@@ -1,0 +1,125 @@
+"""Two processes that do the same work in turns: what `benchmarks.race` and `benchmarks.bench` are made of."""
+
+import dataclasses
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.cases import Case
+from benchmarks.equality import equality
+from benchmarks.process import Worker
+
+OURS = 'benchmarks.ours'
+PEERS = {
+    'SpikingJelly': 'benchmarks.peers.spikingjelly',
+    'snnTorch': 'benchmarks.peers.snntorch',
+    'Norse': 'benchmarks.peers.norse',
+    'spyx': 'benchmarks.peers.spyx',
+}
+
+_MAX_STEPS = 200
+
+
+class Spread(NamedTuple):
+    """A number that was measured several times."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> 'Spread':
+        """Summarises at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What was measured of one side of a contest.
+
+    Attributes:
+      seconds: of a step, the median of each round.
+      build_s: seconds to build the work.
+      first_step_s: seconds of the first step, which compiles.
+      peak_bytes: most memory during the steps, as `measured` says; None where it cannot be told.
+      measured: 'on the device' or 'of the process, above what it held before'.
+      device: what it ran on.
+      versions: of its libraries.
+      differs: in words, how its dynamics differ from ours.
+    """
+
+    seconds: tuple[float, ...]
+    build_s: float
+    first_step_s: float
+    peak_bytes: int | None
+    measured: str
+    device: str
+    versions: dict[str, str]
+    differs: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A contest.
+
+    Attributes:
+      case: the work.
+      peer: name of the other side.
+      ours: what was measured of us.
+      theirs: likewise of the peer.
+      equality: in words, whether both compute the same.
+    """
+
+    case: Case
+    peer: str
+    ours: Contender
+    theirs: Contender
+    equality: str
+
+    @property
+    def ratio(self) -> Spread:
+        """Seconds of ours over theirs, round by round: below 1 where ours is faster."""
+        return Spread.of([mine / other for mine, other in zip(self.ours.seconds, self.theirs.seconds, strict=True)])
+
+
+def contest(case: Case, peer: str, python: str, *, rounds: int, round_seconds: float) -> Result:
+    """Runs a case on both sides in turns, ours first in each round.
+
+    Each side is a fresh process. Before the rounds, each builds the work, takes its first step, and works for the
+    length of a round, which is not counted.
+
+    Args:
+      case: the work.
+      peer: a key of `PEERS`.
+      python: the interpreter of the peers.
+      rounds: number of rounds.
+      round_seconds: how long, about, a side works in a round; at least a step.
+
+    Returns:
+      The `Result`.
+
+    Raises:
+      UserError: a side cannot do the work.
+    """
+    with Worker(sys.executable, OURS, 'cpng_jax') as ours, Worker(python, PEERS[peer], peer) as theirs:
+        workers = (ours, theirs)
+        built = [worker.ask('build', case=dataclasses.asdict(case)) for worker in workers]
+        steps = []
+        for worker in workers:
+            step = worker.ask('run', steps=1)['seconds'][0]
+            steps.append(min(_MAX_STEPS, math.ceil(round_seconds / step)))
+            worker.ask('run', steps=steps[-1])
+            worker.ask('settle')
+        seconds: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for worker, count, mine in zip(workers, steps, seconds, strict=True):
+                mine.append(statistics.median(worker.ask('run', steps=count)['seconds']))
+        # Before the check, which needs memory too.
+        memory = [worker.ask('memory') for worker in workers]
+        contenders = [
+            Contender(seconds=tuple(mine), **facts, **peak)
+            for mine, facts, peak in zip(seconds, built, memory, strict=True)
+        ]
+        return Result(case, peer, *contenders, equality=equality(case, ours, theirs))

@@ -1,0 +1,115 @@
+"""The processes of `benchmarks.race`, as their parent sees them: requests go in, answers come out."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+from typing import Any
+
+from cpng_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Worker:
+    """A process that runs `benchmarks.worker`; use it in a `with`, which ends it."""
+
+    def __init__(self, python: str, module: str, name: str) -> None:
+        """Starts it.
+
+        Args:
+          python: the interpreter, a path.
+          module: the side that it works with.
+          name: what messages call it.
+        """
+        self._name = name
+        self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115
+        threads = str(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+        environment = {
+            'OMP_WAIT_POLICY': 'PASSIVE',  # on busy cores, threads that spin make PyTorch up to fifty times slower
+            **os.environ,
+            'OMP_NUM_THREADS': threads,
+            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # so that both fit on a GPU
+        }
+        self._process = subprocess.Popen(
+            [python, '-m', 'benchmarks.worker', module],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def ask(self, do: str, **details: Any) -> dict[str, Any]:
+        """Sends a request and waits for the answer.
+
+        Args:
+          do: what `benchmarks.worker.Session` knows.
+          details: what that needs.
+
+        Returns:
+          The answer.
+
+        Raises:
+          UserError: the process has ended or could not do it.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps({'do': do, **details}), file=self._stdin, flush=True)
+        line = self._stdout.readline()
+        if not line:
+            raise UserError(f'{self._name} ended while it was to {do}: {self._last_words()}')
+        answer = json.loads(line)
+        if 'error' in answer:
+            raise UserError(f'{self._name} failed to {do}: {answer["error"]}')
+        return answer
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else 'it said nothing.'
+
+    def __enter__(self) -> 'Worker':
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the process: it leaves when there is nothing more to read."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stdout.close()
+        self._errors.close()
+
+
+def peers_python(path: str) -> str:
+    """Checks that the environment of the peers is there.
+
+    Args:
+      path: of its interpreter, from the root of the repository if it is not absolute.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      UserError: there is none.
+    """
+    python = ROOT / path
+    if not python.exists():
+        folder = str(pathlib.Path(path).parent.parent)
+        pip = f'{folder}/bin/pip install'
+        raise UserError(
+            f'There is no {path}: make the environment of the peers with `python3 -m venv {folder}`, '
+            f'`{pip} -r benchmarks/requirements.txt` and `{pip} --no-deps -r benchmarks/peers.txt`.'
+        )
+    return str(python)
