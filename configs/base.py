@@ -49,6 +49,7 @@ def get_config() -> Config:
     config.neuron.v_th = 1.0  # threshold
     config.neuron.surrogate = 'triangular'  # triangular, rectangular, arctan (Eq. 3 and 4)
     config.neuron.detach_reset = False  # True drops the gradient through the reset (Eq. 8)
+    config.neuron.implementation = 'scan'  # or pallas: kernels for a single GPU, not tried on one yet
 
     config.norm = ConfigDict()
     config.norm.alpha = 1.0  # tdBN's factor next to v_th

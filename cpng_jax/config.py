@@ -15,6 +15,7 @@ import ml_collections
 from cpng_jax.cpng import LIMIT_MODES
 from cpng_jax.effective_domain import INTERVALS
 from cpng_jax.errors import UserError
+from cpng_jax.neuron import IMPLEMENTATIONS
 from cpng_jax.surrogate import SURROGATES
 
 ConfigDict = ml_collections.ConfigDict
@@ -88,6 +89,7 @@ RULES: dict[str, Rule] = {
     'neuron.v_th': _number(0, open_low=True),
     'neuron.surrogate': _choice(*SURROGATES),
     'neuron.detach_reset': _BOOLEAN,
+    'neuron.implementation': _choice(*IMPLEMENTATIONS),
     'norm.alpha': _number(0, open_low=True),
     'norm.alpha_residual': _number(0, open_low=True),
     'norm.momentum': _number(0, 1, open_high=True),
@@ -124,7 +126,7 @@ RULES: dict[str, Rule] = {
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
 FREE = (
     *('data.dir', 'data.threads', 'data.workers', 'eval.', 'checkpoint.'),
-    *('distributed', 'cluster.', 'mesh.', 'profile.', 'log.'),
+    *('neuron.implementation', 'distributed', 'cluster.', 'mesh.', 'profile.', 'log.'),
 )
 
 

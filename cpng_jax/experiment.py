@@ -49,6 +49,11 @@ def build(config: Config) -> Experiment:
     """
     dataset = data.load(config.data)
     mesh = sharding.make_mesh(config.batch_size, config.optim.accumulate)
+    if config.neuron.implementation == 'pallas' and mesh.size > 1:
+        raise UserError(
+            f'config.neuron.implementation is pallas, whose kernels {mesh.size} devices cannot share: '
+            'take scan, or one device.'
+        )
     model = registry.build(config, classes=len(dataset.class_names))
     per_epoch = steps_per_epoch(dataset, config.batch_size)
     steps = per_epoch * config.epochs

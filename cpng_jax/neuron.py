@@ -1,6 +1,6 @@
 """Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from cpng_jax import time_loop
 from cpng_jax.surrogate import Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
+
+IMPLEMENTATIONS = ('scan', 'pallas')
 
 
 class MembraneStats(NamedTuple):
@@ -55,6 +57,7 @@ def lif(
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
     time_steps: int | None = None,
+    implementation: str = 'scan',
 ) -> tuple[Array, MembraneStats]:
     """Runs a layer of leaky integrate-and-fire neurons over time (Eq. 2).
 
@@ -69,6 +72,8 @@ def lif(
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
+      implementation: 'scan', or 'pallas' for the kernels of `pallas_loop`, which are for one GPU, take numbers for tau
+        and v_th, and have not been tried on one yet.
 
     Returns:
       `(spikes, stats)`: spikes 0 or 1, `[T, ...]` in the dtype of `currents`, and the `MembraneStats` of the pre-reset
@@ -76,14 +81,22 @@ def lif(
 
     Raises:
       TypeError: `currents` is not floating.
-      ValueError: `currents` has no time step or neither 1 nor `time_steps`, or tau lies outside 0 to 1.
+      ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, or there is no
+        such implementation.
     """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
     currents, surrogate = _checked(currents, tau), get_surrogate(surrogate)
     arrays = (broadcastable(name, value, currents[0]) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
     time_steps = len(currents) if time_steps is None else time_steps
     if len(currents) not in (1, time_steps):
         raise ValueError(f'currents must have 1 or {time_steps} time steps, got {len(currents)}.')
     neurons = time_loop.Neurons(surrogate, detach_reset, time_steps)
+    if implementation == 'pallas':
+        from cpng_jax import pallas_loop  # which only this needs
+
+        spikes, mean, variance = pallas_loop.integrate(currents, beta, cast(float, tau), cast(float, v_th), neurons)
+        return spikes, MembraneStats(mean, variance)
     outputs: Any = time_loop.integrate(currents, *arrays, neurons)
     spikes, potentials = outputs
     return spikes, membrane_stats(potentials)
@@ -159,6 +172,7 @@ class LIF(nn.Module):
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
       beta_init: width at initialisation.
       detach_reset: drop the gradient through the reset.
+      implementation: 'scan' or 'pallas', see `lif`.
     """
 
     tau: float = 0.5
@@ -166,6 +180,7 @@ class LIF(nn.Module):
     surrogate: str | Surrogate = 'triangular'
     beta_init: float = 1.0
     detach_reset: bool = False
+    implementation: str = 'scan'
 
     @nn.compact
     def __call__(self, currents: Array, time_steps: int | None = None) -> Array:
@@ -189,6 +204,7 @@ class LIF(nn.Module):
             surrogate=self.surrogate,
             detach_reset=self.detach_reset,
             time_steps=time_steps,
+            implementation=self.implementation,
         )
         spikes = checkpoint_name(spikes, 'spikes')
         if not self.is_initializing():

@@ -3,15 +3,17 @@
 import importlib
 import math
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cpng_jax import experiment, sharding, train
+from cpng_jax import experiment, metrics, sharding, train
 from cpng_jax.config import validate
 from cpng_jax.data import fake
+from cpng_jax.errors import UserError
 from cpng_jax.experiment import build, compile_steps, initial_state
 from cpng_jax.train_state import create
 
@@ -175,6 +177,30 @@ def test_a_dry_run_with_all_options(tmp_path):
     assert result['step'] == 2
     again = train.run(config, tmp_path / 'run', 'eval')
     assert again['examples'] == 2
+
+
+def test_a_run_with_the_pallas_kernels_is_the_run_with_the_scan(tmp_path, tiny_config):
+    """Interpreted here; the same workdir may go on with either."""
+    tiny_config.epochs = 1
+    tiny_config.model.stages = ((4,), (4,))
+    rows = []
+    for implementation in ('scan', 'pallas'):
+        tiny_config.neuron.implementation = implementation
+        train.run(tiny_config, tmp_path / implementation)
+        rows += [row for row in metrics.read(tmp_path / implementation) if row['event'] == 'epoch']
+    for name in ('train_loss', 'test_loss', 'test_accuracy'):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3)
+    for name in ('chi', 'firing_rate'):
+        np.testing.assert_allclose(list(rows[0][name].values()), list(rows[1][name].values()), rtol=1e-3)
+    tiny_config.neuron.implementation = 'scan'
+    assert train.run(tiny_config, tmp_path / 'pallas')['step'] == 11
+
+
+def test_pallas_kernels_are_for_one_device(monkeypatch, tiny_config):
+    tiny_config.neuron.implementation = 'pallas'
+    monkeypatch.setattr(sharding, 'make_mesh', lambda *_: types.SimpleNamespace(size=4))
+    with pytest.raises(UserError, match=r'implementation is pallas, whose kernels 4 devices cannot share'):
+        build(tiny_config)
 
 
 def test_a_summary_needs_neither_data_nor_a_run(tmp_path, capsys):

@@ -306,6 +306,7 @@ CURRENTS = np.ones((2, 3), np.float32)
             (ValueError, f'tau must lie in 0 to 1, got {t}', lambda t=t: lif(CURRENTS, 1.0, tau=t))
             for t in (-0.1, 1.1, np.nan)
         ],
+        (ValueError, "'cuda', expected one of scan, pallas", lambda: lif(CURRENTS, 1.0, implementation='cuda')),
         (ValueError, "one of triangular, .*'gauss'", lambda: lif(CURRENTS, 1.0, surrogate='gauss')),
         (ValueError, r'beta has shape \(2,\)', lambda: lif(CURRENTS, np.ones(2))),
         (ValueError, r'v_th has shape \(2,\)', lambda: lif(CURRENTS, 1.0, v_th=np.ones(2))),

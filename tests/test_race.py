@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, contest, cpng_cost, equality, ours, process, race, scaling, worker
+from benchmarks import bench, cases, contest, convolutions, cpng_cost, equality, ours, process, race, scaling, worker
 from benchmarks.contest import Contender, Result, Spread
 from cpng_jax import data
 from cpng_jax.errors import UserError
@@ -233,3 +233,11 @@ def test_the_page_the_numbers_and_the_picture(cost, growth):
     stored = json.loads(json.dumps(bench.numbers([result()], [cost], [growth])))
     assert stored['race'][0]['ours']['seconds'] == [1.0, 2.0, 3.0]
     assert len(bench.plot([result()], [growth]).axes) == 2
+
+
+def test_convolutions_are_compared_both_ways():
+    results = convolutions.compare(convolutions.Layer(2, 2, 3, 4), rounds=2, times=1)
+    assert list(results) == ['forward', 'by input', 'by kernel']
+    for seconds, ratio in results.values():
+        assert 0 < seconds.least <= seconds.median <= seconds.most
+        assert 0 < ratio.least <= ratio.most
