@@ -53,10 +53,7 @@ def integrate(currents: Array, beta: Array, tau: Array, v_th: Array, neurons: Ne
     """
     del beta
     dtype = jnp.promote_types(currents.dtype, jnp.float32)
-
-    threshold = v_th.astype(dtype)
-
-    constant = len(currents) < neurons.time_steps
+    threshold, constant = v_th.astype(dtype), len(currents) < neurons.time_steps
 
     def step(kept: Array, current: Array | None) -> tuple[Array, Array]:
         u = jnp.asarray(tau * kept + (currents[0] if current is None else current), dtype)
@@ -84,7 +81,6 @@ def _backward(
     upstream, _ = cotangents
     dtype = potentials.dtype
     width, threshold, decay = (jnp.asarray(value, dtype) for value in (beta, v_th, tau))
-
     constant = len(given) < neurons.time_steps
 
     def step(carry: tuple[Array, Array | None], now: tuple[Array, Array]) -> tuple[Any, Array]:
