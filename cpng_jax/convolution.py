@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ from cpng_jax.surrogate import Array
 # Pixels from which on XLA:CPU gets slower, the more of them the gradient of a kernel sums over in one go; and parts
 # at most, since each costs time to compile.
 _PIXELS, _PARTS = 2048, 16
+
+Convolution = Callable[[Array, Array], Array]
 
 
 def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Any, **options: Any) -> Array:
@@ -28,13 +30,15 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Any, **op
     Returns:
       `[N, H', W', features]`.
     """
+    # One object for custom_vjp, which wants what is not an array hashable.
+    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     if jax.default_backend() == 'cpu' and set(strides) == {1}:
         if min(x.shape[1:3]) < kernel.shape[0]:
             return _by_taps(x, kernel)
         parts = _parts(x)
         if parts > 1 and kernel.shape[0] > 1:
-            return _with_summed_gradient(x, kernel, parts, _Frozen(padding, options))
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+            return _with_summed_gradient(x, kernel, parts, xla)
+    return xla(x, kernel)
 
 
 def _by_taps(x: Array, kernel: Array) -> Array:
@@ -61,35 +65,25 @@ def _parts(x: Array) -> int:
     return max(part for part in range(1, max(wanted, 1) + 1) if batch % part == 0)
 
 
-class _Frozen:
-    """Padding and options of a convolution, which custom_vjp wants hashable."""
-
-    def __init__(self, padding: Any, options: dict[str, Any]) -> None:
-        self.padding, self.options = padding, options
-
-    def convolve(self, x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), self.padding, **self.options)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _with_summed_gradient(x: Array, kernel: Array, parts: int, convolution: _Frozen) -> Array:
+def _with_summed_gradient(x: Array, kernel: Array, parts: int, xla: Convolution) -> Array:
     """Convolution with stride 1 whose gradient by the kernel is summed over parts of the examples."""
     del parts
-    return convolution.convolve(x, kernel)
+    return xla(x, kernel)
 
 
-def _forward(x: Array, kernel: Array, parts: int, convolution: _Frozen) -> tuple[Array, tuple[Array, Array]]:
-    return _with_summed_gradient(x, kernel, parts, convolution), (x, kernel)
+def _forward(x: Array, kernel: Array, parts: int, xla: Convolution) -> tuple[Array, tuple[Array, Array]]:
+    return _with_summed_gradient(x, kernel, parts, xla), (x, kernel)
 
 
-def _backward(parts: int, convolution: _Frozen, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
+def _backward(parts: int, xla: Convolution, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    (d_x,) = jax.vjp(lambda x: convolution.convolve(x, kernel), x)[1](d_y)
+    (d_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](d_y)
     # Every part has examples of every device.
     xs, d_ys = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (x, d_y))
     d_kernel = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
     for part in range(parts):
-        _, gradient = jax.vjp(lambda kernel, part=part: convolution.convolve(xs[:, part], kernel), kernel)
+        _, gradient = jax.vjp(lambda kernel, part=part: xla(xs[:, part], kernel), kernel)
         d_kernel += gradient(d_ys[:, part])[0]
     return d_x, d_kernel.astype(kernel.dtype)
 

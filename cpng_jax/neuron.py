@@ -87,7 +87,6 @@ def lif(
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
     currents, surrogate = _checked(currents, tau), get_surrogate(surrogate)
-    arrays = (broadcastable(name, value, currents[0]) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
     time_steps = len(currents) if time_steps is None else time_steps
     if len(currents) not in (1, time_steps):
         raise ValueError(f'currents must have 1 or {time_steps} time steps, got {len(currents)}.')
@@ -97,6 +96,7 @@ def lif(
 
         spikes, mean, variance = pallas_loop.integrate(currents, beta, cast(float, tau), cast(float, v_th), neurons)
         return spikes, MembraneStats(mean, variance)
+    arrays = (broadcastable(name, value, currents[0]) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
     outputs: Any = time_loop.integrate(currents, *arrays, neurons)
     spikes, potentials = outputs
     return spikes, membrane_stats(potentials)

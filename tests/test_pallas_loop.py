@@ -13,36 +13,9 @@ from cpng_jax import pallas_loop
 from cpng_jax.neuron import lif_reference
 from cpng_jax.surrogate import SURROGATES, TRIANGULAR
 from cpng_jax.time_loop import Neurons
+from tests.equations import eq_2, eq_7_and_8
 
 EPSILON = {'float32': 1e-5, 'bfloat16': 2**-7}
-
-
-def eq_2(currents, tau, v_th):
-    """Potentials before the reset and spikes, [T, ...]."""
-    u = s = np.zeros(currents.shape[1:])
-    potentials, spikes = [], []
-    for current in currents:
-        u = tau * u * (1 - s) + current
-        s = (u >= v_th).astype(np.float64)
-        potentials.append(u)
-        spikes.append(s)
-    return np.stack(potentials), np.stack(spikes)
-
-
-def eq_3_and_4(x, beta, name):
-    if name == 'triangular':
-        return np.where(np.abs(x) < 1 / beta, beta * (1 - beta * np.abs(x)), 0.0)
-    if name == 'rectangular':
-        return np.where(np.abs(x) < 1 / (2 * beta), beta, 0.0)
-    return beta / (1 + (np.pi * beta * x) ** 2)
-
-
-def eq_7_and_8(upstream, u, s, beta, tau, v_th, name, detach_reset):
-    d_u, later = np.zeros_like(u), 0.0
-    for t in reversed(range(len(u))):
-        d_s = upstream[t] - (0 if detach_reset else later * tau * u[t])
-        later = d_u[t] = d_s * eq_3_and_4(u[t] - v_th, beta, name) + later * tau * (1 - s[t])
-    return d_u
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -76,7 +49,7 @@ def check(shape, constant, dtype, beta, tau, v_th, neurons, seed):
     spikes, mean, variance, d_currents, d_beta = run(*args)
     assert spikes.dtype == d_currents.dtype == dtype and mean.dtype == variance.dtype == np.float32
     u, s = eq_2(np.broadcast_to(eighths, shape), tau, v_th)
-    expected = eq_7_and_8(upstream, u, s, beta, tau, v_th, neurons.surrogate.name, neurons.detach_reset)
+    expected, _, _ = eq_7_and_8(upstream, u, s, beta, tau, v_th, neurons.surrogate.name, neurons.detach_reset)
     # The recursion may grow: rounding errors are those of its largest value.
     scale = 1 + np.abs(expected).max()
     expected = expected.sum(0, keepdims=True) if constant else expected

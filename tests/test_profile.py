@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cpng_jax import train
+from cpng_jax import metrics, train
 from cpng_jax.profile import Profile
 
 
@@ -46,7 +46,7 @@ def test_the_program_writes_a_trace_and_the_memory_of_a_step(tmp_path, tiny_conf
     tiny_config.profile.steps = (3, 4)
     train.run(tiny_config, tmp_path)
     assert traced_steps(tmp_path) == [3, 4]
-    rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    rows = metrics.read(tmp_path)
     (memory,) = [row for row in rows if row['event'] == 'memory']
     assert memory['peak'] >= memory['temporary'] > 0
     assert memory['state_and_batch'] > 128 * 8 * 8
