@@ -111,7 +111,7 @@ def kept_bytes_per_image(
 
 
 def largest_block_bytes_per_image(model: nn.Module, variables: dict[str, Any], image: Shape) -> int:
-    """Counts what an image leaves behind within one block, the largest: with `remat`, it is there again for a while.
+    """Counts what an image leaves behind within one block, the largest: `remat = block` has it all again for a while.
 
     Args:
       model: a network.

@@ -8,15 +8,22 @@ which nothing hides. The time assumed divides the former by `--efficiency` and g
 
     arithmetic   2 FLOPs a multiply-add of convolutions and dense layers; the backward pass takes twice the forward
                  pass; `remat = block` runs the forward pass again.
-    traffic      every output of a convolution, dense layer, norm or layer of neurons is written once and read once; for
-                 the backward pass it is read again, and its gradient written once and read once. With `remat`, outputs
-                 that are computed again are written and read again. A parameter is read by forward and backward pass,
-                 its gradient written and read, parameter and optimiser state read and written by the update.
+    traffic      each output of a convolution is written once and read three times, for its norm's mean, for its
+                 variance and by the neurons, which apply the norm; for the backward pass neurons and norm read it again
+                 and write its gradient, which is read by the norm and by both halves of the convolution's backward
+                 pass. Spikes are written and read, and so is their gradient; as bytes they are written and, for the
+                 backward pass, read. `remat = block` writes and reads again what the forward pass does, less the bytes.
+                 A parameter is read by forward and backward pass, its gradient written and read, parameter and
+                 optimiser state read and written by the update.
+                 Supposed to cost none: potentials computed again, bytes turned into spikes, membrane statistics. Left
+                 out: images, pools, sums of branches, dense layers.
     all-reduces  gradients in one; of each channel of a norm, mean and variance one after the other, in the backward
-                 pass three sums in two, with `remat` the former again; of each layer of neurons, four sums in two for
-                 mean, variance and firing rate. In a ring of n devices, each sends 2 (n - 1) / n of the bytes.
+                 pass two sums in one, with `remat = block` the former again; of each layer of neurons, five sums in two
+                 for mean, variance and firing rate. In a ring of n devices, each sends 2 (n - 1) / n of the bytes.
+                 Left out: the few of the loss; and that XLA joins some that do not wait for each other.
     memory       parameters, optimiser state and all else that a step carries on, gradients, and the bytes that
-                 `benchmarks.memory` counts for each image; with `remat`, those of the largest block besides.
+                 `benchmarks.memory` counts for each image; with `remat = block`, those of the largest block besides.
+                 Left out: what a compiler needs to work.
 """
 
 import math
@@ -98,10 +105,9 @@ class Counts(NamedTuple):
         """Bytes of the parameters, and of their gradients."""
         return _FLOAT32 * self.summary.parameters
 
-    def outputs(self, *kinds: str) -> int:
-        """Bytes of the outputs of an image's layers, of these kinds alone if there are any."""
-        layers = [layer for layer in self.summary.layers if not kinds or layer.kind in kinds]
-        return self.itemsize * sum(math.prod(layer.shape) for layer in layers)
+    def outputs(self, kind: str) -> int:
+        """How many numbers the layers of a kind put out for an image."""
+        return sum(math.prod(layer.shape) for layer in self.summary.layers if layer.kind == kind)
 
     def flops(self, remat: str) -> int:
         """FLOPs of a training step for each image."""
@@ -109,19 +115,25 @@ class Counts(NamedTuple):
 
     def traffic(self, images: int, remat: str) -> int:
         """Bytes that a step on so many images moves to and from a device's memory."""
-        again = {'none': 0, 'lif': self.outputs('norm', 'lif'), 'block': self.outputs()}[remat]
-        return images * (5 * self.outputs() + 2 * again) + 6 * self.parameters + 2 * (self.state - self.parameters)
+        fixed = 6 * self.parameters + 2 * (self.state - self.parameters)
+        return images * self.traffic_per_image(remat) + fixed
+
+    def traffic_per_image(self, remat: str) -> int:
+        """Bytes of it that each image adds."""
+        convolved, spikes = self.outputs('conv'), self.outputs('lif')
+        again = 4 * convolved + 2 * spikes if remat == 'block' else 0
+        return self.itemsize * (11 * convolved + 4 * spikes + again) + 2 * spikes
 
     def all_reduces(self, remat: str) -> tuple[int, int]:
         """Number of a step's all-reduces, and bytes of what they add up."""
         norms = [layer.shape[-1] for layer in self.summary.layers if layer.kind == 'norm']
-        again = 0 if remat == 'none' else 2
-        number = 1 + (4 + again) * len(norms) + 2 * self.summary.beta_layers
-        return number, self.parameters + _FLOAT32 * ((5 + again) * sum(norms) + 4 * self.summary.beta_layers)
+        again = 2 if remat == 'block' else 0
+        number = 1 + (3 + again) * len(norms) + 2 * self.summary.beta_layers
+        return number, self.parameters + _FLOAT32 * ((4 + again) * sum(norms) + 5 * self.summary.beta_layers)
 
     def memory(self, images: int, remat: str) -> int:
         """Bytes that a device needs for so many images."""
-        each = self.kept[remat] + (0 if remat == 'none' else self.block)
+        each = self.kept[remat] + (self.block if remat == 'block' else 0)
         return self.state + self.parameters + images * each
 
 
@@ -217,7 +229,9 @@ def counted_table(counts: Counts) -> str:
     rows = [
         ['multiply-adds of an image, forward', f'{counts.summary.multiply_adds / 1e9:.2f} G'],
         ['FLOPs of an image, forward and backward', f'{counts.flops("none") / 1e9:.1f} G'],
-        ['outputs of all layers, an image', f'{counts.outputs() / 1e6:.1f} MB'],
+        ['numbers that convolutions put out, an image', f'{counts.outputs("conv") / 1e6:.2f} M'],
+        ['numbers that neurons put out, an image', f'{counts.outputs("lif") / 1e6:.2f} M'],
+        *([f'traffic of an image, `remat = {r}`', f'{counts.traffic_per_image(r) / 1e6:.1f} MB'] for r in REMATS),
         *([f'kept for the backward pass, an image, `remat = {r}`', f'{counts.kept[r] / 1e6:.1f} MB'] for r in REMATS),
         ['the same within the largest block', f'{counts.block / 1e6:.1f} MB'],
         ['parameters', f'{counts.parameters / 1e6:.1f} MB'],

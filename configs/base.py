@@ -15,7 +15,7 @@ def get_config() -> Config:
     config.epochs = 300
     config.batch_size = 256
     config.dtype = 'float32'  # of currents and spikes, or bfloat16; weights, potentials and statistics are float32
-    config.remat = 'none'  # or lif, block: to need less memory, the backward pass computes time loops or blocks again
+    config.remat = 'none'  # or block: to need less memory, the backward pass computes each block again
 
     config.data = ConfigDict()
     config.data.name = 'digits'

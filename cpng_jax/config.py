@@ -15,6 +15,7 @@ import ml_collections
 from cpng_jax.cpng import LIMIT_MODES
 from cpng_jax.effective_domain import INTERVALS
 from cpng_jax.errors import UserError
+from cpng_jax.models.blocks import REMATS
 from cpng_jax.neuron import IMPLEMENTATIONS
 from cpng_jax.surrogate import SURROGATES
 
@@ -64,7 +65,7 @@ RULES: dict[str, Rule] = {
     'epochs': _integer(1),
     'batch_size': _integer(1),
     'dtype': _choice('float32', 'bfloat16'),
-    'remat': _choice('none', 'lif', 'block'),
+    'remat': _choice(*REMATS),
     'data.name': _TEXT,
     'data.dir': _TEXT,
     'data.fake': _BOOLEAN,

@@ -1,4 +1,4 @@
-"""Convolution as XLA does it, except where XLA on a CPU is many times slower than it could be."""
+"""Convolution as XLA does it, with inputs kept as bytes, and ways round where XLA on a CPU is many times too slow."""
 
 import functools
 import itertools
@@ -17,7 +17,9 @@ _PIXELS, _PARTS = 2048, 16
 Convolution = Callable[[Array, Array], Array]
 
 
-def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Any, **options: Any) -> Array:
+def convolve(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, unit: float | None = None, **options: Any
+) -> Array:
     """Convolves as `jax.lax.conv_general_dilated` does, whose place it takes in `nn.Conv`.
 
     Args:
@@ -25,6 +27,8 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Any, **op
       kernel: square, `[K, K, C, features]`.
       strides: steps in H and W.
       padding: as of `conv_general_dilated`; K // 2 on each side where the map is smaller than the kernel.
+      unit: says that `x` holds whole multiples of this, 0 to 255 times it: it is then kept for the backward pass as one
+        byte, without loss. 1 for spikes.
       **options: as of `conv_general_dilated`.
 
     Returns:
@@ -32,13 +36,12 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Any, **op
     """
     # One object for custom_vjp, which wants what is not an array hashable.
     xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    parts = 1
     if jax.default_backend() == 'cpu' and set(strides) == {1}:
         if min(x.shape[1:3]) < kernel.shape[0]:
             return _by_taps(x, kernel)
-        parts = _parts(x)
-        if parts > 1 and kernel.shape[0] > 1:
-            return _with_summed_gradient(x, kernel, parts, xla)
-    return xla(x, kernel)
+        parts = _parts(x) if kernel.shape[0] > 1 else 1
+    return xla(x, kernel) if parts == 1 and unit is None else _with_own_gradient(x, kernel, parts, unit, xla)
 
 
 def _by_taps(x: Array, kernel: Array) -> Array:
@@ -65,19 +68,34 @@ def _parts(x: Array) -> int:
     return max(part for part in range(1, max(wanted, 1) + 1) if batch % part == 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _with_summed_gradient(x: Array, kernel: Array, parts: int, xla: Convolution) -> Array:
-    """Convolution with stride 1 whose gradient by the kernel is summed over parts of the examples."""
-    del parts
+def _packed(x: Array, unit: float) -> Array:
+    """Multiples of a unit as bytes, counted down from 255: XLA sees through a mere conversion and would keep floats."""
+    return jnp.uint8(255) - (x / unit).astype(jnp.uint8)
+
+
+def _unpacked(kept: Array, unit: float, dtype: jnp.dtype) -> Array:
+    return (255 - kept.astype(dtype)) * jnp.asarray(unit, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _with_own_gradient(x: Array, kernel: Array, parts: int, unit: float | None, xla: Convolution) -> Array:
+    """Convolution that keeps bytes, if there is a unit, and sums the kernel's gradient over parts of the examples."""
+    del parts, unit
     return xla(x, kernel)
 
 
-def _forward(x: Array, kernel: Array, parts: int, xla: Convolution) -> tuple[Array, tuple[Array, Array]]:
-    return _with_summed_gradient(x, kernel, parts, xla), (x, kernel)
+def _forward(
+    x: Array, kernel: Array, parts: int, unit: float | None, xla: Convolution
+) -> tuple[Array, tuple[Array, Array]]:
+    kept = x if unit is None else _packed(x, unit)
+    return _with_own_gradient(x, kernel, parts, unit, xla), (kept, kernel)
 
 
-def _backward(parts: int, xla: Convolution, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+def _backward(
+    parts: int, unit: float | None, xla: Convolution, residuals: tuple[Array, Array], d_y: Array
+) -> tuple[Array, Array]:
+    kept, kernel = residuals
+    x = kept if unit is None else _unpacked(kept, unit, d_y.dtype)
     (d_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](d_y)
     # Every part has examples of every device.
     xs, d_ys = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (x, d_y))
@@ -88,4 +106,4 @@ def _backward(parts: int, xla: Convolution, residuals: tuple[Array, Array], d_y:
     return d_x, d_kernel.astype(kernel.dtype)
 
 
-_with_summed_gradient.defvjp(_forward, _backward)
+_with_own_gradient.defvjp(_forward, _backward)

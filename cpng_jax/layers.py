@@ -5,16 +5,17 @@ the batch and each layer is one large operation, which every device does for its
 the dtype of its input, with float32 parameters; tdBN takes its statistics in float32.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from cpng_jax.convolution import convolve
 from cpng_jax.surrogate import Array
+from cpng_jax.time_loop import Affine, Normalised
 
 
 def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
@@ -38,17 +39,18 @@ def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
 class Conv(nn.Module):
     """Square convolution without bias on `[T, B, H, W, C]`, padded to keep H and W at stride 1.
 
-    The output bears the name `conv` for policies of `jax.checkpoint`.
-
     Attributes:
       features: number of output channels.
       kernel_size: edge of the kernel.
       stride: step in H and W.
+      unit: what the input holds whole multiples of, 0 to 255 times, to keep it as bytes for the backward pass: 1 for
+        spikes and small sums of them; None for any other input.
     """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
+    unit: float | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -65,10 +67,10 @@ class Conv(nn.Module):
             use_bias=False,
             dtype=x.dtype,
             kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=convolve,
+            conv_general_dilated=functools.partial(convolve, unit=self.unit),
             name='conv',
         )
-        return checkpoint_name(merge_time(conv, x), 'conv')
+        return merge_time(conv, x)
 
 
 class Dense(nn.Module):
@@ -145,23 +147,77 @@ class TdBN(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Returns the normalised `[T, B, ..., C]`; `train` takes the batch's statistics and updates the others."""
+    def __call__(self, x: Array, *, train: bool) -> Normalised:
+        """Works out the normalisation and leaves it to the neurons to apply it.
+
+        Args:
+          x: `[T, B, ..., C]`.
+          train: take the batch's statistics and update the running ones.
+
+        Returns:
+          What `LIF` takes; its method `array` applies it.
+        """
         x = jnp.asarray(x)
-        normalise = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            use_fast_variance=False,  # the difference of two squares loses digits where |mean| >> std
-            use_scale=False,
-            use_bias=False,
-            dtype=jnp.float32,
-            name='norm',
-        )
+        mean, variance = RunningMoments(self.momentum, name='norm')(x, train=train)
+        scale = self.param('scale', nn.initializers.ones, mean.shape, jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, mean.shape, jnp.float32)
+        gain = jax.lax.rsqrt(variance + self.epsilon) * (self.alpha * self.v_th * scale)
+        return Normalised(x, Affine(mean, gain, bias))
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of each channel, and their running averages in the collection `batch_stats`.
+
+    Attributes:
+      momentum: share of the running averages kept at each step.
+    """
+
+    momentum: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
+        """Returns mean and variance `[C]`: of `x`, `[..., C]`, in training; the running averages in evaluation."""
         channels = x.shape[-1]
-        scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
-        return (normalise(x) * (self.alpha * self.v_th * scale) + bias).astype(x.dtype)
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,), jnp.float32)
+        running_variance = self.variable('batch_stats', 'var', jnp.ones, (channels,), jnp.float32)
+        if not train:
+            return running_mean.value, running_variance.value
+        mean, variance = moments(x)
+        if not self.is_initializing():
+            for running, now in ((running_mean, mean), (running_variance, variance)):
+                running.value = self.momentum * running.value + (1 - self.momentum) * now
+        return mean, variance
+
+
+@jax.custom_vjp
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel in at least float32; for the backward pass `x` alone is kept.
+
+    Args:
+      x: `[..., C]`.
+
+    Returns:
+      `(mean, variance)`, each `[C]`.
+    """
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.mean(x, axes)
+    # Not the difference of two squares, which loses digits where |mean| >> std.
+    return mean, jnp.mean(jnp.square(x - mean), axes)
+
+
+def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    mean, variance = moments(x)
+    return (mean, variance), (x, mean)
+
+
+def _moments_backward(residuals: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Array]:
+    (x, mean), (d_mean, d_variance) = residuals, cotangents
+    count = x.size // x.shape[-1]
+    return ((d_mean / count + (x - mean) * (2 / count * d_variance)).astype(x.dtype),)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
 
 
 def _check_rank(x: Array, rank: int, layout: str, layer: str) -> None:

@@ -1,14 +1,18 @@
 """Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from cpng_jax import time_loop
 from cpng_jax.surrogate import Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
+from cpng_jax.time_loop import Normalised
+
+# One term of a pre-synaptic input.
+Term = ArrayLike | Normalised
 
 IMPLEMENTATIONS = ('scan', 'pallas')
 
@@ -49,7 +53,7 @@ def membrane_stats(u: ArrayLike) -> MembraneStats:
 
 
 def lif(
-    currents: ArrayLike,
+    currents: Term | Sequence[Term],
     beta: ArrayLike,
     *,
     tau: ArrayLike = 0.5,
@@ -65,7 +69,8 @@ def lif(
     is Eq. 7 and 8. The membrane potential is kept in at least float32.
 
     Args:
-      currents: pre-synaptic input c, floating, `[T, ...]` with T >= 1.
+      currents: pre-synaptic input c, floating, `[T, ...]` with T >= 1, usually `[T, B, ...]`; or `Normalised`; or a
+        sequence of such terms of one shape, which are added.
       beta: width of the surrogate gradient, scalar or broadcastable to `[...]`.
       tau: decay of the membrane potential per time step, 0 to 1; 1 is integrate-and-fire without leak.
       v_th: threshold, scalar or broadcastable to `[...]`.
@@ -86,24 +91,33 @@ def lif(
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
-    currents, surrogate = _checked(currents, tau), get_surrogate(surrogate)
-    time_steps = len(currents) if time_steps is None else time_steps
-    if len(currents) not in (1, time_steps):
-        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {len(currents)}.')
+    terms, surrogate = _terms(currents, tau), get_surrogate(surrogate)
+    given = len(terms[0].values)
+    time_steps = given if time_steps is None else time_steps
+    if given not in (1, time_steps):
+        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
     neurons = time_loop.Neurons(surrogate, detach_reset, time_steps)
     if implementation == 'pallas':
         from cpng_jax import pallas_loop  # which only this needs
 
-        spikes, mean, variance = pallas_loop.integrate(currents, beta, cast(float, tau), cast(float, v_th), neurons)
+        total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
+        spikes, mean, variance = pallas_loop.integrate(total, beta, cast(float, tau), cast(float, v_th), neurons)
         return spikes, MembraneStats(mean, variance)
-    arrays = (broadcastable(name, value, currents[0]) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
-    outputs: Any = time_loop.integrate(currents, *arrays, neurons)
-    spikes, potentials = outputs
-    return spikes, membrane_stats(potentials)
+    u = terms[0].values[0]
+    arrays = (broadcastable(name, value, u) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
+    outputs: Any = time_loop.integrate(terms, *arrays, neurons)
+    spikes, measured = outputs
+    return spikes, _pooled(jax.lax.stop_gradient(measured))
+
+
+def _pooled(measured: time_loop.Measured) -> MembraneStats:
+    """Mean and variance of all potentials, from those of parts of equal size: the law of total variance."""
+    between = membrane_stats(measured.mean)
+    return MembraneStats(between.mean, jnp.mean(measured.variance) + between.variance)
 
 
 def lif_reference(
-    currents: ArrayLike,
+    currents: Term | Sequence[Term],
     beta: ArrayLike,
     *,
     tau: ArrayLike = 0.5,
@@ -128,31 +142,46 @@ def lif_reference(
       TypeError: as `lif`.
       ValueError: as `lif`.
     """
-    currents = _checked(currents, tau)
-    dtype = jnp.promote_types(currents.dtype, jnp.float32)
+    terms = _terms(currents, tau)
+    total, out = time_loop.sum_of(terms), terms[0].values.dtype
 
     def step(carry: tuple[Array, Array], current: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         u, s = carry
         kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
-        u = jnp.asarray(tau * u * kept + current, dtype)
+        u = jnp.asarray(tau * u * kept + current, total.dtype)
         s = spike(u, beta, v_th, surrogate)
-        return (u, s), (u, s.astype(currents.dtype))
+        return (u, s), (u, s.astype(out))
 
-    rest = jnp.zeros(currents.shape[1:], dtype)
-    _, (potentials, spikes) = jax.lax.scan(step, (rest, rest), currents)
+    rest = jnp.zeros(total.shape[1:], total.dtype)
+    _, (potentials, spikes) = jax.lax.scan(step, (rest, rest), total)
     return spikes, membrane_stats(potentials)
 
 
-def _checked(currents: ArrayLike, tau: ArrayLike) -> Array:
-    """The currents as an array, once they and tau have been checked."""
-    currents = jnp.asarray(currents)
-    if not jnp.issubdtype(currents.dtype, jnp.floating):
-        raise TypeError(f'currents must be floating, got dtype {currents.dtype}.')
-    if currents.ndim == 0 or currents.shape[0] == 0:
-        raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {currents.shape}.')
+def _terms(currents: Term | Sequence[Term], tau: ArrayLike) -> time_loop.Terms:
+    """The terms of the currents, once they and tau have been checked."""
     if isinstance(tau, int | float) and not 0 <= tau <= 1:
         raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
-    return currents
+    one = isinstance(currents, Normalised) or not isinstance(currents, tuple | list)
+    terms = tuple(map(_term, cast(Any, [currents] if one else currents)))
+    shapes = {term.shape for term in terms}
+    if len(shapes) != 1:
+        raise ValueError(f'currents must be terms of one shape, got {sorted(shapes)}.')
+    return terms
+
+
+def _term(term: Term) -> Normalised:
+    """A term, checked, with its map in a form that lets devices which share the examples sum its gradient alone."""
+    values, affine = term if isinstance(term, Normalised) else (term, None)
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(f'currents must be floating, got dtype {values.dtype}.')
+    if values.ndim == 0 or len(values) == 0:
+        raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {values.shape}.')
+    if affine is not None and values.ndim > 2:
+        # One row for each example. Their sum over the examples, and so over devices, then comes after the loop.
+        each = lambda x: jnp.broadcast_to(x, (values.shape[1], *(1,) * (values.ndim - 2 - jnp.ndim(x)), *jnp.shape(x)))
+        affine = jax.tree.map(each, affine)
+    return Normalised(values, affine)
 
 
 class LIF(nn.Module):
@@ -163,8 +192,7 @@ class LIF(nn.Module):
     name `beta`, its `MembraneStats` and the share of neurons and time steps that spiked: the three
     collections have one layout, so `jax.tree.map` pairs each beta with its statistics.
 
-    Give every activation a LIF of its own: two activations that share one would share one beta. The spikes
-    bear the name `spikes` for policies of `jax.checkpoint`.
+    Give every activation a LIF of its own: two activations that share one would share one beta.
 
     Attributes:
       tau: decay of the membrane potential per time step; 1 is integrate-and-fire.
@@ -183,11 +211,12 @@ class LIF(nn.Module):
     implementation: str = 'scan'
 
     @nn.compact
-    def __call__(self, currents: Array, time_steps: int | None = None) -> Array:
+    def __call__(self, currents: Term | Sequence[Term], time_steps: int | None = None) -> Array:
         """Computes the spikes of the layer.
 
         Args:
-          currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`.
+          currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`; or
+            `Normalised`, as `TdBN` gives it; or a sequence of such terms, which are added.
           time_steps: T, if it is not that of `currents`.
 
         Returns:
@@ -206,7 +235,6 @@ class LIF(nn.Module):
             time_steps=time_steps,
             implementation=self.implementation,
         )
-        spikes = checkpoint_name(spikes, 'spikes')
         if not self.is_initializing():
             if self.is_mutable_collection('membrane'):
                 self.put_variable('membrane', 'beta', stats)

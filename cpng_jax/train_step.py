@@ -19,6 +19,10 @@ from cpng_jax.train_state import EpochTotals, TrainState
 
 Batch = dict[str, Array]
 
+# By default XLA:CPU starts everything as soon as it can, and so keeps ready from the forward pass on what the backward
+# pass is to compute again: up to twice the memory of a step, and no less time.
+_CPU_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
+
 
 class EvalSums(NamedTuple):
     """Sums over the examples of a split.
@@ -146,7 +150,14 @@ def make_train_step(
 
     # One sharding stands for every leaf of its argument.
     home: Any = replicated(mesh) if state_sharding is None else state_sharding
-    return jax.jit(step, in_shardings=(home, over_batch(mesh)), out_shardings=home, donate_argnums=0)
+    on_cpu = mesh.devices.flat[0].platform == 'cpu'
+    return jax.jit(
+        step,
+        in_shardings=(home, over_batch(mesh)),
+        out_shardings=home,
+        donate_argnums=0,
+        compiler_options=_CPU_OPTIONS if on_cpu else None,
+    )
 
 
 def _hits(logits: Array, labels: Array) -> Array:

@@ -30,14 +30,13 @@ def kept(remat='none', time_steps=T, dtype='float32'):
 
 
 def by_hand(remat, size):
-    """What an image keeps up to the logits; `size` bytes a number, potentials and norms in float32."""
-    inputs = [8 * 8 * 3, T * 8 * 8 * 4, T * 4 * 4 * 7]  # of the convolutions: the image, spikes, pooled spikes
-    convolved = [8 * 8 * 4, T * 8 * 8 * 7, T * 4 * 4 * 6]  # the first one once for all time steps
-    neurons = [T * 8 * 8 * 4, T * 8 * 8 * 7, T * 4 * 4 * 6]
-    numbers = sum(inputs) + T * HEAD
-    if remat == 'none':  # three arrays of each norm and the potentials of each layer of neurons
-        return numbers * size + (3 * sum(convolved) + sum(neurons)) * 4
-    return (numbers + (sum(convolved) if remat == 'lif' else 0)) * size
+    """What an image keeps up to the logits; `size` bytes a number, means and factors of the norms in float32."""
+    pixels, spikes = 8 * 8 * 3, T * 8 * 8 * 4 + T * 4 * 4 * 7  # of the second convolution, and pooled of the third
+    if remat == 'block':
+        return (pixels + spikes + T * HEAD) * size
+    convolved = 8 * 8 * 4 + T * 8 * 8 * 7 + T * 4 * 4 * 6  # the first one once for all time steps
+    # Mean, gain and bias of each channel have a row for each image.
+    return (pixels + convolved + T * HEAD) * size + spikes + 3 * sum(CHANNELS) * 4
 
 
 def of_the_loss(dtype):
@@ -79,13 +78,13 @@ def test_more_time_steps_keep_more_and_remat_keeps_less():
     for remat in REMATS:
         assert counts[remat, 1] < counts[remat, 2] < counts[remat, 4]
     for steps in (1, 2, 4):
-        assert counts['block', steps] < counts['lif', steps] < counts['none', steps]
+        assert counts['block', steps] < counts['none', steps]
 
 
 def test_the_largest_block_is_counted_by_itself():
     model = vgg('block')
-    # The second: its input, three arrays of its norm and the potentials of its neurons.
-    expected = 4 * (T * 8 * 8 * 4 + 4 * T * 8 * 8 * 7)
+    # The second: its input as bytes, the output of its convolution, and mean, gain and bias of each channel.
+    expected = T * 8 * 8 * 4 + 4 * (T * 8 * 8 * 7 + 3 * 7)
     assert memory.largest_block_bytes_per_image(model, memory.variables_of(model, image()), image()) == expected
 
 
@@ -98,26 +97,25 @@ SUMMARY = Summary(
     ],
     measured=False,
 )
-COUNTS = plan.Counts(SUMMARY, itemsize=2, state=30_000, kept={'none': 900, 'lif': 300, 'block': 100}, block=200)
+COUNTS = plan.Counts(SUMMARY, itemsize=2, state=30_000, kept={'none': 900, 'block': 100}, block=200)
 DEVICE = plan.Device('device', 4, flops=1e6, bandwidth=1e5, memory=1e9, link=1e4, cores=8, source='none')
-OUTPUTS = 2 * (256 + 256 + 512 + 20)
 
 
-@pytest.mark.parametrize(('remat', 'number', 'vectors'), [('none', 1 + 4 + 2, 5), ('block', 1 + 6 + 2, 7)])
+@pytest.mark.parametrize(('remat', 'number', 'vectors'), [('none', 1 + 3 + 2, 4), ('block', 1 + 5 + 2, 6)])
 def test_all_reduces_are_gradients_norms_and_potentials(remat, number, vectors):
-    assert COUNTS.all_reduces(remat) == (number, 4 * (36 + 8 + 2570) + 4 * (vectors * 4) + 4 * 4)
+    assert COUNTS.all_reduces(remat) == (number, 4 * (36 + 8 + 2570) + 4 * (vectors * 4) + 4 * 5)
 
 
 def test_remat_costs_arithmetic_and_traffic_and_saves_memory():
-    assert COUNTS.flops('none') == COUNTS.flops('lif') == 6 * (2304 + 5120)
+    assert COUNTS.flops('none') == 6 * (2304 + 5120)
     assert COUNTS.flops('block') == 8 * (2304 + 5120)
     parameters, images = 4 * 2614, 3
     fixed = 6 * parameters + 2 * (30_000 - parameters)
-    assert COUNTS.traffic(images, 'none') == images * 5 * OUTPUTS + fixed
-    assert COUNTS.traffic(images, 'lif') == images * (5 * OUTPUTS + 2 * 2 * (256 + 512)) + fixed
-    assert COUNTS.traffic(images, 'block') == images * 7 * OUTPUTS + fixed
+    # 256 outputs of the convolution, 512 of the neurons, two bytes each.
+    assert COUNTS.traffic(images, 'none') == images * (11 * 512 + 4 * 1024 + 2 * 512) + fixed
+    assert COUNTS.traffic(images, 'block') == images * (15 * 512 + 6 * 1024 + 2 * 512) + fixed
     memories = [COUNTS.memory(images, remat) - 30_000 - parameters for remat in REMATS]
-    assert memories == [images * 900, images * (300 + 200), images * (100 + 200)]
+    assert memories == [images * 900, images * (100 + 200)]
 
 
 def test_a_step_is_bound_by_the_slower_of_two_and_the_all_reduces():
@@ -127,7 +125,7 @@ def test_a_step_is_bound_by_the_slower_of_two_and_the_all_reduces():
     assert step.traffic == COUNTS.traffic(2, 'none') / 1e5
     all_reduce = 2 * 3 / 4 * COUNTS.all_reduces('none')[1] / 1e4
     assert step.roofline == pytest.approx(step.traffic + all_reduce)
-    assert step.assumed == pytest.approx(step.traffic / 0.5 + all_reduce + 7 * 0.01)
+    assert step.assumed == pytest.approx(step.traffic / 0.5 + all_reduce + 6 * 0.01)
 
 
 @pytest.mark.parametrize('remat', REMATS)
@@ -152,7 +150,8 @@ def test_a_network_is_counted(digits_counts):
     assert counts.parameters == 4 * parameters
     # Weights and momentum, running statistics, and a few scalars.
     assert 0 < counts.state - 4 * (2 * parameters + 2 * (4 + 8)) < 200
-    assert counts.outputs() == 4 * (2 * 64 * 4 + 2 * 64 * 4 + 3 * 2 * 16 * 8 + 2 * 10)
+    assert counts.outputs('conv') == 64 * 4 + 2 * 16 * 8
+    assert counts.outputs('lif') == 2 * 64 * 4 + 2 * 16 * 8
     assert counts.flops('none') == 6 * (64 * 9 * 4 + 2 * (16 * 36 * 8 + 128 * 10))
 
 

@@ -1,5 +1,7 @@
 """The ways round XLA:CPU's slow convolutions against SciPy, and against `conv_general_dilated`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,3 +87,35 @@ def test_the_dtype_stays(dtype):
         x, kernel, upstream = (jnp.asarray(array, dtype) for array in arrays(shape, 3))
         assert ours(x, kernel).dtype == dtype
         assert {gradient.dtype for gradient in gradients(ours, x, kernel, upstream)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize(('unit', 'largest'), [(1.0, 1), (1.0, 255), (0.25, 4), (None, 4)])
+def test_multiples_of_a_unit_are_kept_as_bytes_without_loss(unit, largest, stride, dtype):
+    _, kernel, _ = arrays((64, 8, 8, 2), 3)
+    counts = np.random.default_rng(1).integers(0, largest, (64, 8, 8, 2), endpoint=True)
+    x, kernel = jnp.asarray(counts * (unit or 0.3), dtype), jnp.asarray(kernel, dtype)
+    mine, plain = (
+        functools.partial(f, **options)
+        for f, options in ((convolve, {'unit': unit}), (jax.lax.conv_general_dilated, {}))
+    )
+    run = lambda f: jax.vjp(lambda x, k: f(x, k, (stride,) * 2, ((1, 1),) * 2, **OPTIONS), x, kernel)
+    (y, pull), (expected, their_pull) = run(mine), run(plain)
+    np.testing.assert_array_equal(y, expected)
+    upstream = jnp.asarray(np.random.default_rng(2).normal(size=y.shape), dtype)
+    tolerance = {'float32': 1e-5, 'bfloat16': 2**-6}[dtype]
+    for gradient, right in zip(pull(upstream), their_pull(upstream), strict=True):
+        assert gradient.dtype == right.dtype
+        scale = np.abs(np.float64(right)).max()
+        np.testing.assert_allclose(np.float64(gradient), np.float64(right), atol=tolerance * scale)
+    kept = [leaf.dtype for leaf in jax.tree.leaves(pull) if leaf.shape == x.shape]
+    if unit is not None:
+        assert kept == [np.uint8]
+
+
+def test_bytes_come_back_as_they_were():
+    counts = np.arange(256, dtype=np.float32)
+    for unit in (1.0, 0.25):
+        packed = convolution._packed(jnp.asarray(counts * unit), unit)
+        np.testing.assert_array_equal(convolution._unpacked(packed, unit, jnp.dtype('float32')), counts * unit)

@@ -119,11 +119,11 @@ def test_td_bn(norm_variables, alpha, v_th, shape):
     scale, bias = norm_variables['params'].values()
     running = norm_variables['batch_stats']['norm']
     close(
-        layer.apply(norm_variables, x, train=False),
+        layer.apply(norm_variables, x, train=False).array(),
         td_bn(x, scale, bias, alpha * v_th, running['mean'], running['var']),
     )
     y, updates = layer.apply(norm_variables, x, train=True, mutable=['batch_stats'])
-    close(y, td_bn(x, scale, bias, alpha * v_th), atol=1e-4)
+    close(y.array(), td_bn(x, scale, bias, alpha * v_th), atol=1e-4)
     new = updates['batch_stats']['norm']
     close(new['mean'], 0.7 * running['mean'] + 0.3 * f64(x).mean(axes))
     close(new['var'], 0.7 * running['var'] + 0.3 * f64(x).var(axes))
@@ -137,6 +137,7 @@ def test_td_bn_start():
         'batch_stats': {'norm': {'mean': (2,), 'var': (2,)}},
     }
     y, updates = TdBN(v_th=0.6).apply(variables, x, train=True, mutable=['batch_stats'])
+    y = y.array()
     close(np.mean(y, (0, 1)), np.zeros(2), atol=1e-6)
     close(np.std(y, (0, 1)), np.full(2, 0.6), rtol=1e-4)  # Zheng et al.: N(0, v_th^2)
     close(updates['batch_stats']['norm']['mean'], 0.1 * x.mean((0, 1)))
@@ -144,7 +145,8 @@ def test_td_bn_start():
 
 def test_td_bn_gradient(norm_variables):
     x, upstream = normal(4, 5, 3), normal(4, 5, 3, seed=1)
-    loss = lambda x: jnp.sum(upstream * TdBN(v_th=1.5).apply(norm_variables, x, train=True, mutable=['batch_stats'])[0])
+    norm = lambda x: TdBN(v_th=1.5).apply(norm_variables, x, train=True, mutable=['batch_stats'])[0].array()
+    loss = lambda x: jnp.sum(upstream * norm(x))
     hat = td_bn(x, 1, 0, 1)
     spread = np.sqrt(f64(x).var((0, 1)) + 1e-5)
     centred = upstream - upstream.mean((0, 1)) - hat * (upstream * hat).mean((0, 1))
@@ -155,6 +157,7 @@ def test_td_bn_in_bfloat16_measures_in_float32(norm_variables):
     x = jnp.asarray(normal(64, 64, 3), 'bfloat16') + jnp.bfloat16(4)
     y, updates = TdBN().apply(norm_variables, x, train=True, mutable=['batch_stats'])
     scale, bias = norm_variables['params'].values()
+    y = y.array()
     assert y.dtype == 'bfloat16'
     close(y, td_bn(f64(x), scale, bias, 1), rtol=2**-6, atol=2**-6)
     new, old = updates['batch_stats']['norm'], norm_variables['batch_stats']['norm']
@@ -216,7 +219,7 @@ def test_tdbn_is_right_where_the_mean_is_far_above_the_spread(mean):
     out, _ = TdBN(epsilon=0.0).init_with_output(jax.random.key(0), x, train=True)
     exact = x.astype(np.float64)
     expected = (exact - exact.mean(axis=(0, 1, 2, 3))) / exact.std(axis=(0, 1, 2, 3))
-    np.testing.assert_allclose(out, expected, atol=2e-6 * max(mean, 1))
+    np.testing.assert_allclose(out.array(), expected, atol=2e-6 * max(mean, 1))
 
 
 @pytest.mark.parametrize(('edge', 'stride'), [(8, 2), (7, 2), (5, 1), (1, 2)])

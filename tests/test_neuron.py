@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as hnp
 import cpng_jax
 from cpng_jax import time_loop
 from cpng_jax.neuron import LIF, MembraneStats, lif, lif_reference, membrane_stats
+from cpng_jax.time_loop import Affine, Normalised
 from tests.equations import eq_2, eq_7_and_8
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
@@ -153,11 +154,62 @@ def test_the_same_currents_at_every_step_are_given_once(detach_reset):
     close(pull((upstream, jax.tree.map(jnp.zeros_like, stats)))[0], d_u.sum(0, keepdims=True))
 
 
-def test_the_backward_pass_keeps_the_potentials_alone():
-    currents = jax.ShapeDtypeStruct((6, 7, 5), jnp.bfloat16)
-    kept = jax.eval_shape(lambda c: jax.vjp(lambda c: lif(c, 1.0)[0], c)[1], currents)
-    large = [leaf for leaf in jax.tree.leaves(kept) if leaf.size > 10]
-    assert [(leaf.shape, leaf.dtype) for leaf in large] == [((6, 7, 5), np.float32)]
+def affine(rng, channels):
+    return Affine(
+        *f32([rng.integers(-4, 4, channels) / 8, rng.integers(2, 8, channels) / 4, rng.integers(-4, 4, channels) / 8])
+    )
+
+
+@repeatable
+@given(
+    dims=st.sampled_from([(3, 2, 2), (4, 2, 3, 2), (12, 3, 1, 2, 2)]),
+    dtype=st.sampled_from(['float32', 'bfloat16']),
+    kinds=st.sampled_from(['n', 'nn', 'np', 'pn', 'ppn']),
+    constant=st.booleans(),
+    shape=st.sampled_from(SHAPES),
+    detach_reset=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_terms_and_normalisations_are_those_of_the_sum(dims, dtype, kinds, constant, shape, detach_reset, seed):
+    """Spikes exactly, gradients of values and of maps (n: normalised, p: plain) as of the readable loop on the sum."""
+    rng = np.random.default_rng(seed)
+    given_dims = (1 if constant else dims[0], *dims[1:])
+    draw = lambda: jnp.asarray(rng.integers(-16, 24, given_dims) / 8, dtype)
+    terms = tuple(Normalised(draw(), affine(rng, dims[-1])) if kind == 'n' else draw() for kind in kinds)
+    upstream = f32(rng.integers(-8, 8, dims) / 8)
+    options = {'surrogate': shape, 'detach_reset': detach_reset}
+
+    def written_out(terms):
+        """The sum in float32, each value at each step."""
+        total = 0
+        for term in terms:
+            x, maps = term if isinstance(term, Normalised) else (term, None)
+            x = jnp.broadcast_to(x, dims).astype(jnp.float32)
+            total += x if maps is None else (x - maps.mean) * maps.gain + maps.bias
+        return lif_reference(total, 0.5, **options)[:2]
+
+    mine = lambda terms: lif(terms, 0.5, time_steps=dims[0], **options)
+    run = jax.jit(
+        lambda f, terms: (lambda s, p, m: (s, m, *p(upstream.astype(s.dtype))))(*jax.vjp(f, terms, has_aux=True)),
+        static_argnums=0,
+    )
+    (spikes, stats, gradient), (expected, their_stats, right) = run(mine, terms), run(written_out, terms)
+    assert spikes.dtype == dtype
+    np.testing.assert_array_equal(f64(spikes), f64(expected))
+    close(stats, f64(their_stats))
+    tolerance = {'float32': 1e-5, 'bfloat16': 2**-7}[dtype]
+    for d, r in zip(jax.tree.leaves(gradient), jax.tree.leaves(right), strict=True):
+        assert d.dtype == r.dtype
+        close(d, f64(r), rtol=tolerance, atol=tolerance * (1 + np.abs(f64(r)).max()))
+
+
+def test_the_backward_pass_keeps_what_the_norm_was_given_and_no_more():
+    x, beta = jax.ShapeDtypeStruct((6, 7, 5), jnp.bfloat16), 1.0
+    maps = Affine(*[jax.ShapeDtypeStruct((5,), jnp.float32)] * 3)
+    forward = lambda x, maps: lif(Normalised(x, maps), beta)[0]
+    kept = jax.eval_shape(lambda *values: jax.vjp(forward, *values)[1], x, maps)
+    large = [leaf for leaf in jax.tree.leaves(kept) if leaf.size > 7 * 5]
+    assert [(leaf.shape, leaf.dtype) for leaf in large] == [((6, 7, 5), jnp.bfloat16)]
 
 
 def test_detaching_the_reset_matters():
@@ -271,6 +323,12 @@ CURRENTS = np.ones((2, 3), np.float32)
             (ValueError, f'tau must lie in 0 to 1, got {t}', lambda t=t: lif(CURRENTS, 1.0, tau=t))
             for t in (-0.1, 1.1, np.nan)
         ],
+        (
+            ValueError,
+            r'terms of one shape, got \[\(1, 3\), \(2, 3\)\]',
+            lambda: lif((CURRENTS, CURRENTS[:1]), 1.0),
+        ),
+        (ValueError, r'terms of one shape, got \[\]', lambda: lif((), 1.0)),
         (ValueError, "'cuda', expected one of scan, pallas", lambda: lif(CURRENTS, 1.0, implementation='cuda')),
         (ValueError, "one of triangular, .*'gauss'", lambda: lif(CURRENTS, 1.0, surrogate='gauss')),
         (ValueError, r'beta has shape \(2,\)', lambda: lif(CURRENTS, np.ones(2))),

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from configs import digits
 from cpng_jax import cpng, optim, sharding, train_state, train_step
+from cpng_jax.layers import RunningMoments, TdBN
 from cpng_jax.models.vgg import VGG
 from cpng_jax.neuron import LIF, MembraneStats
 
@@ -150,11 +150,11 @@ def test_events_are_split_along_the_batch():
 
 def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32():
     model, *_, state, step = make(dtype='bfloat16')
-    # Shapes alone tell the dtypes: of currents and spikes within, and of what comes out.
+    # Shapes alone tell the dtypes: of values and spikes within, and of what comes out; norms and their maps aside.
     images = jnp.zeros((2, 8, 8, 1), 'bfloat16')
     variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
     capture = functools.partial(
-        model.apply, capture_intermediates=lambda module, _: not isinstance(module, nn.BatchNorm), mutable=True
+        model.apply, capture_intermediates=lambda module, _: not isinstance(module, TdBN | RunningMoments), mutable=True
     )
     _, seen = jax.eval_shape(lambda: capture(variables, images, train=True))
     assert {leaf.dtype for leaf in jax.tree.leaves(seen['intermediates'])} == {jnp.dtype('bfloat16')}

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import jax
 from flax import linen as nn
 
 from cpng_jax.layers import Conv, TdBN
 from cpng_jax.neuron import LIF
 from cpng_jax.surrogate import Array
+from cpng_jax.time_loop import Normalised
 
 
 def scaled(features: int, width: float) -> int:
@@ -18,23 +18,18 @@ def scaled(features: int, width: float) -> int:
 
 Block = TypeVar('Block', bound=nn.Module)
 
-# What the backward pass finds kept of a block besides its input: all, the outputs of its convolutions and its spikes
-# (so that norms and time loops are computed again), or nothing.
-REMATS = {
-    'none': jax.checkpoint_policies.everything_saveable,
-    'lif': jax.checkpoint_policies.save_only_these_names('conv', 'spikes'),
-    'block': jax.checkpoint_policies.nothing_saveable,
-}
+# What the backward pass computes again: nothing, or each block from its input.
+REMATS = ('none', 'block')
 
 
 def rematerialised(block: type[Block], remat: str) -> type[Block]:
-    """Makes a block keep less for the backward pass, which then computes the rest again.
+    """Makes the backward pass compute a block again from its input, if so chosen, and find nothing else kept of it.
 
     Membrane statistics and running means are those of the forward pass: nothing is counted twice.
 
     Args:
       block: class of a module that is called with `(x, train)`.
-      remat: a key of `REMATS`.
+      remat: one of `REMATS`.
 
     Returns:
       The class.
@@ -44,9 +39,7 @@ def rematerialised(block: type[Block], remat: str) -> type[Block]:
     """
     if remat not in REMATS:
         raise ValueError(f'remat is {remat!r}, expected one of {", ".join(REMATS)}.')
-    if remat == 'none':
-        return block
-    return nn.remat(block, static_argnums=(2,), policy=REMATS[remat])
+    return nn.remat(block, static_argnums=(2,)) if remat == 'block' else block
 
 
 def time_first(x: Array, network: str, time_steps: int) -> tuple[Array, int]:
@@ -75,18 +68,20 @@ class ConvNorm(nn.Module):
       features: number of channels.
       kernel_size: edge of the kernel.
       stride: step in H and W.
+      unit: of the input, see `Conv`.
       norm: makes the `TdBN`.
     """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
+    unit: float | None = None
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Normalised:
         """Maps `[T, B, H, W, C]` to currents `[T, B, H', W', features]`."""
-        x = Conv(self.features, self.kernel_size, self.stride, name='conv')(x)
+        x = Conv(self.features, self.kernel_size, self.stride, self.unit, name='conv')(x)
         return self.norm(name='norm')(x, train=train)
 
 
@@ -98,6 +93,7 @@ class ConvBlock(nn.Module):
       time_steps: T of the spikes; an input with one time step is convolved and normalised once.
       kernel_size: edge of the kernel.
       stride: step in H and W.
+      unit: of the input, see `Conv`.
       neuron: makes the `LIF`.
       norm: makes the `TdBN`.
     """
@@ -106,12 +102,12 @@ class ConvBlock(nn.Module):
     time_steps: int
     kernel_size: int = 3
     stride: int = 1
+    unit: float | None = None
     neuron: Callable[..., LIF] = LIF
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `[T or 1, B, H, W, C]` to spikes `[T, B, H', W', features]`."""
-        x = Conv(self.features, self.kernel_size, self.stride, name='conv')(x)
-        x = self.norm(name='norm')(x, train=train)
-        return self.neuron(name='lif')(x, self.time_steps)
+        x = Conv(self.features, self.kernel_size, self.stride, self.unit, name='conv')(x)
+        return self.neuron(name='lif')(self.norm(name='norm')(x, train=train), self.time_steps)

@@ -69,7 +69,11 @@ def _stages(value: Any) -> bool:
 _FIELD_RULES: dict[str, Rule] = {
     'stages': Rule(_stages, 'the channels of each stage, such as ((16, 16), (32, 32, 32))'),
     'head': Rule(_counts, 'widths of layers, such as (256,) or ()'),
-    'blocks': Rule(lambda value: bool(value) and _counts(value), 'numbers of blocks, such as (2, 2, 2, 2)'),
+    # Sums of spikes over the blocks of a stage are kept as bytes.
+    'blocks': Rule(
+        lambda value: bool(value) and _counts(value) and max(value) <= 254,
+        'numbers of blocks, each at most 254, such as (2, 2, 2, 2)',
+    ),
     'widths': Rule(lambda value: bool(value) and _counts(value), 'numbers of channels, such as (64, 128)'),
     'stem_width': Rule(lambda value: type(value) is int and value >= 1, 'an integer of at least 1'),
     'pool_last': Rule(lambda value: type(value) is bool, 'True or False'),

@@ -9,6 +9,7 @@ from cpng_jax.layers import Dense, TdBN
 from cpng_jax.models.blocks import ConvBlock, ConvNorm, rematerialised, scaled, time_first
 from cpng_jax.neuron import LIF
 from cpng_jax.surrogate import Array
+from cpng_jax.time_loop import Normalised
 
 
 class ResidualBlock(nn.Module):
@@ -35,11 +36,14 @@ class ResidualBlock(nn.Module):
         def summed_norm(**fields: str) -> TdBN:
             return self.norm(alpha=self.alpha_residual, **fields)
 
-        first = ConvBlock(self.features, len(x), stride=self.stride, neuron=self.neuron, norm=self.norm, name='conv1')
-        y = ConvNorm(self.features, norm=summed_norm, name='conv2')(first(x, train), train)
+        first = ConvBlock(
+            self.features, len(x), stride=self.stride, unit=1.0, neuron=self.neuron, norm=self.norm, name='conv1'
+        )
+        y = ConvNorm(self.features, unit=1.0, norm=summed_norm, name='conv2')(first(x, train), train)
+        shortcut: Array | Normalised = x
         if x.shape != y.shape:
-            x = ConvNorm(self.features, 1, self.stride, norm=summed_norm, name='shortcut')(x, train)
-        return self.neuron(name='lif')(x + y)
+            shortcut = ConvNorm(self.features, 1, self.stride, 1.0, summed_norm, name='shortcut')(x, train)
+        return self.neuron(name='lif')((y, shortcut))
 
 
 class ResNet(nn.Module):
@@ -56,7 +60,7 @@ class ResNet(nn.Module):
       head: widths of the spiking fully connected layers before the last.
       time_steps: T for static images.
       width: factor on all channels and on the head.
-      remat: what the backward pass computes again to need less memory: 'none', 'lif' or 'block', see `blocks.REMATS`.
+      remat: what the backward pass computes again to need less memory: 'none' or 'block', see `blocks.REMATS`.
       alpha_residual: tdBN's alpha where two branches are summed.
       neuron: makes each `LIF`.
       norm: makes each `TdBN`.

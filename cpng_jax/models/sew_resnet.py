@@ -48,7 +48,8 @@ class SEWBlock(nn.Module):
             layers = [(self.features, 1, 1), (self.features, 3, self.stride), (4 * self.features, 1, 1)]
         else:
             layers = [(self.features, 3, self.stride), (self.features, 3, 1)]
-        spiking: dict[str, Any] = {'neuron': self.neuron, 'norm': self.norm}
+        # With ADD, spikes and sums of one more in each block.
+        spiking: dict[str, Any] = {'unit': 1.0, 'neuron': self.neuron, 'norm': self.norm}
         y = x
         for index, (features, kernel, stride) in enumerate(layers, start=1):
             y = ConvBlock(features, len(x), kernel, stride, name=f'conv{index}', **spiking)(y, train)
@@ -72,7 +73,7 @@ class SEWResNet(nn.Module):
       stem_width: channels of the first convolution.
       time_steps: T for static images.
       width: factor on all channels.
-      remat: what the backward pass computes again to need less memory: 'none', 'lif' or 'block', see `blocks.REMATS`.
+      remat: what the backward pass computes again to need less memory: 'none' or 'block', see `blocks.REMATS`.
       neuron: makes each `LIF`.
       norm: makes each norm.
     """

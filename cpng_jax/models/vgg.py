@@ -23,7 +23,7 @@ class VGG(nn.Module):
       time_steps: T for static images.
       pool_last: also pool after the last stage.
       width: factor on all channels and on the head.
-      remat: what the backward pass computes again to need less memory: 'none', 'lif' or 'block', see `blocks.REMATS`.
+      remat: what the backward pass computes again to need less memory: 'none' or 'block', see `blocks.REMATS`.
       neuron: makes each `LIF`, for example `functools.partial(LIF, surrogate='arctan')`.
       norm: makes each `TdBN`.
     """
@@ -53,17 +53,17 @@ class VGG(nn.Module):
           ValueError: `x` has another rank, or its map is too small for the pools.
         """
         x, time_steps = time_first(x, 'VGG', self.time_steps)
-        layer = 0
+        layer, unit = 0, None  # of images; then spikes, and averages of four
         for index, widths in enumerate(self.stages):
             for features in widths:
                 layer += 1
                 channels = scaled(features, self.width)
                 block = rematerialised(ConvBlock, self.remat)(
-                    channels, time_steps, neuron=self.neuron, norm=self.norm, name=f'conv{layer:02d}'
+                    channels, time_steps, unit=unit, neuron=self.neuron, norm=self.norm, name=f'conv{layer:02d}'
                 )
-                x = block(x, train)
+                x, unit = block(x, train), 1.0
             if index + 1 < len(self.stages) or self.pool_last:
-                x = avg_pool(x, 2)
+                x, unit = avg_pool(x, 2), 1 / 4
         x = x.reshape(*x.shape[:2], -1)
         for features in self.head:
             layer += 1

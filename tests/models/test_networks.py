@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from configs import base
 from cpng_jax.errors import UserError
-from cpng_jax.layers import TdBN
+from cpng_jax.layers import Conv, TdBN
 from cpng_jax.models import registry
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWBlock, SEWResNet
 from cpng_jax.models.summary import input_density, summarise
 from cpng_jax.neuron import LIF
+from cpng_jax.time_loop import Normalised
 
 # A low threshold, so that nets this small are alive from their start.
 alive = functools.partial(LIF, surrogate='arctan', v_th=0.3)
@@ -195,8 +197,9 @@ def spread_after_norms(model, edge):
     capture = functools.partial(model.apply, train=True, mutable=['batch_stats', 'intermediates'])
     is_norm = lambda module, _: isinstance(module, TdBN)
     _, seen = jax.jit(functools.partial(capture, capture_intermediates=is_norm))(variables, images)
-    leaves = jax.tree.leaves_with_path(seen['intermediates'])
-    return {jax.tree_util.keystr(path[:-2], simple=True, separator='/'): float(np.std(leaf)) for path, leaf in leaves}
+    norms = jax.tree.leaves_with_path(seen['intermediates'], is_leaf=lambda node: isinstance(node, Normalised))
+    spread = lambda norm: float(np.std(norm.array()))
+    return {jax.tree_util.keystr(path[:-2], simple=True, separator='/'): spread(norm) for path, norm in norms}
 
 
 def test_sew_norms_are_ordinary_batch_norms():
@@ -236,6 +239,7 @@ def test_the_configuration_reaches_the_summed_branches():
         ('resnet18', {'blocks': 3}, 'config.model.blocks is 3, expected numbers of blocks'),
         ('resnet20', {'blocks': (3, 3)}, 'both need one number for each stage'),
         ('sew_resnet18', {'bottleneck': 2}, 'config.model.bottleneck is 2, expected True or False'),
+        ('sew_resnet18', {'blocks': (2, 2, 2, 255)}, 'config.model.blocks is .* at most 254'),
         ('sew_resnet34', {'connect': 'XOR'}, "config.model.connect is 'XOR', expected one of ADD, AND, IAND"),
     ],
 )
@@ -270,3 +274,34 @@ def test_operations_follow_the_density_of_the_inputs():
     assert len(lines) == 1 + len(summary.layers) + 2
     assert f'{summary.parameters:,} parameters, 2 beta layers' in lines[-2]
     assert math.prod((8, 8, 4)) + math.prod((4, 4, 6)) == summary.neurons
+
+
+@pytest.mark.parametrize('connect', ['ADD', 'IAND'])
+@pytest.mark.parametrize('name', ['vgg', 'resnet20', 'sew_resnet18'])
+def test_what_is_kept_as_bytes_consists_of_its_unit(name, connect):
+    """Each convolution but the first names the unit of its input, which is 0 to 255 times it."""
+    config = base.get_config()
+    config.model = {'name': name, 'time_steps': 3, 'width': 1 / 8}
+    if name == 'vgg':
+        config.model.update({'stages': ((32,), (32, 32), (64,)), 'width': 1.0})
+    if name.startswith('sew'):
+        config.model.connect = connect
+    config.neuron.v_th = 0.3
+    model, seen = registry.build(config, 4), []
+
+    def record(next_function, args, kwargs, context):
+        if isinstance(context.module, Conv) and context.method_name == '__call__':
+            seen.append((context.module.unit, np.asarray(args[0])))
+        return next_function(*args, **kwargs)
+
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    with nn.intercept_methods(record):
+        model.apply(variables, images, train=True, mutable=['batch_stats'])
+    (first, _), *others = seen
+    assert first is None
+    for unit, x in others:
+        counts = x / unit
+        np.testing.assert_array_equal(counts, np.round(counts))
+        assert 0 <= counts.min() <= counts.max() <= 255
+    assert sum(bool(x.any()) for _, x in others) >= 3
