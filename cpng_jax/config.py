@@ -107,6 +107,8 @@ RULES: dict[str, Rule] = {
     'optim.warmup_fraction': _number(0, 1, open_high=True),
     'cpng.enabled': _BOOLEAN,
     'cpng.beta_init': _number(0, open_low=True),
+    'cpng.beta_from': _TEXT,
+    'cpng.beta_from_epoch': _integer(0),
     'cpng.chi_limit': _number(0, 1, open_high=True),
     'cpng.limit_mode': _choice(*LIMIT_MODES),
     'cpng.interval': _choice(*INTERVALS),
@@ -123,6 +125,9 @@ RULES: dict[str, Rule] = {
     'profile.steps': Rule(_accepts_steps, 'the first and the last step, such as (20, 25), or (0, 0) for none'),
     'log.every_steps': _integer(1),
 }
+
+# Keys that came later, with the value that stands for what runs before them did.
+ADDED = {'cpng.beta_from': '', 'cpng.beta_from_epoch': 0}
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
 FREE = (
@@ -196,7 +201,7 @@ def changed_keys(old: Mapping[str, Any], new: Config) -> list[str]:
     Returns:
       One text `key: old -> new` for each difference.
     """
-    before, after = flatten(old), flatten(new)
+    before, after = {**ADDED, **flatten(old)}, flatten(new)
     keys = [key for key in sorted(before.keys() | after.keys()) if not key.startswith(FREE)]
     absent = 'absent'
     return [

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cpng_jax import cpng, data, losses, mixing, optim, sharding, train_state, train_step
+from cpng_jax import cpng, data, losses, metrics, mixing, optim, sharding, train_state, train_step
 from cpng_jax.config import Config
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.errors import UserError
 from cpng_jax.models import registry
 from cpng_jax.surrogate import Array
-from cpng_jax.train_state import TrainState
+from cpng_jax.train_state import TrainState, layer_paths
 
 
 class Experiment(NamedTuple):
@@ -27,6 +27,7 @@ class Experiment(NamedTuple):
     model: nn.Module
     optimizer: optax.GradientTransformation
     cpng_config: cpng.CPNGConfig
+    found_beta: dict[str, float] | None
     steps_per_epoch: int
     steps: int
 
@@ -70,12 +71,67 @@ def build(config: Config) -> Experiment:
         v_th=config.neuron.v_th,
     )
     optimizer = optim.make_optimizer(config.optim, steps)
-    return Experiment(config, dataset, mesh, model, optimizer, cpng_config, per_epoch, steps)
+    found = found_beta(config, model, dataset) if config.cpng.beta_from else None
+    return Experiment(config, dataset, mesh, model, optimizer, cpng_config, found, per_epoch, steps)
+
+
+def found_beta(config: Config, model: nn.Module, dataset: data.Dataset) -> dict[str, float]:
+    """Reads the beta that each layer had at the end of the run `config.cpng.beta_from` (A.4).
+
+    Args:
+      config: of the run that takes it.
+      model: its network.
+      dataset: its data.
+
+    Returns:
+      Beta by layer.
+
+    Raises:
+      UserError: there is no finished epoch in that folder, or its layers are not those of the network.
+    """
+    rows = [row for row in metrics.read(config.cpng.beta_from) if row['event'] == 'epoch']
+    if not rows:
+        raise UserError(
+            f'config.cpng.beta_from is {config.cpng.beta_from!r}, expected the folder of a run that has finished an '
+            f'epoch: there is no such row in its {metrics.FILE_NAME}.'
+        )
+    beta = rows[-1]['beta']
+    shapes = jax.eval_shape(model.init, jax.random.key(0), example_input(dataset))
+    layers = list(layer_paths(shapes['surrogate']))
+    if sorted(beta) != sorted(layers):
+        raise UserError(
+            f'config.cpng.beta_from is {config.cpng.beta_from!r}, a run with the layers {", ".join(beta)}; '
+            f'expected those of this network, {", ".join(layers)}.'
+        )
+    return beta
+
+
+def with_found_beta(experiment: Experiment, state: TrainState) -> TrainState:
+    """Sets the beta of another run, where the configuration asks for it, once its epoch has come.
+
+    Args:
+      experiment: from `build`.
+      state: at the start, or at the end of an epoch.
+
+    Returns:
+      The state, changed at the end of epoch `config.cpng.beta_from_epoch` alone.
+    """
+    found = experiment.found_beta
+    if found is None or int(state.step) != experiment.config.cpng.beta_from_epoch * experiment.steps_per_epoch:
+        return state
+    leaves, structure = jax.tree.flatten(state.surrogate)
+    layers = layer_paths(state.surrogate)
+    new = [
+        jax.device_put(jnp.full_like(leaf, found[layer]), leaf.sharding)
+        for leaf, layer in zip(leaves, layers, strict=True)
+    ]
+    return state.replace(surrogate=jax.tree.unflatten(structure, new))
 
 
 def initial_state(experiment: Experiment) -> TrainState:
     """Initialises the state of an experiment, each part where it will live."""
-    return jax.jit(_create(experiment), out_shardings=state_sharding(experiment))()
+    state = jax.jit(_create(experiment), out_shardings=state_sharding(experiment))()
+    return with_found_beta(experiment, state)
 
 
 def state_sharding(experiment: Experiment) -> TrainState:

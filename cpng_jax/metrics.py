@@ -231,7 +231,7 @@ class Display:
         facts = f'{step / self._total:.0%}  loss {loss:.3f}  accuracy {accuracy:.1%}'
         speed, overall = _speed(self._recent[0], (step, now)), _speed(self._origin, (step, now))
         if speed and overall:
-            left = _duration((self._total - step) / overall)
+            left = duration((self._total - step) / overall)
             facts += f'  {speed * self._batch_size:.0f} images/s  {left} left'
         if self._bar:
             self._bar.update(self._task, completed=step, description=f'epoch {epoch}/{self._epochs}', facts=facts)
@@ -261,7 +261,8 @@ def _speed(since: tuple[int, float], now: tuple[int, float]) -> float | None:
     return steps / seconds if steps > 0 and seconds > 0 else None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Writes seconds as minutes:seconds, or hours:minutes:seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'

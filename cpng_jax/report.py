@@ -10,20 +10,6 @@ from cpng_jax.experiment import Experiment
 from cpng_jax.train_state import TrainState
 
 
-def by_layer(tree: Any) -> dict[str, float]:
-    """Flattens a pytree laid out like `surrogate` to a number for each layer, by the layer's path, in its order."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {
-        layer_name(jax.tree_util.keystr(path, simple=True, separator='/')): float(np.mean(leaf))
-        for path, leaf in leaves
-    }
-
-
-def layer_name(path: str) -> str:
-    """Names a layer after the path of its beta: conv01/lif for conv01/lif/beta."""
-    return path.removesuffix('/beta')
-
-
 def _spread(values: dict[str, float], digits: int) -> str:
     """Minimum, median and maximum."""
     numbers = list(values.values())

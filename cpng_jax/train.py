@@ -14,15 +14,15 @@ from cpng_jax.analysis.plots import plot_run
 from cpng_jax.checkpoint import Checkpoints
 from cpng_jax.config import Config, validate
 from cpng_jax.describe import describe
-from cpng_jax.errors import UserError
+from cpng_jax.errors import DivergedError, UserError
 from cpng_jax.evaluate import evaluate_checkpoint, evaluate_split
-from cpng_jax.experiment import Experiment, build, compile_steps, initial_state, train_batches
+from cpng_jax.experiment import Experiment, build, compile_steps, initial_state, train_batches, with_found_beta
 from cpng_jax.feed import Feed, Mark
 from cpng_jax.metrics import Display, MetricsWriter
 from cpng_jax.profile import Profile
-from cpng_jax.report import by_layer, epoch_line, farewell, greeting, layer_name, memory_line, memory_of
+from cpng_jax.report import epoch_line, farewell, greeting, memory_line, memory_of
 from cpng_jax.stop import Stopped, StopRequest
-from cpng_jax.train_state import EpochTotals, TrainState
+from cpng_jax.train_state import EpochTotals, TrainState, by_layer, layer_name
 from cpng_jax.workdir import claim
 
 MODES = ('train', 'eval', 'summary')
@@ -166,6 +166,7 @@ def _end_epoch(
     controlled, report = train_step.cpng_step(state, experiment.cpng_config)
     if config.cpng.enabled and config.cpng.every == 'epoch':
         state = controlled
+    state = with_found_beta(experiment, state)
     result = evaluate_split(experiment, state, evaluate)
     row = {
         'epoch': experiment.epoch(int(state.step)),
@@ -208,7 +209,7 @@ def _diverged(what: str, state: TrainState, checkpoints: Checkpoints) -> None:
     checkpoints.wait()
     kept = checkpoints.steps()
     rest = f'The checkpoint of step {kept[-1]} is kept' if kept else 'There was no checkpoint yet'
-    raise UserError(
+    raise DivergedError(
         f'Training diverged: {what} became NaN or infinite by step {int(state.step)}. {rest}. '
         'Try a lower config.optim.learning_rate or a longer config.optim.warmup_fraction, in another --workdir.'
     )

@@ -185,4 +185,4 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
 
 @pytest.mark.parametrize(('seconds', 'text'), [(0.4, '0:00'), (59.6, '1:00'), (3599, '59:59'), (3661, '1:01:01')])
 def test_durations(seconds, text):
-    assert metrics._duration(seconds) == text
+    assert metrics.duration(seconds) == text

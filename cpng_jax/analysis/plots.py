@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
-_TRAIN, _TEST, _GREY = '#8a9bb0', '#c2410c', '#666666'
+QUIET, ACCENT, GREY = '#8a9bb0', '#c2410c', '#666666'
 _DEPTH_COLOURS = 'viridis'
 # Beyond so many bars names would run into each other.
 _MOST_NAMES = 60
@@ -44,7 +44,7 @@ def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
         'chi.png': chi_per_layer,
         'beta.png': final_beta,
     }
-    return [_save(draw(rows), folder / name) for name, draw in drawings.items()]
+    return [save(draw(rows), folder / name) for name, draw in drawings.items()]
 
 
 def accuracy_and_loss(rows: Rows) -> 'Figure':
@@ -56,17 +56,17 @@ def accuracy_and_loss(rows: Rows) -> 'Figure':
     Returns:
       A figure with two panels.
     """
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     epochs = [row['epoch'] for row in rows]
     for axes, what, factor in ((left, 'accuracy', 100), (right, 'loss', 1)):
-        for split, colour in (('train', _TRAIN), ('test', _TEST)):
+        for split, colour in (('train', QUIET), ('test', ACCENT)):
             values = _floats([row[f'{split}_{what}'] for row in rows], factor)
             axes.plot(epochs, values, color=colour, marker=_marker(epochs), label=split)
         _epoch_axis(axes, epochs)
-        _tidy(axes)
+        tidy(axes)
     best = max(reversed(rows), key=lambda row: row['test_accuracy'])
-    left.plot(best['epoch'], 100 * best['test_accuracy'], 'o', color=_TEST, markerfacecolor='white', markersize=8)
+    left.plot(best['epoch'], 100 * best['test_accuracy'], 'o', color=ACCENT, markerfacecolor='white', markersize=8)
     last = rows[-1]['test_accuracy']
     left.set_title(f'Test accuracy: last {last:.2%}, best {best["test_accuracy"]:.2%} (epoch {best["epoch"]})')
     left.set_ylabel('accuracy [%]')
@@ -90,7 +90,7 @@ def chi_per_layer(rows: Rows) -> 'Figure':
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(7.5, 4.5)
+    figure = new_figure(7.5, 4.5)
     axes = figure.subplots()
     epochs = [row['epoch'] for row in rows]
     layers = list(rows[-1]['chi'])
@@ -107,13 +107,13 @@ def chi_per_layer(rows: Rows) -> 'Figure':
         )
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.get_lines()):
         axes.set_ylim(0, 1)
-        axes.text(0.5, 0.5, 'χ was not finite in any layer', transform=axes.transAxes, ha='center', color=_GREY)
+        axes.text(0.5, 0.5, 'χ was not finite in any layer', transform=axes.transAxes, ha='center', color=GREY)
     _draw_limit(axes, rows[-1].get('chi_limit'))
     _epoch_axis(axes, epochs)
     axes.set_ylabel('χ')
     axes.set_title('χ, the share of membrane potentials in the effective domain, by layer')
     figure.colorbar(colours, ax=axes, label='depth of the layer', ticks=MaxNLocator(8, integer=True))
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -123,11 +123,11 @@ def _draw_limit(axes: 'Axes', limit: float | None) -> None:
         return
     low, high = axes.get_ylim()
     if limit > low - (high - low):
-        axes.axhline(limit, color=_GREY, linestyle='--', linewidth=1)
+        axes.axhline(limit, color=GREY, linestyle='--', linewidth=1)
         anchor, coordinates, text = limit, ('axes fraction', 'data'), f'chi_limit {limit:g}'
     else:
         anchor, coordinates, text = 0.01, 'axes fraction', f'chi_limit {limit:g} lies below'
-    axes.annotate(text, (0.99, anchor), xycoords=coordinates, ha='right', va='bottom', color=_GREY)
+    axes.annotate(text, (0.99, anchor), xycoords=coordinates, ha='right', va='bottom', color=GREY)
 
 
 def final_beta(rows: Rows) -> 'Figure':
@@ -141,12 +141,12 @@ def final_beta(rows: Rows) -> 'Figure':
     """
     beta = rows[-1]['beta']
     start = rows[-1].get('beta_init', 1.0)
-    figure = _figure(min(max(5.0, 0.35 * len(beta) + 2), 14.0), 4.2)
+    figure = new_figure(min(max(5.0, 0.35 * len(beta) + 2), 14.0), 4.2)
     axes = figure.subplots()
     depths = range(1, len(beta) + 1)
     heights = [value - start for value in _floats(list(beta.values()))]
-    axes.bar(depths, heights, bottom=start, color=_TEST, width=0.7)
-    axes.axhline(start, color=_GREY, linestyle='--', linewidth=1)
+    axes.bar(depths, heights, bottom=start, color=ACCENT, width=0.7)
+    axes.axhline(start, color=GREY, linestyle='--', linewidth=1)
     axes.set_title(f'Width parameter β by layer, epoch {rows[-1]["epoch"]} (dashed: {start:g} at the start)')
     axes.set_ylabel('β')
     if len(beta) <= _MOST_NAMES:
@@ -159,12 +159,24 @@ def final_beta(rows: Rows) -> 'Figure':
     room = max(0.12 * (high - low), 0.01)
     axes.set_ylim(start + low - room, start + high + room)
     axes.set_xlim(0.3, len(beta) + 0.7)
-    _tidy(axes)
+    tidy(axes)
     axes.grid(axis='x', visible=False)
     return figure
 
 
-def _figure(width: float, height: float) -> 'Figure':
+def new_figure(width: float, height: float) -> 'Figure':
+    """Makes a figure that belongs to no window.
+
+    Args:
+      width: in inches.
+      height: in inches.
+
+    Returns:
+      The figure.
+
+    Raises:
+      UserError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -172,7 +184,8 @@ def _figure(width: float, height: float) -> 'Figure':
     return Figure((width, height), dpi=150, layout='constrained')
 
 
-def _tidy(axes: 'Axes') -> None:
+def tidy(axes: 'Axes') -> None:
+    """Takes the frame's upper and right side away and lays a pale grid under the data."""
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
@@ -198,7 +211,7 @@ def _floats(values: list[float | None], factor: float = 1) -> list[float]:
     return [float('nan') if value is None else factor * value for value in values]
 
 
-def _save(figure: 'Figure', path: pathlib.Path) -> pathlib.Path:
+def save(figure: 'Figure', path: pathlib.Path) -> pathlib.Path:
     """Writes the picture in one go, so that a reader never sees half of it."""
     temporary = path.with_suffix('.tmp')
     figure.savefig(temporary, format='png')

@@ -1,0 +1,1 @@
+"""The paper's experiments over several seeds: `python -m cpng_jax.experiments NAME`."""

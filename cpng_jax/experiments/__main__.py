@@ -1,0 +1,126 @@
+"""Runs an experiment of the paper over several seeds.
+
+    python -m cpng_jax.experiments beta_sweep --config=configs/digits.py --seeds=5 --workdir=runs/experiments
+
+Finished cells, an arm with a seed each, are kept: the same command goes on, and experiments that share a workdir share
+equal runs. `NAME.csv`, `NAME.md` and `NAME.png` are written into the workdir. On a cluster, each job of an array may
+take its own part of the cells, `--shard=3/8`; the tables are those of all cells that are finished.
+"""
+
+import pathlib
+import re
+
+from absl import flags
+from ml_collections import config_flags
+
+from cpng_jax import command, distributed
+from cpng_jax.config import nearest, validate
+from cpng_jax.errors import UserError
+from cpng_jax.experiments import catalogue, figures, grid, tables
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, f'What the experiment changes, {command.DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE.'
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of runs and results; runs/NAME-experiments if not given.')
+_SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds of each arm, from config.seed on.', lower_bound=1)
+_SHARD = flags.DEFINE_string('shard', '1/1', 'Part of the cells to run, such as 3/8.')
+_VALUES = flags.DEFINE_list(
+    'values', None, f'Values of the factor of {", ".join(catalogue.WITH_VALUES)}, instead of their own.'
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the experiment that the command line names, and writes its results."""
+    name, config = _name(argv[1:]), _CONFIG.value
+    validate(config)
+    file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
+    workdir = pathlib.Path(_WORKDIR.value or f'runs/{file.stem}-experiments')
+    plan = catalogue.EXPERIMENTS[name](config, _values(name))
+    seeds = range(config.seed, config.seed + _SEEDS.value)
+    cells = grid.cells_of(plan, config, seeds, workdir)
+    for cell in cells:
+        validate(cell.config)
+    distributed.start(config)
+    progress = grid.Progress(cells)
+    _say(f'{name}, {plan.source}: {progress.opening()}; {workdir}')
+
+    def done(cell: grid.Cell, row: grid.Row) -> None:
+        _say(progress.line(cell, row))
+        write_tables(name, plan, cells, workdir)
+
+    grid.run_cells(_shard(cells), done)
+    if distributed.leads():
+        written = write_tables(name, plan, cells, workdir)
+        written.append(figures.draw(plan, _finished(cells), workdir / f'{name}.png'))
+        print((workdir / f'{name}.md').read_text(), flush=True)
+        print(f'{workdir}: {", ".join(path.name for path in written)}', flush=True)
+
+
+def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the CSV and the Markdown of an experiment, of the cells that are finished.
+
+    Args:
+      name: of the experiment.
+      plan: the experiment.
+      cells: all of its cells.
+      workdir: where to.
+
+    Returns:
+      The two files.
+    """
+    texts = {
+        workdir / f'{name}.csv': tables.results_csv(_finished(cells), workdir),
+        workdir / f'{name}.md': tables.results_markdown(plan, _finished(cells)),
+    }
+    if distributed.leads():
+        for path, text in texts.items():
+            temporary = path.with_suffix('.tmp')
+            temporary.write_text(text)
+            temporary.replace(path)
+    return list(texts)
+
+
+def _finished(cells: list[grid.Cell]) -> tables.Finished:
+    return [(cell, row) for cell in cells if (row := cell.result()) is not None]
+
+
+def _name(arguments: list[str]) -> str:
+    known = ', '.join(catalogue.EXPERIMENTS)
+    if len(arguments) != 1:
+        raise UserError(f'expected the name of one experiment, one of {known}; got {" ".join(arguments) or "none"}.')
+    if arguments[0] not in catalogue.EXPERIMENTS:
+        close = nearest(arguments[0], catalogue.EXPERIMENTS)
+        raise UserError(f'there is no experiment {arguments[0]!r}; the nearest is {close!r} of {known}.')
+    return arguments[0]
+
+
+def _values(name: str) -> list[float] | None:
+    if _VALUES.value is None:
+        return None
+    if name not in catalogue.WITH_VALUES:
+        raise UserError(f'--values is for {", ".join(catalogue.WITH_VALUES)}; {name} has fixed arms.')
+    try:
+        return [float(value) for value in _VALUES.value]
+    except ValueError:
+        raise UserError(f'--values is {",".join(_VALUES.value)!r}, expected numbers, such as 0.5,1,2.') from None
+
+
+def _shard(cells: list[grid.Cell]) -> list[grid.Cell]:
+    """This job's part: whole seeds of arms in turn, but an arm that needs another's run stays with it."""
+    match = re.fullmatch(r'(\d+)/(\d+)', _SHARD.value)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f'--shard is {_SHARD.value!r}, expected a part of a whole, such as 3/8.')
+    index, count = int(match[1]) - 1, int(match[2])
+    if any(cell.arm.beta_of for cell in cells):
+        seeds = sorted({cell.seed for cell in cells})
+        return [cell for cell in cells if seeds.index(cell.seed) % count == index]
+    return cells[index::count]
+
+
+def _say(line: str) -> None:
+    if distributed.leads():
+        print(line, flush=True)
+
+
+if __name__ == '__main__':
+    command.run(main)

@@ -1,0 +1,147 @@
+"""The experiments: which arms each has, and what each arm is compared with."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cpng_jax.config import Config, flatten
+from cpng_jax.surrogate import SURROGATES
+
+FIXED = {'cpng.enabled': False}
+CPNG = {'cpng.enabled': True}
+# Table 5, column CPNG + TET.
+_TET = {
+    'loss.name': 'tet',
+    'optim.name': 'adam',
+    'optim.learning_rate': 1e-3,
+    'optim.weight_decay': 4e-5,
+    'optim.warmup_fraction': 0.0,
+}
+
+
+class Arm(NamedTuple):
+    """One setting of an experiment, run with every seed.
+
+    Attributes:
+      label: its name in tables and pictures.
+      changes: values by key of the configuration.
+      factors: columns of the results that say what differs.
+      baseline: label of the arm whose runs of the same seeds it is compared with; None for none.
+      beta_of: label of the arm whose final beta it takes.
+    """
+
+    label: str
+    changes: Mapping[str, Any]
+    factors: Mapping[str, Any]
+    baseline: str | None = None
+    beta_of: str | None = None
+
+
+class Plan(NamedTuple):
+    """An experiment.
+
+    Attributes:
+      title: what it asks, a line.
+      source: where in the paper it is.
+      arms: in the order of the table.
+      factor: the number that the picture has along its axis; None shows the arms side by side.
+    """
+
+    title: str
+    source: str
+    arms: tuple[Arm, ...]
+    factor: str | None = None
+
+
+def beta_sweep(config: Config, values: Sequence[float] | None) -> Plan:
+    """Accuracy with a beta that is fixed, for several (Fig. 1, left)."""
+    betas = sorted({*(values or (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)), 1.0})
+    arms = [
+        Arm(f'beta = {beta:g}', FIXED | {'cpng.beta_init': float(beta)}, {'beta': beta}, baseline='beta = 1')
+        for beta in betas
+    ]
+    return Plan('A fixed beta: rise and collapse', 'Fig. 1, left', tuple(arms), 'beta')
+
+
+def chi_limit(config: Config, values: Sequence[float] | None) -> Plan:
+    """Accuracy of CPNG for several lower bounds of chi (Table 2)."""
+    arms = [Arm('fixed', FIXED, {'chi_limit': math.nan})]
+    for limit in values or (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        changes = CPNG | {'cpng.chi_limit': float(limit)}
+        arms.append(Arm(f'chi_limit = {limit:g}', changes, {'chi_limit': limit}, baseline='fixed'))
+    return Plan('The lower bound of chi', 'Table 2', tuple(arms), 'chi_limit')
+
+
+def surrogates(config: Config, values: Sequence[float] | None) -> Plan:
+    """CPNG on each shape of the surrogate gradient, and with TET (Tables 3 and 6)."""
+    arms = []
+    for shape, loss in [*((shape, 'mean_output') for shape in SURROGATES), ('triangular', 'tet')]:
+        name = shape + (' + TET' if loss == 'tet' else '')
+        shared = {'neuron.surrogate': shape} | (_TET if loss == 'tet' else {})
+        factors = {'surrogate': shape, 'loss': loss}
+        arms.append(Arm(name, FIXED | shared, factors | {'cpng': False}))
+        arms.append(Arm(f'{name} + CPNG', CPNG | shared, factors | {'cpng': True}, baseline=name))
+    return Plan('CPNG on three surrogate gradients, and with TET', 'Tables 3 and 6', tuple(arms))
+
+
+def frequency(config: Config, values: Sequence[float] | None) -> Plan:
+    """CPNG once an epoch, once a batch, and never, at two sizes of the batch (Table 1)."""
+    arms = []
+    for size in map(int, values or (config.batch_size, 2 * config.batch_size)):
+        none = f'batch {size}, none'
+        for every in ('none', 'batch', 'epoch'):
+            changes = (FIXED if every == 'none' else CPNG | {'cpng.every': every}) | {'batch_size': size}
+            factors = {'batch_size': size, 'every': every}
+            arms.append(Arm(f'batch {size}, {every}', changes, factors, None if every == 'none' else none))
+    return Plan('How often CPNG runs', 'Table 1', tuple(arms))
+
+
+def from_scratch(config: Config, values: Sequence[float] | None) -> Plan:
+    """The beta that CPNG found, fixed from the start, with beta = 1 for the first tenth and without (A.4)."""
+    tenth = math.ceil(config.epochs / 10)
+    arms = [
+        Arm('fixed', FIXED, {'beta': 'fixed', 'warm_up': 0}),
+        Arm('CPNG', CPNG, {'beta': 'CPNG', 'warm_up': 0}, baseline='fixed'),
+        *(
+            Arm(label, FIXED | {'cpng.beta_from_epoch': epochs}, {'beta': 'found', 'warm_up': epochs}, 'fixed', 'CPNG')
+            for label, epochs in ((f'found, after {tenth} epochs', tenth), ('found, at once', 0))
+        ),
+    ]
+    return Plan('The beta that CPNG found, from the start', 'A.4', tuple(arms))
+
+
+def compare(config: Config, values: Sequence[float] | None) -> Plan:
+    """CPNG against a fixed beta."""
+    arms = [Arm('fixed', FIXED, {'rule': 'fixed'}), Arm('CPNG', CPNG, {'rule': 'cpng'}, baseline='fixed')]
+    return Plan('CPNG and a fixed beta', 'Table 3', tuple(arms))
+
+
+EXPERIMENTS: dict[str, Callable[[Config, Sequence[float] | None], Plan]] = {
+    'beta_sweep': beta_sweep,
+    'chi_limit': chi_limit,
+    'surrogates': surrogates,
+    'frequency': frequency,
+    'from_scratch': from_scratch,
+    'compare': compare,
+}
+# Those that take other values than their own.
+WITH_VALUES = ('beta_sweep', 'chi_limit', 'frequency')
+
+
+def folder_of(arm: Arm, plan: Plan, config: Config) -> str:
+    """Names the folder of an arm after what it changes, so that experiments of one workdir share equal runs.
+
+    Args:
+      arm: one of the plan.
+      plan: the experiment.
+      config: the configuration that the arms change.
+
+    Returns:
+      The name, such as `cpng.beta_init=2.0,cpng.enabled=False`.
+    """
+    base = flatten(config)
+    parts = [f'{key}={value}' for key, value in sorted(arm.changes.items()) if base[key] != value]
+    if arm.beta_of is not None:
+        (other,) = (other for other in plan.arms if other.label == arm.beta_of)
+        parts.append(f'beta_of({folder_of(other, plan, config)})')
+    return ','.join(parts) or 'as_configured'

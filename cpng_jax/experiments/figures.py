@@ -1,0 +1,78 @@
+"""The picture of an experiment: accuracy against a factor, or the arms side by side with their differences."""
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpng_jax.analysis.plots import ACCENT, GREY, QUIET, new_figure, save, tidy
+from cpng_jax.experiments.catalogue import Plan
+from cpng_jax.experiments.statistics import mean_and_std
+from cpng_jax.experiments.tables import Finished, difference, of_arm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw(plan: Plan, finished: Finished, path: pathlib.Path) -> pathlib.Path:
+    """Draws an experiment.
+
+    Args:
+      plan: the experiment.
+      finished: its cells and what they gave.
+      path: of the PNG.
+
+    Returns:
+      The path.
+    """
+    if plan.factor is not None:
+        figure = new_figure(6.4, 4.2)
+        _against_factor(figure.subplots(), plan, finished)
+    else:
+        figure = new_figure(10.5, 1.3 + 0.42 * len(plan.arms))
+        left, right = figure.subplots(1, 2, sharey=True)
+        _side_by_side(left, right, plan, finished)
+    seeds = len({cell.seed for cell, _ in finished})
+    figure.suptitle(f'{plan.title} ({plan.source}); {seeds} seed{"s" if seeds != 1 else ""}', fontsize=11)
+    return save(figure, path)
+
+
+def _against_factor(axes: 'Axes', plan: Plan, finished: Finished) -> None:
+    """Each run as a dot, means joined by a line; arms without a number, such as fixed, as a dashed line."""
+    assert plan.factor is not None
+    points, means = [], []
+    for arm in plan.arms:
+        accuracies = [100 * value for value in of_arm(finished, arm.label, 'test_accuracy').values()]
+        mean, _ = mean_and_std(accuracies)
+        value = arm.factors[plan.factor]
+        if np.isfinite(value):
+            points += [(value, accuracy) for accuracy in accuracies]
+            means.append((value, mean))
+        elif np.isfinite(mean):
+            axes.axhline(mean, color=GREY, linestyle='--', linewidth=1, label=f'{arm.label}: {mean:.2f}')
+    if points:
+        axes.plot(*zip(*points, strict=True), 'o', color=QUIET, markersize=4, label='a run')
+        axes.plot(*zip(*means, strict=True), color=ACCENT, marker='o', label='mean')
+    axes.set_xlabel({'beta': 'β, the same in every layer', 'chi_limit': 'χ limit'}.get(plan.factor, plan.factor))
+    axes.set_ylabel('test accuracy, last epoch [%]')
+    axes.legend(frameon=False)
+    tidy(axes)
+
+
+def _side_by_side(left: 'Axes', right: 'Axes', plan: Plan, finished: Finished) -> None:
+    """Runs of each arm, from top to bottom, and beside them the difference to the arm's baseline."""
+    for place, arm in enumerate(plan.arms):
+        accuracies = [100 * value for value in of_arm(finished, arm.label, 'test_accuracy').values()]
+        left.plot(accuracies, [place] * len(accuracies), 'o', color=QUIET, markersize=4)
+        left.plot(mean_and_std(accuracies)[0], place, '|', color=ACCENT, markersize=16, markeredgewidth=2)
+        interval = difference(finished, arm)
+        if interval is not None and interval.count:
+            right.plot(100 * interval.mean, place, 'o', color=ACCENT)
+            right.plot([100 * interval.low, 100 * interval.high], [place, place], color=ACCENT, linewidth=1.5)
+    left.set_yticks(range(len(plan.arms)), [arm.label for arm in plan.arms])
+    left.invert_yaxis()
+    left.set_xlabel('test accuracy, last epoch [%]: runs, mean')
+    right.axvline(0, color=GREY, linestyle='--', linewidth=1)
+    right.set_xlabel('difference to the arm without, seed by seed [points]: mean, 95 %')
+    for axes in (left, right):
+        tidy(axes)

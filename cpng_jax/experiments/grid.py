@@ -1,0 +1,180 @@
+"""Runs the cells of an experiment, an arm with a seed each, and keeps those that are finished."""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cpng_jax import distributed, metrics, train
+from cpng_jax.config import Config
+from cpng_jax.errors import DivergedError, UserError
+from cpng_jax.experiments.catalogue import Arm, Plan, folder_of
+from cpng_jax.workdir import write_json
+
+_RESULT = 'result.json'
+
+Row = dict[str, Any]
+
+
+class Cell(NamedTuple):
+    """An arm with a seed.
+
+    Attributes:
+      arm: what is run.
+      seed: of the run.
+      folder: its workdir.
+      config: its configuration.
+    """
+
+    arm: Arm
+    seed: int
+    folder: pathlib.Path
+    config: Config
+
+    def result(self) -> Row | None:
+        """What the finished run gave; None before it is finished."""
+        path = self.folder / _RESULT
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(
+                f'{path} is damaged ({error}): remove it, and the cell is read from its run again.'
+            ) from error
+
+
+def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.Path) -> list[Cell]:
+    """Lays out the cells of an experiment, seed by seed, so that a part of them is already a balanced sample.
+
+    Args:
+      plan: the experiment.
+      config: what the arms change.
+      seeds: of the runs.
+      workdir: of the experiment.
+
+    Returns:
+      The cells in the order to run them in.
+
+    Raises:
+      UserError: two arms are the same at this configuration.
+    """
+    folders = {arm.label: folder_of(arm, plan, config) for arm in plan.arms}
+    for folder in folders.values():
+        same = [other for other in folders if folders[other] == folder]
+        if len(same) > 1:
+            raise UserError(f'The arms {" and ".join(same)} are the same at this configuration: leave one out.')
+    cells = []
+    for seed in seeds:
+        for arm in plan.arms:
+            changed = config.copy_and_resolve_references()
+            changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
+            if arm.beta_of is not None:
+                changed.cpng.beta_from = str(_folder(workdir, folders[arm.beta_of], seed))
+            cells.append(Cell(arm, seed, _folder(workdir, folders[arm.label], seed), changed))
+    return cells
+
+
+def _folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+    return workdir / 'cells' / name / f'seed_{seed}'
+
+
+def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
+    """Runs the cells that are not finished; one that was stopped goes on from its checkpoint.
+
+    Args:
+      cells: what to run.
+      done: called after each that was run, with its result.
+
+    Raises:
+      UserError: a cell cannot run. A training that diverges is a result, not an error.
+      Stopped: a signal asked for it; the running cell has saved a checkpoint.
+    """
+    for cell in cells:
+        if cell.result() is None:
+            done(cell, _run(cell))
+
+
+def _run(cell: Cell) -> Row:
+    """Trains a cell, with what it prints in `train.log`, and notes the result."""
+    diverged = ''
+    with _printing_to(cell.folder / 'train.log'):
+        try:
+            train.run(cell.config, cell.folder)
+        except DivergedError as error:
+            diverged = str(error)
+    row = measured(cell.folder) | {'diverged': diverged}
+    if distributed.leads():
+        write_json(cell.folder / _RESULT, row)
+    distributed.barrier(f'{cell.folder} is finished')
+    return row
+
+
+@contextlib.contextmanager
+def _printing_to(path: pathlib.Path) -> Iterator[None]:
+    """Sends what is printed to a file, which is made once there is something to write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file, contextlib.redirect_stdout(file):
+        yield
+
+
+def measured(folder: pathlib.Path) -> Row:
+    """Reads what a run gave from its metrics.
+
+    Args:
+      folder: of the run.
+
+    Returns:
+      `test_accuracy` of the last epoch, `best_accuracy` and `best_epoch`, `train_loss`, the median of
+      `images_per_second` over the epochs but the first, `beta_mean` and `chi_mean` over the layers of the last epoch;
+      NaN, and 0 epochs, where no epoch has ended.
+    """
+    rows = [row for row in metrics.read(folder) if row['event'] == 'epoch']
+    if not rows:
+        nothing = ('test_accuracy', 'best_accuracy', 'train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
+        return {'epochs': 0, **dict.fromkeys(nothing, float('nan')), 'best_epoch': 0}
+    last, best = rows[-1], max(rows, key=lambda row: (row['test_accuracy'], row['epoch']))
+    return {
+        'epochs': last['epoch'],
+        'test_accuracy': last['test_accuracy'],
+        'best_accuracy': best['test_accuracy'],
+        'best_epoch': best['epoch'],
+        'train_loss': _number(last['train_loss']),
+        'images_per_second': float(np.median([row['images_per_second'] for row in rows[1:] or rows])),
+        'beta_mean': float(np.mean(list(map(_number, last['beta'].values())))),
+        'chi_mean': float(np.mean(list(map(_number, last['chi'].values())))),
+    }
+
+
+def _number(value: float | None) -> float:
+    """Metrics hold null for what is not finite."""
+    return float('nan') if value is None else value
+
+
+class Progress:
+    """Says, a line for each cell, how far the grid is."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._left = sum(cell.result() is None for cell in cells)
+        self._total, self._start, self._run = len(cells), time.monotonic(), 0
+        self._last = self._start
+
+    def opening(self) -> str:
+        """The first line: how many cells there are, and how many are finished."""
+        return f'{self._total} cells, of which {self._total - self._left} are finished'
+
+    def line(self, cell: Cell, row: Row) -> str:
+        """The line of a cell that has been run."""
+        now = time.monotonic()
+        self._run, self._left = self._run + 1, self._left - 1
+        took, self._last = now - self._last, now
+        rest = (now - self._start) / self._run * self._left
+        what = 'diverged' if row['diverged'] else f'test {row["test_accuracy"]:.2%} (best {row["best_accuracy"]:.2%})'
+        return (
+            f'[{self._total - self._left}/{self._total}] {cell.arm.label}, seed {cell.seed}: {what} '
+            f'in {metrics.duration(took)}, {metrics.duration(rest)} left'
+        )

@@ -1,0 +1,125 @@
+"""Results of an experiment as tidy CSV and as a Markdown table."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+from cpng_jax.experiments.catalogue import Arm, Plan
+from cpng_jax.experiments.grid import Cell, Row
+from cpng_jax.experiments.statistics import Interval, mean_and_std, paired_difference
+
+Finished = list[tuple[Cell, Row]]
+
+
+def results_csv(finished: Finished, workdir: pathlib.Path) -> str:
+    """Writes a line for each finished cell.
+
+    Args:
+      finished: cells and what they gave.
+      workdir: of the experiment; folders are given from there.
+
+    Returns:
+      The CSV, with a heading.
+    """
+    text = io.StringIO()
+    rows = [
+        {
+            'arm': cell.arm.label,
+            **cell.arm.factors,
+            'seed': cell.seed,
+            **row,
+            'folder': cell.folder.relative_to(workdir),
+        }
+        for cell, row in finished
+    ]
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def of_arm(finished: Finished, label: str, column: str) -> dict[int, float]:
+    """The values of an arm by seed."""
+    return {cell.seed: row[column] for cell, row in finished if cell.arm.label == label}
+
+
+def difference(finished: Finished, arm: Arm, column: str = 'test_accuracy') -> Interval | None:
+    """Compares an arm with its baseline, seed by seed.
+
+    Args:
+      finished: cells and what they gave.
+      arm: one that has a baseline; None is returned for others.
+      column: what is compared.
+
+    Returns:
+      The mean difference over the seeds that both have, with its interval.
+    """
+    if arm.baseline in (None, arm.label):
+        return None
+    ours, theirs = (of_arm(finished, label, column) for label in (arm.label, arm.baseline))
+    seeds = sorted(ours.keys() & theirs.keys())
+    return paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+
+
+def results_markdown(plan: Plan, finished: Finished) -> str:
+    """Writes the table of an experiment: a line for each arm.
+
+    Args:
+      plan: the experiment.
+      finished: cells and what they gave.
+
+    Returns:
+      Markdown, with a heading and a line that says what the columns are.
+    """
+    heading = ['arm', 'seeds', 'last accuracy, %', 'best, %', 'difference, points', 'to', 'beta', 'chi', 'images/s']
+    lines = [_row(heading), _row(['---'] * len(heading))]
+    diverged = 0
+    for arm in plan.arms:
+        rows = [row for cell, row in finished if cell.arm.label == arm.label]
+        if not rows:
+            continue
+        diverged += sum(bool(row['diverged']) for row in rows)
+        interval = difference(finished, arm)
+        lines.append(
+            _row(
+                [
+                    arm.label,
+                    str(len(rows)),
+                    _spread([100 * row['test_accuracy'] for row in rows]),
+                    _spread([100 * row['best_accuracy'] for row in rows]),
+                    '' if interval is None else points(interval),
+                    arm.baseline if interval is not None else '',
+                    _spread([row['beta_mean'] for row in rows]),
+                    _spread([row['chi_mean'] for row in rows]),
+                    f'{mean_and_std([row["images_per_second"] for row in rows])[0]:.0f}',
+                ]
+            )
+        )
+    notes = [
+        f'# {plan.title} ({plan.source})',
+        '',
+        'Test accuracy of the last epoch and of the best, which was chosen on the test split: mean and standard '
+        'deviation over seeds. Difference of the last to the arm named, seed by seed, with a 95 % bootstrap interval, '
+        'which of few seeds is too short. Beta and chi: mean over the layers, at the end.',
+    ]
+    if diverged:
+        notes += ['', f'{diverged} runs diverged; their accuracy is that of their last whole epoch.']
+    return '\n'.join([*notes, '', *lines, ''])
+
+
+def points(interval: Interval) -> str:
+    """Writes a difference of accuracies in points of a per cent."""
+    if interval.count < 2:
+        return f'{100 * interval.mean:+.2f}'
+    return f'{100 * interval.mean:+.2f} ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})'
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean, std = mean_and_std(values)
+    return f'{mean:.2f}' if len(values) < 2 else f'{mean:.2f} ± {std:.2f}'
+
+
+def _row(cells: Sequence[str | None]) -> str:
+    return '| ' + ' | '.join(cell or '' for cell in cells) + ' |'
