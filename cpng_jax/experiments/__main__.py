@@ -9,14 +9,20 @@ take its own part of the cells, `--shard=3/8`; the tables are those of all cells
 
 import pathlib
 import re
+import sys
 
-from absl import flags
-from ml_collections import config_flags
+import jax
 
-from cpng_jax import command, distributed
-from cpng_jax.config import nearest, validate
-from cpng_jax.errors import UserError
-from cpng_jax.experiments import catalogue, figures, grid, tables
+try:
+    from absl import flags
+    from ml_collections import config_flags
+
+    from cpng_jax import command, distributed, workdir
+    from cpng_jax.config import nearest, validate
+    from cpng_jax.errors import UserError
+    from cpng_jax.experiments import catalogue, figures, grid, tables
+except ModuleNotFoundError as missing:
+    sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, f'What the experiment changes, {command.DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE.'
@@ -34,43 +40,46 @@ def main(argv: list[str]) -> None:
     name, config = _name(argv[1:]), _CONFIG.value
     validate(config)
     file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
-    workdir = pathlib.Path(_WORKDIR.value or f'runs/{file.stem}-experiments')
+    folder = pathlib.Path(_WORKDIR.value or f'runs/{file.stem}-experiments')
     plan = catalogue.EXPERIMENTS[name](config, _values(name))
     seeds = range(config.seed, config.seed + _SEEDS.value)
-    cells = grid.cells_of(plan, config, seeds, workdir)
+    cells = grid.cells_of(plan, config, seeds, folder)
+    part = _shard(cells)
     for cell in cells:
         validate(cell.config)
+        workdir.check(cell.folder, cell.config)
     distributed.start(config)
     progress = grid.Progress(cells)
-    _say(f'{name}, {plan.source}: {progress.opening()}; {workdir}')
+    _say(f'{name}, {plan.source}: {progress.opening()}; {folder}')
+    _keep_compiled(folder)
 
     def done(cell: grid.Cell, row: grid.Row) -> None:
         _say(progress.line(cell, row))
-        write_tables(name, plan, cells, workdir)
+        write_tables(name, plan, cells, folder)
 
-    grid.run_cells(_shard(cells), done)
+    grid.run_cells(part, done)
     if distributed.leads():
-        written = write_tables(name, plan, cells, workdir)
-        written.append(figures.draw(plan, _finished(cells), workdir / f'{name}.png'))
-        print((workdir / f'{name}.md').read_text(), flush=True)
-        print(f'{workdir}: {", ".join(path.name for path in written)}', flush=True)
+        written = write_tables(name, plan, cells, folder)
+        written.append(figures.draw(plan, _finished(cells), folder / f'{name}.png'))
+        print((folder / f'{name}.md').read_text(), flush=True)
+        print(f'{folder}: {", ".join(path.name for path in written)}', flush=True)
 
 
-def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], workdir: pathlib.Path) -> list[pathlib.Path]:
+def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes the CSV and the Markdown of an experiment, of the cells that are finished.
 
     Args:
       name: of the experiment.
       plan: the experiment.
       cells: all of its cells.
-      workdir: where to.
+      folder: where to.
 
     Returns:
       The two files.
     """
     texts = {
-        workdir / f'{name}.csv': tables.results_csv(_finished(cells), workdir),
-        workdir / f'{name}.md': tables.results_markdown(plan, _finished(cells)),
+        folder / f'{name}.csv': tables.results_csv(_finished(cells), folder),
+        folder / f'{name}.md': tables.results_markdown(plan, _finished(cells)),
     }
     if distributed.leads():
         for path, text in texts.items():
@@ -115,6 +124,13 @@ def _shard(cells: list[grid.Cell]) -> list[grid.Cell]:
         seeds = sorted({cell.seed for cell in cells})
         return [cell for cell in cells if seeds.index(cell.seed) % count == index]
     return cells[index::count]
+
+
+def _keep_compiled(folder: pathlib.Path) -> None:
+    """Lets the cells of one job share what they compile alike, unless the user has such a cache already."""
+    if getattr(jax.config, 'jax_compilation_cache_dir', None) is None:
+        part = _SHARD.value.replace('/', '_of_')
+        jax.config.update('jax_compilation_cache_dir', str(folder.resolve() / 'compiled' / part))
 
 
 def _say(line: str) -> None:

@@ -65,7 +65,7 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
     """
     folders = {arm.label: folder_of(arm, plan, config) for arm in plan.arms}
     for folder in folders.values():
-        same = [other for other in folders if folders[other] == folder]
+        same = [arm.label for arm in plan.arms if folders[arm.label] == folder]
         if len(same) > 1:
             raise UserError(f'The arms {" and ".join(same)} are the same at this configuration: leave one out.')
     cells = []

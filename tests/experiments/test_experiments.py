@@ -1,0 +1,261 @@
+"""The experiments' arms, and a grid of tiny runs: finished cells are kept, results are those of the runs."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs import digits
+from cpng_jax import metrics, train
+from cpng_jax.config import RULES, flatten, validate
+from cpng_jax.errors import DivergedError, UserError
+from cpng_jax.experiments import catalogue, figures, grid, tables
+from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def plan_of(name, config=None, values=None):
+    return catalogue.EXPERIMENTS[name](config or digits.get_config(), values)
+
+
+@pytest.mark.parametrize('name', catalogue.EXPERIMENTS)
+def test_every_arm_is_a_valid_run_of_its_own(name, tmp_path):
+    config, plan = digits.get_config(), plan_of(name)
+    labels = [arm.label for arm in plan.arms]
+    assert len({*labels}) == len(labels)
+    cells = grid.cells_of(plan, config, [3, 4], tmp_path)
+    assert len({cell.folder for cell in cells}) == len(cells) == 2 * len(plan.arms)
+    for cell in cells:
+        validate(cell.config)
+        assert {cell.arm.baseline, cell.arm.beta_of} <= {*labels, None}
+        changed = {key for key, value in flatten(cell.config).items() if value != flatten(config)[key]}
+        assert changed <= {*cell.arm.changes, 'seed', 'cpng.beta_from', 'loss.tet_target'}
+        assert {*cell.arm.changes} <= {*RULES}
+    assert len({tuple(arm.factors) for arm in plan.arms}) == 1
+    assert flatten(config) == flatten(digits.get_config())
+
+
+def test_the_factors_of_the_paper():
+    assert [arm.factors['beta'] for arm in plan_of('beta_sweep').arms] == [0.25, 0.5, 0.75, 1, 1.5, 2, 3]
+    assert [arm.factors['chi_limit'] for arm in plan_of('chi_limit').arms[1:]] == [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    pairs = {(arm.factors['batch_size'], arm.factors['every']) for arm in plan_of('frequency').arms}
+    assert pairs == {(size, every) for size in (64, 128) for every in ('none', 'batch', 'epoch')}
+    shapes = [
+        (arm.factors['surrogate'], arm.factors['loss'], arm.factors['cpng']) for arm in plan_of('surrogates').arms
+    ]
+    assert len({*shapes}) == 8
+    assert {shape for shape, _, _ in shapes} == {'triangular', 'rectangular', 'arctan'}
+    warm_ups = [arm.factors['warm_up'] for arm in plan_of('from_scratch').arms if arm.beta_of]
+    assert warm_ups == [4, 0]  # a tenth of 40 epochs, and none
+    swept = [arm.factors['beta'] for arm in plan_of('beta_sweep', values=[2.0, 0.5]).arms]
+    assert swept == [0.5, 1, 2]
+
+
+def test_equal_runs_of_two_experiments_share_a_folder(tmp_path):
+    config = digits.get_config()
+
+    def folder(name, label):
+        (cell,) = (c for c in grid.cells_of(plan_of(name), config, [0], tmp_path) if c.arm.label == label)
+        return cell.folder
+
+    assert folder('beta_sweep', 'beta = 1') == folder('compare', 'fixed') == folder('chi_limit', 'fixed')
+    assert (
+        folder('chi_limit', 'chi_limit = 0.2') == folder('compare', 'CPNG') == folder('surrogates', 'triangular + CPNG')
+    )
+    assert folder('frequency', 'batch 64, epoch') == folder('compare', 'CPNG')
+    assert folder('frequency', 'batch 128, epoch') != folder('compare', 'CPNG')
+
+
+def test_arms_that_are_the_same_are_refused(tmp_path):
+    config = digits.get_config()
+    with pytest.raises(UserError, match=r'The arms chi_limit = 0\.2 and chi_limit = 0\.2 are the same'):
+        grid.cells_of(plan_of('chi_limit', values=[0.2, 0.2]), config, [0], tmp_path)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, shrink):
+    """Three arms with two seeds, run: the plan, its cells, the workdir and what was reported."""
+    config, workdir = shrink(digits.get_config()), tmp_path_factory.mktemp('experiments')
+    config.epochs = 2
+    plan = plan_of('from_scratch', config)
+    plan = plan._replace(arms=plan.arms[:3])
+    cells = grid.cells_of(plan, config, [0, 1], workdir)
+    reported = []
+    grid.run_cells(cells, lambda cell, row: reported.append((cell, row)))
+    return plan, cells, workdir, reported
+
+
+def epochs(folder):
+    return [row for row in metrics.read(folder) if row['event'] == 'epoch']
+
+
+def test_every_cell_is_run_once_and_kept(finished, monkeypatch):
+    _, cells, _, reported = finished
+    assert [cell for cell, _ in reported] == cells
+    assert [cell.result() for cell in cells] == [row for _, row in reported]
+    monkeypatch.setattr(train, 'run', None)  # would fail if called
+    grid.run_cells(cells, lambda *_: pytest.fail('a finished cell was run'))
+
+
+def test_a_cell_that_was_stopped_goes_on(finished):
+    *_, cells, _, _ = finished
+    cell = cells[0]
+    before, rows = cell.result(), epochs(cell.folder)
+    (cell.folder / 'result.json').unlink()
+    grid.run_cells([cell], lambda *_: None)
+    assert cell.result() == before
+    assert epochs(cell.folder) == rows
+
+
+def test_results_are_those_of_the_runs(finished):
+    _, cells, _, _ = finished
+    for cell in cells:
+        row, rows = cell.result(), epochs(cell.folder)
+        assert row['test_accuracy'] == rows[-1]['test_accuracy']
+        assert row['best_accuracy'] == max(line['test_accuracy'] for line in rows)
+        assert row['beta_mean'] == pytest.approx(np.mean([*rows[-1]['beta'].values()]))
+        assert row['images_per_second'] == rows[1]['images_per_second']
+        assert row['epochs'] == 2
+        assert row['diverged'] == ''
+        assert 'epoch   2/2' in (cell.folder / 'train.log').read_text()
+
+
+def test_the_beta_that_another_run_found_comes_after_its_epochs(finished):
+    _, cells, _, _ = finished
+    of = lambda label, seed: next(cell for cell in cells if (cell.arm.label, cell.seed) == (label, seed))
+    for seed in (0, 1):
+        found, source = epochs(of('found, after 1 epochs', seed).folder), epochs(of('CPNG', seed).folder)
+        assert found[0]['beta'] == found[1]['beta'] == source[-1]['beta']
+        assert set(found[0]['beta'].values()) != {1.0}
+        # With the beta of the others until then, the first epoch is theirs.
+        assert found[0]['train_loss'] == epochs(of('fixed', seed).folder)[0]['train_loss']
+
+
+def test_the_csv_has_a_line_for_each_cell(finished):
+    _, cells, workdir, reported = finished
+    lines = list(csv.DictReader(tables.results_csv(reported, workdir).splitlines()))
+    assert [(line['arm'], int(line['seed'])) for line in lines] == [(cell.arm.label, cell.seed) for cell in cells]
+    for line, (cell, row) in zip(lines, reported, strict=True):
+        assert float(line['test_accuracy']) == row['test_accuracy']
+        assert line['warm_up'] == str(cell.arm.factors['warm_up'])
+        assert workdir / line['folder'] == cell.folder
+
+
+def test_the_table_has_mean_spread_and_paired_differences():
+    arms = (Arm('fixed', FIXED, {}), Arm('CPNG', CPNG, {}, 'fixed'), Arm('other', {}, {}, 'fixed'))
+    plan = Plan('A title', 'Table 3', arms)
+    row = dict.fromkeys(('best_accuracy', 'beta_mean', 'chi_mean', 'images_per_second'), 0.5) | {'diverged': ''}
+    accuracies = {'fixed': [0.5, 0.75], 'CPNG': [0.5625, 0.875]}
+    rows = [
+        (grid.Cell(arm, seed, pathlib.Path(), None), row | {'test_accuracy': value})
+        for arm in arms[:2]
+        for seed, value in enumerate(accuracies[arm.label])
+    ]
+    text = tables.results_markdown(plan, rows)
+    assert '# A title (Table 3)' in text
+    assert '| fixed | 2 | 62.50 ± 17.68 | 50.00 ± 0.00 |  |  |' in text
+    # Differences of 6.25 and 12.5 points.
+    assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +9.38 (+6.25 to +12.50) | fixed |' in text
+    assert '| other' not in text
+    assert 'diverged' not in text
+    rows[0][1]['diverged'] = 'Training diverged'
+    assert '1 runs diverged' in tables.results_markdown(plan, rows)
+    # A seed that the baseline lacks is left out of the difference.
+    assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +12.50 | fixed |' in tables.results_markdown(plan, rows[1:])
+
+
+def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch, tiny_config):
+    def diverge(config, folder):
+        raise DivergedError('Training diverged: the loss became NaN')
+
+    monkeypatch.setattr(train, 'run', diverge)
+    cells = grid.cells_of(plan_of('compare', tiny_config), tiny_config, [0], tmp_path)
+    grid.run_cells(cells[:1], lambda *_: None)
+    row = cells[0].result()
+    assert row['diverged'] == 'Training diverged: the loss became NaN'
+    assert row['epochs'] == 0
+    assert np.isnan(row['test_accuracy'])
+    assert 'nan' in tables.results_markdown(plan_of('compare'), [(cells[0], row)])
+
+
+def test_a_damaged_result_is_named(tmp_path, tiny_config):
+    cell = grid.cells_of(plan_of('compare', tiny_config), tiny_config, [0], tmp_path)[0]
+    cell.folder.mkdir(parents=True)
+    (cell.folder / 'result.json').write_text('{"test')
+    with pytest.raises(UserError, match=r'result\.json is damaged'):
+        cell.result()
+
+
+def test_pictures(finished, tmp_path):
+    plan, _, _, reported = finished
+    side_by_side = figures.draw(plan, reported, tmp_path / 'side.png')
+    by_factor = figures.draw(
+        plan._replace(
+            factor='beta',
+            arms=tuple(a._replace(factors={'beta': b}) for a, b in zip(plan.arms, (np.nan, 1, 2), strict=True)),
+        ),
+        reported,
+        tmp_path / 'factor.png',
+    )
+    for path in (side_by_side, by_factor, figures.draw(plan, [], tmp_path / 'none.png')):
+        assert path.read_bytes().startswith(b'\x89PNG')
+
+
+def run(*arguments, workdir):
+    command = [sys.executable, '-m', 'cpng_jax.experiments', *arguments, f'--workdir={workdir}']
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+TINY = [
+    *('--seeds=1', '--config.epochs=1', '--config.batch_size=256', '--config.model.time_steps=1'),
+    '--config.model.stages=((4,),)',
+]
+
+
+def test_the_command_runs_shards_and_writes_results(tmp_path):
+    first = run('compare', '--shard=1/2', *TINY, workdir=tmp_path)
+    assert first.returncode == 0, first.stderr
+    lines = first.stdout.splitlines()
+    assert lines[0] == f'compare, Table 3: 2 cells, of which 0 are finished; {tmp_path}'
+    assert lines[1].startswith('[1/2] fixed, seed 0: test ')
+    second = run('compare', '--shard=2/2', *TINY, workdir=tmp_path)
+    assert '[2/2] CPNG, seed 0' in second.stdout
+    again = run('compare', *TINY, workdir=tmp_path)
+    assert 'of which 2 are finished' in again.stdout
+    assert '| CPNG | 1 |' in again.stdout
+    assert f'{tmp_path}: compare.csv, compare.md, compare.png' in again.stdout
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob('cells/*/seed_0/result.json'))]
+    assert len(results) == len(list(csv.DictReader((tmp_path / 'compare.csv').read_text().splitlines()))) == 2
+    other = run('compare', *TINY, '--config.batch_size=128', workdir=tmp_path)
+    assert other.returncode == 2
+    assert 'batch_size: 256 -> 128' in other.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        ([], 'cpng_jax.experiments: expected the name of one experiment, one of beta_sweep, chi_limit, '),
+        (['beta_swep'], "there is no experiment 'beta_swep'; the nearest is 'beta_sweep'"),
+        (['compare', '--values=1,2'], '--values is for beta_sweep, chi_limit, frequency; compare has fixed arms.'),
+        (['beta_sweep', '--values=1,two'], "--values is '1,two', expected numbers, such as 0.5,1,2."),
+        (['beta_sweep', '--values=-1'], 'config.cpng.beta_init is -1.0, expected a number above 0.'),
+        (['compare', '--shard=3/2'], "--shard is '3/2', expected a part of a whole, such as 3/8."),
+        (
+            ['compare', '--config.cpng.chi_limt=0'],
+            "config has no key 'cpng.chi_limt'; the nearest is 'cpng.chi_limit'.",
+        ),
+        (['compare', '--seeds=0'], 'flag --seeds=0'),
+    ],
+    ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
+)
+def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, tmp_path):
+    process = run(*arguments, workdir=tmp_path / 'there')
+    assert process.returncode != 0
+    assert sentence in process.stderr
+    assert 'Traceback' not in process.stderr
+    assert not (tmp_path / 'there').exists()
