@@ -22,6 +22,7 @@ def get_config() -> Config:
     config.data.dir = 'data'  # where python -m cpng_jax.data.prepare has put it
     config.data.fake = False  # True takes random images of the data set's shape instead, for dry runs and benchmarks
     config.data.fake_examples = 2048  # training images then; a quarter as many for the test
+    config.data.per_class = 0  # training examples of each class, the first ones, for training on few labels; 0 for all
     config.data.threads = 2  # threads that read and augment; 0 does it in the training loop
     config.data.workers = 0  # processes that do so, each with its own threads; 0 for none but the program's own
     # Augmentation of images, in this order.

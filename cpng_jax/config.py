@@ -70,6 +70,7 @@ RULES: dict[str, Rule] = {
     'data.dir': _TEXT,
     'data.fake': _BOOLEAN,
     'data.fake_examples': _integer(4),
+    'data.per_class': _integer(0),
     'data.threads': _integer(0),
     'data.workers': _integer(0),
     'data.crop_padding': _integer(0),
@@ -127,7 +128,7 @@ RULES: dict[str, Rule] = {
 }
 
 # Keys that came later, with the value that stands for what runs before them did.
-ADDED = {'cpng.beta_from': '', 'cpng.beta_from_epoch': 0}
+ADDED = {'data.per_class': 0, 'cpng.beta_from': '', 'cpng.beta_from_epoch': 0}
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
 FREE = (

@@ -1,8 +1,10 @@
 """Data sets and the pipeline that feeds them to the training loop."""
 
+import dataclasses
+
 from cpng_jax.config import Config
 from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake, imagenet, mnist5k
-from cpng_jax.data.dataset import ArraySource, Dataset
+from cpng_jax.data.dataset import ArraySource, Dataset, few_of_each
 from cpng_jax.errors import UserError
 
 __all__ = ['DATASETS', 'ArraySource', 'Dataset', 'load']
@@ -29,8 +31,13 @@ def load(config: Config) -> Dataset:
       The `Dataset`.
 
     Raises:
-      UserError: no data set has that name, or it cannot be read.
+      UserError: no data set has that name, it cannot be read, or not so many examples of a class can be picked.
     """
     if config.name not in DATASETS:
         raise UserError(f'config.data.name is {config.name!r}, expected one of {", ".join(DATASETS)}.')
-    return fake.load(config) if config.fake else DATASETS[config.name](config)
+    if config.fake:
+        return fake.load(config)
+    dataset = DATASETS[config.name](config)
+    if not config.per_class:
+        return dataset
+    return dataclasses.replace(dataset, train=few_of_each(dataset.train, config.per_class))

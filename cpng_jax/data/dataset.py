@@ -69,6 +69,31 @@ class Dataset:
     prepare: Callable[[Example], Example] = as_it_is
 
 
+def few_of_each(source: Source, per_class: int) -> ArraySource:
+    """Picks the first examples of each class of a split, for training on few labels.
+
+    Args:
+      source: the split, held in memory.
+      per_class: examples of each class.
+
+    Returns:
+      They alone, in their order.
+
+    Raises:
+      UserError: the split is not held in memory, or a class has not so many.
+    """
+    if not isinstance(source, ArraySource):
+        raise UserError('config.data.per_class is for data sets held in memory, such as digits and mnist5k: take 0.')
+    counts = np.bincount(source.labels)
+    if counts.min() < per_class:
+        raise UserError(
+            f'config.data.per_class is {per_class}, but class {counts.argmin()} has {counts.min()} training examples.'
+        )
+    firsts = [np.flatnonzero(source.labels == label)[:per_class] for label in range(len(counts))]
+    chosen = np.sort(np.concatenate(firsts))
+    return ArraySource(source.images[chosen], source.labels[chosen])
+
+
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Measures what a network's input is normalised by.
 

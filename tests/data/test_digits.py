@@ -4,6 +4,7 @@ from sklearn.datasets import load_digits
 
 from configs import base
 from cpng_jax import data
+from cpng_jax.data.dataset import few_of_each
 from cpng_jax.errors import UserError
 
 
@@ -53,3 +54,20 @@ def test_augmentation_shifts_by_at_most_the_padding(digits):
 def test_an_unknown_data_set_is_named():
     with pytest.raises(UserError, match=r"config.data.name is 'digit', expected one of digits"):
         data.load(settings(name='digit'))
+
+
+def test_few_labels():
+    config = settings()
+    whole = data.load(config)
+    config.per_class = 7
+    few = data.load(config)
+    assert np.bincount(few.train.labels).tolist() == [7] * 10
+    firsts = [np.flatnonzero(whole.train.labels == label)[:7] for label in range(10)]
+    np.testing.assert_array_equal(few.train.images, whole.train.images[np.sort(np.concatenate(firsts))])
+    np.testing.assert_array_equal(few.test.images, whole.test.images)
+    np.testing.assert_array_equal(few.mean, whole.mean)
+    config.per_class = 1000
+    with pytest.raises(UserError, match=r'config\.data\.per_class is 1000, but class \d has 1\d\d training examples'):
+        data.load(config)
+    with pytest.raises(UserError, match='held in memory'):
+        few_of_each([{'image': np.zeros(1), 'label': 0}], 1)
