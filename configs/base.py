@@ -76,6 +76,7 @@ def get_config() -> Config:
     config.cpng.beta_init = 1.0  # width parameter of every layer at the start
     config.cpng.beta_from = ''  # folder of a run whose final beta the layers take (A.4), or none
     config.cpng.beta_from_epoch = 0  # epochs before they do
+    config.cpng.chi = 'gaussian'  # Eq. 6, or counted: the share of the potentials themselves; not in the paper
     config.cpng.chi_limit = 0.2  # Sec. 5.2
     config.cpng.limit_mode = 'delayed'  # as Algorithm 1 prints it, or immediate
     config.cpng.interval = 'paper'  # [v_th - 1/beta, v_th + 1/beta] for every shape, or support

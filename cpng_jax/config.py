@@ -109,6 +109,7 @@ RULES: dict[str, Rule] = {
     'cpng.beta_init': _number(0, open_low=True),
     'cpng.beta_from': _TEXT,
     'cpng.beta_from_epoch': _integer(0),
+    'cpng.chi': _choice('gaussian', 'counted'),
     'cpng.chi_limit': _number(0, 1, open_high=True),
     'cpng.limit_mode': _choice(*LIMIT_MODES),
     'cpng.interval': _choice(*INTERVALS),
@@ -127,7 +128,7 @@ RULES: dict[str, Rule] = {
 }
 
 # Keys that came later, with the value that stands for what runs before them did.
-ADDED = {'cpng.beta_from': '', 'cpng.beta_from_epoch': 0}
+ADDED = {'cpng.beta_from': '', 'cpng.beta_from_epoch': 0, 'cpng.chi': 'gaussian'}
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
 FREE = (

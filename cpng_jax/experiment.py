@@ -55,6 +55,11 @@ def build(config: Config) -> Experiment:
             f'config.neuron.implementation is pallas, whose kernels {mesh.size} devices cannot share: '
             'take scan, or one device.'
         )
+    if config.neuron.implementation == 'pallas' and config.cpng.chi == 'counted':
+        raise UserError(
+            'config.neuron.implementation is pallas, whose kernels do not count, and config.cpng.chi is counted: '
+            'take scan, or gaussian.'
+        )
     model = registry.build(config, classes=len(dataset.class_names))
     per_epoch = steps_per_epoch(dataset, config.batch_size)
     steps = per_epoch * config.epochs
@@ -142,7 +147,10 @@ def state_sharding(experiment: Experiment) -> TrainState:
 
 def _create(experiment: Experiment) -> Callable[[], TrainState]:
     example = example_input(experiment.dataset)
-    return lambda: train_state.create(experiment.model, experiment.optimizer, example, experiment.config.seed)
+    config = experiment.config
+    return lambda: train_state.create(
+        experiment.model, experiment.optimizer, example, config.seed, counted=config.cpng.chi == 'counted'
+    )
 
 
 def example_input(dataset: data.Dataset) -> Array:
@@ -174,6 +182,7 @@ def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_ste
         mix=_mix(config, len(dataset.class_names)),
         accumulate=config.optim.accumulate,
         pool_statistics=config.cpng.statistics == 'epoch_mean',
+        counted=config.cpng.chi == 'counted',
         cpng_every_batch=experiment.cpng_config if every_batch else None,
     )
     evaluate = train_step.make_eval_step(

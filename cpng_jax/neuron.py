@@ -29,6 +29,18 @@ class MembraneStats(NamedTuple):
     variance: Array
 
 
+class MembraneDistances(NamedTuple):
+    """How near a layer's membrane potentials before the reset are to the threshold: the distribution of |u - v_th|.
+
+    Attributes:
+      shares: float32 (float64 for float64 input), `[..., K]`, the share of potentials within each of the K distances
+        `time_loop.DISTANCES` from the threshold, which grow from 1/32 to 32 by the fourth root of 2. NaN where
+        a potential is not finite.
+    """
+
+    shares: Array
+
+
 def membrane_stats(u: ArrayLike) -> MembraneStats:
     """Measures the mean and the variance of membrane potentials over all axes.
 
@@ -89,6 +101,22 @@ def lif(
       ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, or there is no
         such implementation.
     """
+    spikes, stats, _ = _run(currents, beta, tau, v_th, surrogate, detach_reset, time_steps, implementation)
+    return spikes, stats
+
+
+def _run(
+    currents: Term | Sequence[Term],
+    beta: ArrayLike,
+    tau: ArrayLike,
+    v_th: ArrayLike,
+    surrogate: str | Surrogate,
+    detach_reset: bool,
+    time_steps: int | None,
+    implementation: str,
+    count: bool = False,
+) -> tuple[Array, MembraneStats, MembraneDistances | None]:
+    """What `lif` does and returns; and, if asked to count, how near the potentials are to the threshold."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
     terms, surrogate = _terms(currents, tau), get_surrogate(surrogate)
@@ -96,18 +124,23 @@ def lif(
     time_steps = given if time_steps is None else time_steps
     if given not in (1, time_steps):
         raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
-    neurons = time_loop.Neurons(surrogate, detach_reset, time_steps)
+    neurons = time_loop.Neurons(surrogate, detach_reset, time_steps, count)
     if implementation == 'pallas':
+        if count:
+            raise ValueError("implementation is 'pallas', expected 'scan': the kernels of pallas_loop do not count.")
         from cpng_jax import pallas_loop  # which only this needs
 
         total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
         spikes, mean, variance = pallas_loop.integrate(total, beta, cast(float, tau), cast(float, v_th), neurons)
-        return spikes, MembraneStats(mean, variance)
+        return spikes, MembraneStats(mean, variance), None
     u = terms[0].values[0]
     arrays = (broadcastable(name, value, u) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
     outputs: Any = time_loop.integrate(terms, *arrays, neurons)
     spikes, measured = outputs
-    return spikes, _pooled(jax.lax.stop_gradient(measured))
+    measured = jax.lax.stop_gradient(measured)
+    # All parts are of one size, so that the share among all potentials is the mean of theirs.
+    distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
+    return spikes, _pooled(measured), distances
 
 
 def _pooled(measured: time_loop.Measured) -> MembraneStats:
@@ -188,9 +221,9 @@ class LIF(nn.Module):
     """A layer of LIF neurons with a surrogate width of its own.
 
     The width is the variable `beta` of the mutable collection `surrogate`, a float32 scalar. When the
-    collections `membrane` and `firing_rate` are mutable, the layer writes there, under the same
-    name `beta`, its `MembraneStats` and the share of neurons and time steps that spiked: the three
-    collections have one layout, so `jax.tree.map` pairs each beta with its statistics.
+    collections `membrane`, `distances` and `firing_rate` are mutable, the layer writes there, under the same
+    name `beta`, its `MembraneStats`, its `MembraneDistances`, which are counted only then, and the share of neurons and
+    time steps that spiked: the collections have one layout, so `jax.tree.map` pairs each beta with its statistics.
 
     Give every activation a LIF of its own: two activations that share one would share one beta.
 
@@ -225,19 +258,23 @@ class LIF(nn.Module):
         if not self.beta_init > 0:
             raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
         beta = self.variable('surrogate', 'beta', lambda: jnp.asarray(self.beta_init, jnp.float32))
-        spikes, stats = lif(
+        count = self.is_mutable_collection('distances') and not self.is_initializing()
+        spikes, stats, distances = _run(
             currents,
             beta.value,
-            tau=self.tau,
-            v_th=self.v_th,
-            surrogate=self.surrogate,
-            detach_reset=self.detach_reset,
-            time_steps=time_steps,
-            implementation=self.implementation,
+            self.tau,
+            self.v_th,
+            self.surrogate,
+            self.detach_reset,
+            time_steps,
+            self.implementation,
+            count,
         )
         if not self.is_initializing():
             if self.is_mutable_collection('membrane'):
                 self.put_variable('membrane', 'beta', stats)
+            if count:
+                self.put_variable('distances', 'beta', distances)
             if self.is_mutable_collection('firing_rate'):
                 rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
                 self.put_variable('firing_rate', 'beta', rate)

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cpng_jax.surrogate import Array, Surrogate
 
 # Time steps that the scan lays out one after the other, so that few kernels do the work of many. More than this only
 # costs compile time.
 _UNROLL = 10
+
+# Distances from the threshold within which potentials are counted: from 1/32 to 32, four to each doubling.
+DISTANCES = 2.0 ** (np.arange(-20, 21) / 4)
 
 
 class Neurons(NamedTuple):
@@ -26,11 +30,13 @@ class Neurons(NamedTuple):
       surrogate: the shape of the surrogate gradient.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       time_steps: T; currents with one time step are those of every step.
+      count: also measure how many potentials are near the threshold.
     """
 
     surrogate: Surrogate
     detach_reset: bool
     time_steps: int
+    count: bool = False
 
     @property
     def unroll(self) -> int:
@@ -77,10 +83,17 @@ Values = tuple[Array, ...]
 
 
 class Measured(NamedTuple):
-    """Mean and variance of the potentials before the reset, `[T, B]`: of each example, at each step."""
+    """What is measured of the potentials before the reset, of each example at each step.
+
+    Attributes:
+      mean: `[T, B]`.
+      variance: `[T, B]`.
+      shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
+    """
 
     mean: Array
     variance: Array
+    shares: Array | None = None
 
 
 def sum_of(terms: Terms) -> Array:
@@ -111,7 +124,7 @@ def integrate(currents: Terms, beta: Array, tau: Array, v_th: Array, neurons: Ne
     """
     del beta
     dtype = currents[0].values.dtype
-    emit = lambda u, spike: (spike.astype(dtype), _measure(u))
+    emit = lambda u, spike: (spike.astype(dtype), _measure(u, v_th, neurons))
     return _run(currents, tau, v_th, neurons, emit)
 
 
@@ -157,11 +170,25 @@ def _with(currents: Terms, values: Values) -> Terms:
     return tuple(Normalised(array, term.affine) for array, term in zip(values, currents, strict=True))
 
 
-def _measure(u: Array) -> Measured:
+def _measure(u: Array, v_th: Array, neurons: Neurons) -> Measured:
     """Measures each example by itself: devices that share the batch have nothing to tell each other at each step."""
     axes = tuple(range(1, u.ndim))
     mean = jnp.mean(u, axes, keepdims=True)
-    return Measured(mean.reshape(u.shape[:1]), jnp.mean(jnp.square(u - mean), axes))
+    shares = _shares(jnp.abs(u - v_th.astype(u.dtype))) if neurons.count else None
+    return Measured(mean.reshape(u.shape[:1]), jnp.mean(jnp.square(u - mean), axes), shares)
+
+
+def _shares(distance: Array) -> Array:
+    """The share of each example's elements that is at most each of `DISTANCES`; `[B, ...]` to `[B, K]`.
+
+    NaN where an element is not finite: what has diverged must not look far from the threshold.
+    """
+    batch = distance.shape[:1]
+    flat = distance.reshape(*batch, 1, -1)
+    # Whole numbers, which compilers may add up in any order and so many at a time.
+    near = jnp.sum(flat <= jnp.asarray(DISTANCES, distance.dtype)[:, None], axis=-1, dtype=jnp.int32)
+    finite = jnp.isfinite(jnp.sum(flat, axis=-1))
+    return jnp.where(finite, near.astype(distance.dtype) / flat.shape[-1], jnp.nan)
 
 
 def _forward(

@@ -183,8 +183,8 @@ def _end_epoch(
         'firing_rate': by_layer(rates),
         'skipped': [layer_name(name) for name in report.skipped_layers()],
     }
-    start_epoch = jax.jit(EpochTotals.zeros, out_shardings=sharding.replicated(experiment.mesh))
-    return state.replace(epoch=start_epoch(state.surrogate)), row
+    start_epoch = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=sharding.replicated(experiment.mesh))
+    return state.replace(epoch=start_epoch(state.surrogate, config.cpng.chi == 'counted')), row
 
 
 def _running(state: TrainState, batch_size: int) -> tuple[float, float]:

@@ -10,8 +10,9 @@ from flax import linen as nn
 from flax import struct
 
 from cpng_jax import cpng
-from cpng_jax.neuron import MembraneStats
+from cpng_jax.neuron import MembraneDistances, MembraneStats
 from cpng_jax.surrogate import Array
+from cpng_jax.time_loop import DISTANCES
 
 PyTree = Any
 
@@ -27,7 +28,8 @@ class EpochTotals(struct.PyTreeNode):
       loss: sum of the steps' mean losses, in nats.
       correct: number of examples classified rightly, int32.
       firing_rate: mean over the steps of each layer's share of spikes, laid out like `surrogate`.
-      membrane: `MembraneStats` of each layer: of the last batch or of the epoch so far.
+      membrane: `MembraneStats` of each layer, or `MembraneDistances` where chi is counted: of the last batch or of the
+        epoch so far.
     """
 
     steps: Array
@@ -37,11 +39,14 @@ class EpochTotals(struct.PyTreeNode):
     membrane: PyTree
 
     @classmethod
-    def zeros(cls, surrogate: PyTree) -> 'EpochTotals':
-        """Starts an epoch for the layers of the collection `surrogate`."""
+    def zeros(cls, surrogate: PyTree, counted: bool = False) -> 'EpochTotals':
+        """Starts an epoch for the layers of the collection `surrogate`; `counted` tells whether chi is."""
         # Each leaf is an array of its own: the training step donates its buffers, and one cannot be donated twice.
-        zeros = lambda: jax.tree.map(lambda beta: jnp.zeros(beta.shape, jnp.float32), surrogate)
-        membrane = jax.tree.map(MembraneStats, zeros(), zeros())
+        zeros = lambda *more: jax.tree.map(lambda beta: jnp.zeros((*beta.shape, *more), jnp.float32), surrogate)
+        if counted:
+            membrane = jax.tree.map(MembraneDistances, zeros(len(DISTANCES)))
+        else:
+            membrane = jax.tree.map(MembraneStats, zeros(), zeros())
         return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), zeros(), membrane)
 
 
@@ -67,7 +72,9 @@ class TrainState(struct.PyTreeNode):
     epoch: EpochTotals
 
 
-def create(model: nn.Module, optimizer: optax.GradientTransformation, example: Array, seed: int) -> TrainState:
+def create(
+    model: nn.Module, optimizer: optax.GradientTransformation, example: Array, seed: int, *, counted: bool = False
+) -> TrainState:
     """Initialises a run.
 
     Args:
@@ -75,6 +82,7 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, example: A
       optimizer: from optax.
       example: a batch of images of the right shape; only the shape counts.
       seed: of the initial weights.
+      counted: chi is counted.
 
     Returns:
       The state at step 0.
@@ -89,7 +97,7 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, example: A
         surrogate=surrogate,
         opt_state=optimizer.init(variables['params']),
         cpng=cpng.init(surrogate),
-        epoch=EpochTotals.zeros(surrogate),
+        epoch=EpochTotals.zeros(surrogate, counted),
     )
 
 
