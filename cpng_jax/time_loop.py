@@ -6,6 +6,7 @@ applied inside the loop, so what is kept is what the norm was given, which its o
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ from cpng_jax.surrogate import Array, Surrogate
 _UNROLL = 10
 
 # Distances from the threshold within which potentials are counted: from 1/32 to 32, four to each doubling.
-DISTANCES = 2.0 ** (np.arange(-20, 21) / 4)
+_PER_DOUBLING = 4
+DISTANCES = 2.0 ** (np.arange(-5 * _PER_DOUBLING, 5 * _PER_DOUBLING + 1) / _PER_DOUBLING)
 
 
 class Neurons(NamedTuple):
@@ -183,12 +185,17 @@ def _shares(distance: Array) -> Array:
 
     NaN where an element is not finite: what has diverged must not look far from the threshold.
     """
-    batch = distance.shape[:1]
-    flat = distance.reshape(*batch, 1, -1)
-    # Whole numbers, which compilers may add up in any order and so many at a time.
-    near = jnp.sum(flat <= jnp.asarray(DISTANCES, distance.dtype)[:, None], axis=-1, dtype=jnp.int32)
-    finite = jnp.isfinite(jnp.sum(flat, axis=-1))
-    return jnp.where(finite, near.astype(distance.dtype) / flat.shape[-1], jnp.nan)
+    flat = distance.reshape(len(distance), -1)
+    # Element i of the bins is above low[i] and at most high[i]. The logarithm is right but for a rounding at their ends.
+    ends = jnp.asarray(DISTANCES, flat.dtype)
+    low, high = jnp.concatenate([-jnp.ones(1), ends]), jnp.concatenate([ends, jnp.full(1, jnp.inf)])
+    index = jnp.ceil(_PER_DOUBLING * (jnp.log2(flat) - math.log2(DISTANCES[0])))
+    index = jnp.clip(index, 0, len(DISTANCES)).astype(jnp.int32)
+    index = index + (flat > high[index]) - (flat <= low[index])
+    count = lambda bins: jnp.zeros(len(DISTANCES) + 1, jnp.int32).at[bins].add(1)
+    near = jnp.cumsum(jax.vmap(count)(index), axis=-1)[:, :-1]
+    finite = jnp.isfinite(jnp.sum(flat, axis=-1, keepdims=True))
+    return jnp.where(finite, near.astype(flat.dtype) / flat.shape[-1], jnp.nan)
 
 
 def _forward(
