@@ -113,6 +113,7 @@ RULES: dict[str, Rule] = {
     'cpng.chi_limit': _number(0, 1, open_high=True),
     'cpng.limit_mode': _choice(*LIMIT_MODES),
     'cpng.interval': _choice(*INTERVALS),
+    'cpng.per': _choice('layer', 'channel'),
     'cpng.every': _choice('epoch', 'batch'),
     'cpng.statistics': _choice('last_batch', 'epoch_mean'),
     'eval.batch_size': _integer(1),
@@ -128,7 +129,7 @@ RULES: dict[str, Rule] = {
 }
 
 # Keys that came later, with the value that stands for what runs before them did.
-ADDED = {'cpng.beta_from': '', 'cpng.beta_from_epoch': 0, 'cpng.chi': 'gaussian'}
+ADDED = {'cpng.beta_from': '', 'cpng.beta_from_epoch': 0, 'cpng.chi': 'gaussian', 'cpng.per': 'layer'}
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
 FREE = (

@@ -55,10 +55,15 @@ def build(config: Config) -> Experiment:
             f'config.neuron.implementation is pallas, whose kernels {mesh.size} devices cannot share: '
             'take scan, or one device.'
         )
-    if config.neuron.implementation == 'pallas' and config.cpng.chi == 'counted':
+    if config.neuron.implementation == 'pallas' and (config.cpng.chi, config.cpng.per) != ('gaussian', 'layer'):
         raise UserError(
-            'config.neuron.implementation is pallas, whose kernels do not count, and config.cpng.chi is counted: '
-            'take scan, or gaussian.'
+            'config.neuron.implementation is pallas, whose kernels measure mean and variance of whole layers alone: '
+            'take scan, or config.cpng.chi gaussian and config.cpng.per layer.'
+        )
+    if (config.cpng.chi, config.cpng.per) == ('counted', 'channel'):
+        raise UserError(
+            'config.cpng.chi is counted and config.cpng.per is channel, expected gaussian or layer with it: '
+            'counts of each channel would need more memory than the potentials.'
         )
     model = registry.build(config, classes=len(dataset.class_names))
     per_epoch = steps_per_epoch(dataset, config.batch_size)

@@ -33,12 +33,14 @@ class Neurons(NamedTuple):
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       time_steps: T; currents with one time step are those of every step.
       count: also measure how many potentials are near the threshold.
+      per_channel: measure mean and variance of each channel, the last axis, by itself.
     """
 
     surrogate: Surrogate
     detach_reset: bool
     time_steps: int
     count: bool = False
+    per_channel: bool = False
 
     @property
     def unroll(self) -> int:
@@ -88,8 +90,8 @@ class Measured(NamedTuple):
     """What is measured of the potentials before the reset, of each example at each step.
 
     Attributes:
-      mean: `[T, B]`.
-      variance: `[T, B]`.
+      mean: `[T, B]`, or `[T, B, C]` of each channel.
+      variance: likewise.
       shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
     """
 
@@ -174,10 +176,10 @@ def _with(currents: Terms, values: Values) -> Terms:
 
 def _measure(u: Array, v_th: Array, neurons: Neurons) -> Measured:
     """Measures each example by itself: devices that share the batch have nothing to tell each other at each step."""
-    axes = tuple(range(1, u.ndim))
+    axes = tuple(range(1, u.ndim - neurons.per_channel))
     mean = jnp.mean(u, axes, keepdims=True)
     shares = _shares(jnp.abs(u - v_th.astype(u.dtype))) if neurons.count else None
-    return Measured(mean.reshape(u.shape[:1]), jnp.mean(jnp.square(u - mean), axes), shares)
+    return Measured(jnp.squeeze(mean, axes), jnp.mean(jnp.square(u - mean), axes), shares)
 
 
 def _shares(distance: Array) -> Array:
@@ -186,7 +188,7 @@ def _shares(distance: Array) -> Array:
     NaN where an element is not finite: what has diverged must not look far from the threshold.
     """
     flat = distance.reshape(len(distance), -1)
-    # Element i of the bins is above low[i] and at most high[i]. The logarithm is right but for a rounding at their ends.
+    # What is in bin i is above low[i] and at most high[i]. The logarithm is right but for rounding at their ends.
     ends = jnp.asarray(DISTANCES, flat.dtype)
     low, high = jnp.concatenate([-jnp.ones(1), ends]), jnp.concatenate([ends, jnp.full(1, jnp.inf)])
     index = jnp.ceil(_PER_DOUBLING * (jnp.log2(flat) - math.log2(DISTANCES[0])))

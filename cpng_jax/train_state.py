@@ -27,7 +27,7 @@ class EpochTotals(struct.PyTreeNode):
       steps: number of steps, int32.
       loss: sum of the steps' mean losses, in nats.
       correct: number of examples classified rightly, int32.
-      firing_rate: mean over the steps of each layer's share of spikes, laid out like `surrogate`.
+      firing_rate: mean over the steps of each layer's share of spikes, a scalar in the place of each beta.
       membrane: `MembraneStats` of each layer, or `MembraneDistances` where chi is counted: of the last batch or of the
         epoch so far.
     """
@@ -47,7 +47,8 @@ class EpochTotals(struct.PyTreeNode):
             membrane = jax.tree.map(MembraneDistances, zeros(len(DISTANCES)))
         else:
             membrane = jax.tree.map(MembraneStats, zeros(), zeros())
-        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), zeros(), membrane)
+        rates = jax.tree.map(lambda _: jnp.zeros(()), surrogate)
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), rates, membrane)
 
 
 class TrainState(struct.PyTreeNode):
@@ -57,7 +58,7 @@ class TrainState(struct.PyTreeNode):
       step: number of updates made, int32.
       params: weights.
       batch_stats: running statistics of the norms.
-      surrogate: width parameter beta of each layer.
+      surrogate: width parameter beta of each layer, or of each channel of it.
       opt_state: state of the optimiser.
       cpng: what Algorithm 1 remembers.
       epoch: sums over the running epoch.
@@ -123,6 +124,10 @@ def layer_name(path: str) -> str:
 
 
 def by_layer(tree: Any) -> dict[str, float]:
-    """Flattens a pytree laid out like `surrogate` to a number for each layer, by the layer's path, in its order."""
-    leaves = jax.tree.leaves(jax.device_get(tree))
-    return {name: float(np.mean(leaf)) for name, leaf in zip(layer_paths(tree), leaves, strict=True)}
+    """Flattens a pytree laid out like `surrogate` to a number for each layer, by the layer's path, in its order.
+
+    The number of a layer with channels is the mean of those that are finite: some may never have fired, say.
+    """
+    leaves = map(np.asarray, jax.tree.leaves(jax.device_get(tree)))
+    finite = lambda leaf: leaf[np.isfinite(leaf)] if np.isfinite(leaf).any() else leaf
+    return {name: float(np.mean(finite(leaf))) for name, leaf in zip(layer_paths(tree), leaves, strict=True)}

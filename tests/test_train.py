@@ -99,6 +99,7 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
         {'statistics': 'epoch_mean'},
         {'every': 'batch', 'statistics': 'epoch_mean'},
         {'chi': 'counted', 'statistics': 'epoch_mean'},
+        {'per': 'channel', 'every': 'batch'},
     ],
     ids=str,
 )

@@ -266,11 +266,13 @@ def test_constant_potentials_leave_beta_alone():
 
 
 FOUR_DEVICES = """
-import json, sys
+import functools, json, sys
 import jax, numpy as np
 sys.path[:0] = ['.', 'tests']
 import test_train_step as t
-*_, mesh, state, step = t.make(cpng_every_batch=t.cpng.CPNGConfig(), **json.loads(sys.argv[1]))
+per_channel, options = json.loads(sys.argv[1])
+neuron = functools.partial(t.LIF, per_channel=per_channel)
+*_, mesh, state, step = t.make(neuron=neuron, cpng_every_batch=t.cpng.CPNGConfig(), **options)
 for seed in range(3):
     state = step(state, t.sharding.put_batch(t.batch(seed), mesh))
 print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in
@@ -279,12 +281,19 @@ print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(le
 
 
 @pytest.mark.parametrize(
-    ('devices', 'options'), [(1, {}), (4, {}), (4, {'accumulate': 2}), (4, {'counted': True, 'accumulate': 2})]
+    ('devices', 'per_channel', 'options'),
+    [
+        (1, False, {}),
+        (4, False, {}),
+        (4, False, {'accumulate': 2}),
+        (4, False, {'counted': True, 'accumulate': 2}),
+        (4, True, {'accumulate': 2}),
+    ],
 )
-def test_several_devices_give_the_same_numbers(devices, options):
+def test_several_devices_give_the_same_numbers(devices, per_channel, options):
     environment = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
     process = subprocess.run(
-        [sys.executable, '-c', FOUR_DEVICES, json.dumps(options)],
+        [sys.executable, '-c', FOUR_DEVICES, json.dumps([per_channel, options])],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -292,7 +301,8 @@ def test_several_devices_give_the_same_numbers(devices, options):
     assert process.returncode == 0, process.stderr
     count, *numbers = json.loads(process.stdout.splitlines()[-1])
     assert count == devices
-    *_, state, step = make(cpng_every_batch=cpng.CPNGConfig(), **options)
+    neuron = functools.partial(LIF, per_channel=per_channel)
+    *_, state, step = make(neuron=neuron, cpng_every_batch=cpng.CPNGConfig(), **options)
     for seed in range(3):
         state = step(state, batch(seed))
     leaves = jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params))
