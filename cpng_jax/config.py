@@ -17,6 +17,7 @@ from cpng_jax.effective_domain import INTERVALS
 from cpng_jax.errors import UserError
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.neuron import IMPLEMENTATIONS
+from cpng_jax.rules import RULES as OTHER_RULES
 from cpng_jax.surrogate import SURROGATES
 
 ConfigDict = ml_collections.ConfigDict
@@ -87,6 +88,7 @@ RULES: dict[str, Rule] = {
     'model.width': _number(0, open_low=True),
     'model.time_steps': _integer(1),
     'neuron.tau': _number(0, 1),
+    'neuron.learn_tau': _BOOLEAN,
     'neuron.v_th': _number(0, open_low=True),
     'neuron.surrogate': _choice(*SURROGATES),
     'neuron.detach_reset': _BOOLEAN,
@@ -113,6 +115,7 @@ RULES: dict[str, Rule] = {
     'cpng.chi_limit': _number(0, 1, open_high=True),
     'cpng.limit_mode': _choice(*LIMIT_MODES),
     'cpng.interval': _choice(*INTERVALS),
+    'cpng.rule': _choice('cpng', *OTHER_RULES),
     'cpng.per': _choice('layer', 'channel'),
     'cpng.every': _choice('epoch', 'batch'),
     'cpng.statistics': _choice('last_batch', 'epoch_mean'),
@@ -129,7 +132,14 @@ RULES: dict[str, Rule] = {
 }
 
 # Keys that came later, with the value that stands for what runs before them did.
-ADDED = {'cpng.beta_from': '', 'cpng.beta_from_epoch': 0, 'cpng.chi': 'gaussian', 'cpng.per': 'layer'}
+ADDED = {
+    'cpng.beta_from': '',
+    'cpng.beta_from_epoch': 0,
+    'cpng.chi': 'gaussian',
+    'cpng.per': 'layer',
+    'cpng.rule': 'cpng',
+    'neuron.learn_tau': False,
+}
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
 FREE = (

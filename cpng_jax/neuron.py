@@ -1,5 +1,6 @@
 """Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +16,9 @@ from cpng_jax.time_loop import Normalised
 Term = ArrayLike | Normalised
 
 IMPLEMENTATIONS = ('scan', 'pallas')
+
+# Name of the parameter that a learnt decay is the sigmoid of.
+DECAY = 'decay'
 
 
 class MembraneStats(NamedTuple):
@@ -245,6 +249,7 @@ class LIF(nn.Module):
       detach_reset: drop the gradient through the reset.
       implementation: 'scan' or 'pallas', see `lif`.
       per_channel: a width and `MembraneStats` for each channel, the last axis, instead of for the layer.
+      learn_tau: learn the decay: it is the sigmoid of the parameter `decay`, a float32 scalar, and starts at `tau`.
     """
 
     tau: float = 0.5
@@ -254,6 +259,7 @@ class LIF(nn.Module):
     detach_reset: bool = False
     implementation: str = 'scan'
     per_channel: bool = False
+    learn_tau: bool = False
 
     @nn.compact
     def __call__(self, currents: Term | Sequence[Term], time_steps: int | None = None) -> Array:
@@ -269,6 +275,10 @@ class LIF(nn.Module):
         """
         if not self.beta_init > 0:
             raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
+        if self.learn_tau and not 0 < self.tau < 1:
+            raise ValueError(f'tau must lie strictly between 0 and 1 to be learnt, got {self.tau}.')
+        logit = math.log(self.tau / (1 - self.tau)) if self.learn_tau else None
+        tau = self.tau if logit is None else nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), ()))
         # The first leaf is the first term's values.
         shape = jax.tree.leaves(currents)[0].shape[-1:] if self.per_channel else ()
         beta = self.variable('surrogate', 'beta', lambda: jnp.full(shape, self.beta_init, jnp.float32))
@@ -276,7 +286,7 @@ class LIF(nn.Module):
         spikes, stats, distances = _run(
             currents,
             beta.value,
-            self.tau,
+            tau,
             self.v_th,
             self.surrogate,
             self.detach_reset,

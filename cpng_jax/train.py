@@ -163,7 +163,7 @@ def _end_epoch(
     loss, accuracy = _running(state, config.batch_size)
     rates = state.epoch.firing_rate
     schedule = optim.learning_rate(config.optim, experiment.steps)
-    controlled, report = train_step.cpng_step(state, experiment.cpng_config)
+    controlled, report = train_step.cpng_step(state, experiment.cpng_config, experiment.rule)
     if config.cpng.enabled and config.cpng.every == 'epoch':
         state = controlled
     state = with_found_beta(experiment, state)

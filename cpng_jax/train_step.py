@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from cpng_jax import cpng
+from cpng_jax import cpng, rules
 from cpng_jax.losses import mean_output_cross_entropy
 from cpng_jax.neuron import MembraneDistances, MembraneStats
 from cpng_jax.sharding import over_batch, replicated
@@ -84,6 +84,7 @@ def make_train_step(
     pool_statistics: bool = False,
     counted: bool = False,
     cpng_every_batch: cpng.CPNGConfig | None = None,
+    rule: rules.Rule | None = None,
 ) -> jax.stages.Wrapped:
     """Compiles a training step.
 
@@ -102,6 +103,7 @@ def make_train_step(
       pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
       counted: measure `MembraneDistances`, to count chi, instead of `MembraneStats`.
       cpng_every_batch: run Algorithm 1 with this configuration after each step; None leaves beta alone.
+      rule: what sets beta then instead of Algorithm 1.
 
     Returns:
       Maps a `TrainState`, whose memory is reused, and a `Batch` to the next state.
@@ -150,7 +152,7 @@ def make_train_step(
         )
         if cpng_every_batch is None:
             return state
-        return cpng_step(state, cpng_every_batch)[0]
+        return cpng_step(state, cpng_every_batch, rule)[0]
 
     # One sharding stands for every leaf of its argument.
     home: Any = replicated(mesh) if state_sharding is None else state_sharding
@@ -229,17 +231,23 @@ def _pool(old: cpng.Stats, new: cpng.Stats, share: Array) -> cpng.Stats:
     return MembraneStats(old.mean + difference * share, variance)
 
 
-def cpng_step(state: TrainState, config: cpng.CPNGConfig) -> tuple[TrainState, cpng.CPNGReport]:
-    """Runs Algorithm 1 on the membrane statistics that the epoch has gathered.
+def cpng_step(
+    state: TrainState, config: cpng.CPNGConfig, rule: rules.Rule | None = None
+) -> tuple[TrainState, cpng.CPNGReport]:
+    """Runs Algorithm 1, or another rule, on the membrane statistics that the epoch has gathered.
 
     Args:
       state: with at least one step since the epoch began.
-      config: of Algorithm 1.
+      config: of Algorithm 1, and of the chi that is reported.
+      rule: what sets beta instead of Algorithm 1, from `rules.make_rule`; it records no chi.
 
     Returns:
       The state with the new beta, and the report.
     """
     beta, recorder, report = cpng.update(state.epoch.membrane, state.surrogate, state.cpng, config)
+    if rule is not None:
+        beta, skipped = rules.update(rule, state.epoch.membrane, state.params, state.surrogate)
+        recorder, report = state.cpng, report._replace(chi_min=state.cpng.chi_recorder, skipped=skipped)
     return state.replace(surrogate=beta, cpng=recorder), report
 
 

@@ -100,6 +100,7 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
         {'every': 'batch', 'statistics': 'epoch_mean'},
         {'chi': 'counted', 'statistics': 'epoch_mean'},
         {'per': 'channel', 'every': 'batch'},
+        {'rule': 'mpd_agl', 'every': 'batch'},
     ],
     ids=str,
 )
