@@ -47,6 +47,7 @@ def get_config() -> Config:
 
     config.neuron = ConfigDict()
     config.neuron.tau = 0.5  # decay of the membrane potential; 1 is integrate-and-fire
+    config.neuron.learn_tau = False  # True learns the decay of each layer, from tau on; not in the paper
     config.neuron.v_th = 1.0  # threshold
     config.neuron.surrogate = 'triangular'  # triangular, rectangular, arctan (Eq. 3 and 4)
     config.neuron.detach_reset = False  # True drops the gradient through the reset (Eq. 8)
@@ -77,9 +78,12 @@ def get_config() -> Config:
     config.cpng.beta_init = 1.0  # width parameter of every layer at the start
     config.cpng.beta_from = ''  # folder of a run whose final beta the layers take (A.4), or none
     config.cpng.beta_from_epoch = 0  # epochs before they do
+    config.cpng.chi = 'gaussian'  # Eq. 6, or counted: the share of the potentials themselves; not in the paper
     config.cpng.chi_limit = 0.2  # Sec. 5.2
     config.cpng.limit_mode = 'delayed'  # as Algorithm 1 prints it, or immediate
     config.cpng.interval = 'paper'  # [v_th - 1/beta, v_th + 1/beta] for every shape, or support
+    config.cpng.rule = 'cpng'  # Algorithm 1, or a rule of other papers: mpd_agl, ds_atgo, lsg; see cpng_jax/rules.py
+    config.cpng.per = 'layer'  # or channel: a beta for each channel of a layer; not in the paper
     config.cpng.every = 'epoch'  # or batch (Table 1)
     config.cpng.statistics = 'last_batch'  # of the epoch (A.2), or epoch_mean
 

@@ -9,7 +9,7 @@ from cpng_jax.effective_domain import beta_for_chi, chi
 from cpng_jax.layers import Conv, Dense, TdBN, avg_pool
 from cpng_jax.losses import mean_output_cross_entropy
 from cpng_jax.models.vgg import VGG
-from cpng_jax.neuron import LIF, MembraneStats, lif, membrane_stats
+from cpng_jax.neuron import LIF, MembraneDistances, MembraneStats, lif, membrane_stats
 from cpng_jax.surrogate import Surrogate, spike
 
 __version__ = '0.1.0'
@@ -22,6 +22,7 @@ __all__ = [
     'CPNGState',
     'Conv',
     'Dense',
+    'MembraneDistances',
     'MembraneStats',
     'Surrogate',
     'TdBN',

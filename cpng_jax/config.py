@@ -17,6 +17,7 @@ from cpng_jax.effective_domain import INTERVALS
 from cpng_jax.errors import UserError
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.neuron import IMPLEMENTATIONS
+from cpng_jax.rules import RULES as OTHER_RULES
 from cpng_jax.surrogate import SURROGATES
 
 ConfigDict = ml_collections.ConfigDict
@@ -88,6 +89,7 @@ RULES: dict[str, Rule] = {
     'model.width': _number(0, open_low=True),
     'model.time_steps': _integer(1),
     'neuron.tau': _number(0, 1),
+    'neuron.learn_tau': _BOOLEAN,
     'neuron.v_th': _number(0, open_low=True),
     'neuron.surrogate': _choice(*SURROGATES),
     'neuron.detach_reset': _BOOLEAN,
@@ -110,9 +112,12 @@ RULES: dict[str, Rule] = {
     'cpng.beta_init': _number(0, open_low=True),
     'cpng.beta_from': _TEXT,
     'cpng.beta_from_epoch': _integer(0),
+    'cpng.chi': _choice('gaussian', 'counted'),
     'cpng.chi_limit': _number(0, 1, open_high=True),
     'cpng.limit_mode': _choice(*LIMIT_MODES),
     'cpng.interval': _choice(*INTERVALS),
+    'cpng.rule': _choice('cpng', *OTHER_RULES),
+    'cpng.per': _choice('layer', 'channel'),
     'cpng.every': _choice('epoch', 'batch'),
     'cpng.statistics': _choice('last_batch', 'epoch_mean'),
     'eval.batch_size': _integer(1),
@@ -128,7 +133,15 @@ RULES: dict[str, Rule] = {
 }
 
 # Keys that came later, with the value that stands for what runs before them did.
-ADDED = {'data.per_class': 0, 'cpng.beta_from': '', 'cpng.beta_from_epoch': 0}
+ADDED = {
+    'data.per_class': 0,
+    'cpng.beta_from': '',
+    'cpng.beta_from_epoch': 0,
+    'cpng.chi': 'gaussian',
+    'cpng.per': 'layer',
+    'cpng.rule': 'cpng',
+    'neuron.learn_tau': False,
+}
 
 # These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
 FREE = (

@@ -4,8 +4,8 @@
     beta, state, report = cpng.update(stats, beta, state, cpng.CPNGConfig())
 
 `beta` is any pytree of arrays, one leaf per layer, `stats` the same tree with a `MembraneStats` in the
-place of each leaf. Nothing here knows of models, devices or epochs: call `update` whenever the
-network has seen the data once.
+place of each leaf, or a `MembraneDistances`: then chi is counted instead of taken from Eq. 6's Gaussian. Nothing here
+knows of models, devices or epochs: call `update` whenever the network has seen the data once.
 """
 
 import dataclasses
@@ -18,12 +18,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from cpng_jax.effective_domain import beta_for_chi, chi, domain_half_width
-from cpng_jax.neuron import MembraneStats
+from cpng_jax.neuron import MembraneDistances, MembraneStats
 from cpng_jax.surrogate import Array, Surrogate
 
 PyTree = Any
 
 LIMIT_MODES = ('delayed', 'immediate')
+
+Stats = MembraneStats | MembraneDistances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,8 @@ def update(
     and its record. Pure: same numbers on the host and under `jit`.
 
     Args:
-      stats: pytree like `beta` with a `MembraneStats` for each leaf, of the leaf's shape.
+      stats: pytree like `beta` with a `MembraneStats` for each leaf, of the leaf's shape; or a `MembraneDistances` for
+        each, to count chi.
       beta: pytree of floating arrays greater than 0: scalars, or one value per channel.
       state: from `init` or the last `update`.
       config: see `CPNGConfig`; the default is the paper's.
@@ -123,10 +126,10 @@ def update(
     Source: Algorithm 1, Sec. 4.2.
     """
     config = CPNGConfig() if config is None else config
-    mean, variance = _collect(stats, beta)
+    measured = _collect(stats, beta)
     betas = _vector('beta', beta, beta)
     recorder = _vector('state.chi_recorder', state.chi_recorder, beta)
-    betas, recorder, chi_now, skipped = _algorithm_1(mean, variance, betas, recorder, config)
+    betas, recorder, chi_now, skipped = _algorithm_1(measured, betas, recorder, config)
 
     report = CPNGReport(_like(beta, chi_now), _like(beta, recorder), _like(beta, skipped))
     new_beta = jax.tree.map(lambda old, new: new.astype(_floating(old).dtype), beta, _like(beta, betas))
@@ -135,14 +138,13 @@ def update(
 
 
 @functools.partial(jax.jit, static_argnames='config')
-def _algorithm_1(
-    mean: Array, variance: Array, beta: Array, recorder: Array, config: CPNGConfig
-) -> tuple[Array, Array, Array, Array]:
+def _algorithm_1(stats: Stats, beta: Array, recorder: Array, config: CPNGConfig) -> tuple[Array, Array, Array, Array]:
     """Algorithm 1 on vectors with an element per layer: returns beta, recorder, chi, skipped."""
-    stats = MembraneStats(mean, variance)
     domain: dict[str, Any] = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
     chi_now = chi(stats, beta, **domain)
-    usable = jnp.isfinite(mean) & (variance > 0) & jnp.isfinite(variance) & jnp.isfinite(chi_now)
+    usable = jnp.isfinite(chi_now)
+    if isinstance(stats, MembraneStats):
+        usable &= jnp.isfinite(stats.mean) & (stats.variance > 0) & jnp.isfinite(stats.variance)
     first = jnp.isinf(recorder)
 
     smallest = jnp.minimum(recorder, chi_now)
@@ -187,15 +189,23 @@ def _like(beta: PyTree, values: Array) -> PyTree:
     return jax.tree.unflatten(structure, shaped)
 
 
-def _collect(stats: PyTree, beta: PyTree) -> tuple[Array, Array]:
-    """Means and variances of all layers, each in one vector."""
-    is_stats = lambda node: isinstance(node, MembraneStats)
-    for leaf in jax.tree.leaves(stats, is_leaf=is_stats):
-        if not is_stats(leaf):
-            raise ValueError(f'stats must have a cpng_jax.MembraneStats for each beta, found {type(leaf).__name__}.')
-    mean = jax.tree.map(lambda leaf: leaf.mean, stats, is_leaf=is_stats)
-    variance = jax.tree.map(lambda leaf: leaf.variance, stats, is_leaf=is_stats)
-    return _vector('stats', mean, beta), _vector('stats', variance, beta)
+def _collect(stats: PyTree, beta: PyTree) -> Stats:
+    """The statistics of all layers in one, with an element for each."""
+    leaves = jax.tree.leaves(stats, is_leaf=is_stats)
+    kind = MembraneDistances if leaves and isinstance(leaves[0], MembraneDistances) else MembraneStats
+    for leaf in leaves:
+        if not isinstance(leaf, kind):
+            raise ValueError(f'stats must have a cpng_jax.{kind.__name__} for each beta, found {type(leaf).__name__}.')
+    vector = lambda field: _vector('stats', jax.tree.map(field, stats, is_leaf=is_stats), beta)
+    if kind is MembraneStats:
+        return MembraneStats(vector(lambda leaf: leaf.mean), vector(lambda leaf: leaf.variance))
+    vector(lambda leaf: leaf.shares[..., 0])  # checks the layers and their shapes
+    return MembraneDistances(jnp.concatenate([leaf.shares.reshape(-1, leaf.shares.shape[-1]) for leaf in leaves]))
+
+
+def is_stats(node: Any) -> bool:
+    """Tells whether a node of a pytree is the statistics of a layer: a leaf, as `update` sees it."""
+    return isinstance(node, MembraneStats | MembraneDistances)
 
 
 def _layers(tree: PyTree) -> str:

@@ -1,4 +1,4 @@
-"""The effective domain indicator chi (Eq. 6) and its inverse."""
+"""The effective domain indicator chi (Eq. 6) and its inverse, from the moments of the potentials or from counts."""
 
 import math
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 
-from cpng_jax.neuron import MembraneStats
+from cpng_jax.neuron import MembraneDistances, MembraneStats
 from cpng_jax.surrogate import Array, ArrayLike, Surrogate, get_surrogate
+from cpng_jax.time_loop import DISTANCES
 
 INTERVALS = ('paper', 'support')
 
@@ -55,8 +56,42 @@ def _mass(distance: Array, half_width: Array) -> Array:
     return ndtr(half_width - distance) - ndtr(-half_width - distance)
 
 
+def _like_shares(shares: Array, value: ArrayLike) -> Array:
+    """A value for each layer of `shares`, `[..., K]`, or more where it broadcasts with them."""
+    value = jnp.asarray(value, shares.dtype)
+    return jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, shares.shape[:-1]))
+
+
+def _bin(shares: Array, upper: Array) -> tuple[Array, Array, Array, Array]:
+    """The bin that ends with edge number `upper`: its two distances and the shares of potentials within them."""
+    distances = jnp.asarray([0.0, *DISTANCES], shares.dtype)
+    # No potential counts as being at the threshold itself.
+    shares = jnp.concatenate([jnp.zeros_like(shares[..., :1]), shares], axis=-1)
+    at = lambda index: jnp.take_along_axis(shares, index[..., None], axis=-1)[..., 0]
+    return distances[upper], distances[upper + 1], at(upper), at(upper + 1)
+
+
+def _counted_share(shares: Array, radius: Array) -> Array:
+    """The share of potentials within a radius of the threshold, linear between the distances that were counted."""
+    shares = jnp.broadcast_to(shares, (*radius.shape, shares.shape[-1]))
+    upper = jnp.searchsorted(jnp.asarray(DISTANCES, radius.dtype), radius)
+    low, high, share_low, share_high = _bin(shares, jnp.minimum(upper, len(DISTANCES) - 1))
+    part = jnp.clip((radius - low) / (high - low), 0, 1)
+    return share_low + (share_high - share_low) * part
+
+
+def _counted_radius(shares: Array, target: Array) -> Array:
+    """The inverse of `_counted_share`, of several solutions the smallest; NaN if there is none."""
+    shares = jnp.broadcast_to(shares, (*target.shape, shares.shape[-1]))
+    reached = shares >= target[..., None]
+    low, high, share_low, share_high = _bin(shares, jnp.argmax(reached, axis=-1))
+    radius = low + (high - low) * (target - share_low) / (share_high - share_low)
+    solvable = (target > 0) & (target < 1) & jnp.any(reached, axis=-1)
+    return jnp.where(solvable, radius, jnp.nan)
+
+
 def chi(
-    stats: MembraneStats,
+    stats: MembraneStats | MembraneDistances,
     beta: ArrayLike,
     *,
     v_th: ArrayLike = 1.0,
@@ -69,21 +104,26 @@ def chi(
     Phi((v_th - r - mean) / sigma)`, r = 1/beta. Eq. 6 prints sqrt(2 pi sigma) where the density needs
     sqrt(2 pi) sigma; this is the density.
 
+    Or counted instead, without taking them as Gaussian: exact at the distances of `MembraneDistances`, linear between.
+
     Args:
-      stats: `MembraneStats` of one layer or of many, any shape.
+      stats: `MembraneStats` of one layer or of many, any shape; or `MembraneDistances`, for the share that was counted.
       beta: width parameter, at least 0; broadcasts with the statistics.
-      v_th: threshold; broadcasts likewise.
+      v_th: threshold; broadcasts likewise. Counts are from the threshold of the layer and need none.
       surrogate: the shape, see `domain_half_width`.
       interval: 'paper' or 'support', see `domain_half_width`.
 
     Returns:
       chi in 0 to 1, at least float32, of the broadcast shape. Where the variance is 0 it is 1 or 0: all
-      potentials lie inside the open interval or none do. NaN where the statistics are not finite.
+      potentials lie inside the open interval or none do. NaN where the statistics are not finite. A count
+      ends at a distance of 32: beyond, it is the share within that.
 
     Raises:
       ValueError: unknown surrogate or interval.
     """
     width = domain_half_width(surrogate, interval)
+    if isinstance(stats, MembraneDistances):
+        return _counted_share(stats.shares, _like_shares(stats.shares, width / jnp.asarray(beta, stats.shares.dtype)))
     sigma, distance = _standardise(stats, v_th)
     radius = width / jnp.asarray(beta, sigma.dtype)
     spread = sigma > 0
@@ -95,7 +135,7 @@ def chi(
 
 def beta_for_chi(
     target: ArrayLike,
-    stats: MembraneStats,
+    stats: MembraneStats | MembraneDistances,
     *,
     v_th: ArrayLike = 1.0,
     surrogate: str | Surrogate = 'triangular',
@@ -106,23 +146,28 @@ def beta_for_chi(
     chi grows with r = 1/beta from 0 to 1, so the solution is unique. In units of sigma it lies below the
     distance of the mean from v_th plus ten, which is the bracket that 60 halvings narrow. In float32
     chi at the result is within 1e-6 of the target while the mean is within 8 sigma of v_th, and within
-    2e-6 up to 16 sigma: float32 itself is no finer.
+    2e-6 up to 16 sigma: float32 itself is no finer. Counts are inverted in one go, by the same lines between the
+    distances as those of `chi`.
 
     Args:
       target: wanted chi; broadcasts with the statistics.
-      stats: `MembraneStats` of one layer or of many, any shape.
+      stats: `MembraneStats` of one layer or of many, any shape; or `MembraneDistances`.
       v_th: threshold; broadcasts likewise.
       surrogate: the shape, see `domain_half_width`.
       interval: 'paper' or 'support', see `domain_half_width`.
 
     Returns:
       beta, at least float32, of the broadcast shape. 0 says that no beta gives that chi: the target is not
-      strictly between 0 and 1, the variance is 0, or a number is not finite. Never NaN.
+      strictly between 0 and 1, the variance is 0, fewer potentials lie within a distance of 32, or a number is not
+      finite. Never NaN.
 
     Raises:
       ValueError: unknown surrogate or interval.
     """
     width = domain_half_width(surrogate, interval)
+    if isinstance(stats, MembraneDistances):
+        beta = width / _counted_radius(stats.shares, _like_shares(stats.shares, target))
+        return jnp.where(jnp.isfinite(beta), beta, 0)
     sigma, distance = _standardise(stats, v_th)
     target = jnp.asarray(target, sigma.dtype)
     sigma, distance, target = jnp.broadcast_arrays(sigma, distance, target)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cpng_jax import cpng, data, losses, metrics, mixing, optim, sharding, train_state, train_step
+from cpng_jax import cpng, data, losses, metrics, mixing, optim, rules, sharding, train_state, train_step
 from cpng_jax.config import Config
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.errors import UserError
@@ -27,6 +27,7 @@ class Experiment(NamedTuple):
     model: nn.Module
     optimizer: optax.GradientTransformation
     cpng_config: cpng.CPNGConfig
+    rule: rules.Rule | None
     found_beta: dict[str, float] | None
     steps_per_epoch: int
     steps: int
@@ -48,6 +49,7 @@ def build(config: Config) -> Experiment:
     Raises:
       UserError: the parts do not fit together.
     """
+    _check_options(config)
     dataset = data.load(config.data)
     mesh = sharding.make_mesh(config.batch_size, config.optim.accumulate)
     if config.neuron.implementation == 'pallas' and mesh.size > 1:
@@ -70,9 +72,44 @@ def build(config: Config) -> Experiment:
         surrogate=config.neuron.surrogate,
         v_th=config.neuron.v_th,
     )
+    rule = None
+    if config.cpng.rule != 'cpng':
+        rule = rules.make_rule(
+            config.cpng.rule,
+            surrogate=config.neuron.surrogate,
+            v_th=config.neuron.v_th,
+            beta_init=config.cpng.beta_init,
+        )
     optimizer = optim.make_optimizer(config.optim, steps)
     found = found_beta(config, model, dataset) if config.cpng.beta_from else None
-    return Experiment(config, dataset, mesh, model, optimizer, cpng_config, found, per_epoch, steps)
+    return Experiment(config, dataset, mesh, model, optimizer, cpng_config, rule, found, per_epoch, steps)
+
+
+def _check_options(config: Config) -> None:
+    """Refuses options that do not go together, by a sentence on each pair."""
+    neuron, controller = config.neuron, config.cpng
+    counted, channel, lsg = controller.chi == 'counted', controller.per == 'channel', controller.rule == 'lsg'
+    if neuron.implementation == 'pallas' and (counted or channel or neuron.learn_tau):
+        raise UserError(
+            'config.neuron.implementation is pallas, whose kernels know a fixed tau and measure mean and variance of '
+            'whole layers: take scan, or cpng.chi gaussian, cpng.per layer and neuron.learn_tau False.'
+        )
+    if counted and channel:
+        raise UserError(
+            'config.cpng.chi is counted and config.cpng.per is channel, expected gaussian or layer with it: '
+            'counts of each channel would need more memory than the potentials.'
+        )
+    if counted and controller.rule != 'cpng':
+        raise UserError(
+            f'config.cpng.chi is counted and config.cpng.rule is {controller.rule}, which goes by mean and variance: '
+            'expected gaussian with it.'
+        )
+    if neuron.learn_tau and not 0 < neuron.tau < 1:
+        raise UserError(f'config.neuron.tau is {neuron.tau}, expected a number between 0 and 1 for it to be learnt.')
+    if lsg and not neuron.learn_tau:
+        raise UserError(
+            'config.cpng.rule is lsg, whose width follows a decay that is learnt: set config.neuron.learn_tau to True.'
+        )
 
 
 def found_beta(config: Config, model: nn.Module, dataset: data.Dataset) -> dict[str, float]:
@@ -142,7 +179,10 @@ def state_sharding(experiment: Experiment) -> TrainState:
 
 def _create(experiment: Experiment) -> Callable[[], TrainState]:
     example = example_input(experiment.dataset)
-    return lambda: train_state.create(experiment.model, experiment.optimizer, example, experiment.config.seed)
+    config = experiment.config
+    return lambda: train_state.create(
+        experiment.model, experiment.optimizer, example, config.seed, counted=config.cpng.chi == 'counted'
+    )
 
 
 def example_input(dataset: data.Dataset) -> Array:
@@ -174,7 +214,9 @@ def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_ste
         mix=_mix(config, len(dataset.class_names)),
         accumulate=config.optim.accumulate,
         pool_statistics=config.cpng.statistics == 'epoch_mean',
+        counted=config.cpng.chi == 'counted',
         cpng_every_batch=experiment.cpng_config if every_batch else None,
+        rule=experiment.rule,
     )
     evaluate = train_step.make_eval_step(
         experiment.model, experiment.mesh, mean=dataset.mean, std=dataset.std, dtype=config.dtype

@@ -1,5 +1,6 @@
 """Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +17,9 @@ Term = ArrayLike | Normalised
 
 IMPLEMENTATIONS = ('scan', 'pallas')
 
+# Name of the parameter that a learnt decay is the sigmoid of.
+DECAY = 'decay'
+
 
 class MembraneStats(NamedTuple):
     """Mean and variance of a layer's membrane potential before the reset (Sec. 4.1).
@@ -29,8 +33,20 @@ class MembraneStats(NamedTuple):
     variance: Array
 
 
-def membrane_stats(u: ArrayLike) -> MembraneStats:
-    """Measures the mean and the variance of membrane potentials over all axes.
+class MembraneDistances(NamedTuple):
+    """How near a layer's membrane potentials before the reset are to the threshold: the distribution of |u - v_th|.
+
+    Attributes:
+      shares: float32 (float64 for float64 input), `[..., K]`, the share of potentials within each of the K distances
+        `time_loop.DISTANCES` from the threshold, which grow from 1/32 to 32 by the fourth root of 2. NaN where
+        a potential is not finite.
+    """
+
+    shares: Array
+
+
+def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
+    """Measures the mean and the variance of membrane potentials over all axes, or all but the last.
 
     Under `jit` with a sharded batch both are global. The variance is taken about a first
     estimate of the mean and then corrected, so it is right where |mean| is far above the
@@ -38,16 +54,18 @@ def membrane_stats(u: ArrayLike) -> MembraneStats:
 
     Args:
       u: membrane potential before the reset, any shape with at least one element.
+      per_channel: measure each channel, the last axis, by itself.
 
     Returns:
-      Scalars in at least float32. No gradient flows through them: they are measurements.
+      Scalars, or `[C]` per channel, in at least float32. No gradient flows through them: they are measurements.
     """
     u = jnp.asarray(u)
     u = jax.lax.stop_gradient(u).astype(jnp.promote_types(u.dtype, jnp.float32))
-    shift = jnp.mean(u)
+    axes = tuple(range(u.ndim - per_channel))
+    shift = jnp.mean(u, axes)
     deviation = u - shift
-    correction = jnp.mean(deviation)
-    variance = jnp.mean(jnp.square(deviation)) - jnp.square(correction)
+    correction = jnp.mean(deviation, axes)
+    variance = jnp.mean(jnp.square(deviation), axes) - jnp.square(correction)
     # Rounding may leave a hair below 0. jnp.maximum hands NaN on, so a layer that diverged does not look constant.
     return MembraneStats(shift + correction, jnp.maximum(variance, 0))
 
@@ -62,6 +80,7 @@ def lif(
     detach_reset: bool = False,
     time_steps: int | None = None,
     implementation: str = 'scan',
+    per_channel: bool = False,
 ) -> tuple[Array, MembraneStats]:
     """Runs a layer of leaky integrate-and-fire neurons over time (Eq. 2).
 
@@ -79,16 +98,36 @@ def lif(
       time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
       implementation: 'scan', or 'pallas' for the kernels of `pallas_loop`, which are for one GPU, take numbers for tau
         and v_th, and have not been tried on one yet.
+      per_channel: measure each channel, the last axis of `currents`, by itself.
 
     Returns:
       `(spikes, stats)`: spikes 0 or 1, `[T, ...]` in the dtype of `currents`, and the `MembraneStats` of the pre-reset
-      potential over all T and all neurons.
+      potential over all T and all neurons, or all neurons of a channel.
 
     Raises:
       TypeError: `currents` is not floating.
-      ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, or there is no
-        such implementation.
+      ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, there is no
+        such implementation, or it cannot measure channels.
     """
+    spikes, stats, _ = _run(
+        currents, beta, tau, v_th, surrogate, detach_reset, time_steps, implementation, per_channel=per_channel
+    )
+    return spikes, stats
+
+
+def _run(
+    currents: Term | Sequence[Term],
+    beta: ArrayLike,
+    tau: ArrayLike,
+    v_th: ArrayLike,
+    surrogate: str | Surrogate,
+    detach_reset: bool,
+    time_steps: int | None,
+    implementation: str,
+    count: bool = False,
+    per_channel: bool = False,
+) -> tuple[Array, MembraneStats, MembraneDistances | None]:
+    """What `lif` does and returns; and, if asked to count, how near the potentials are to the threshold."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
     terms, surrogate = _terms(currents, tau), get_surrogate(surrogate)
@@ -96,24 +135,32 @@ def lif(
     time_steps = given if time_steps is None else time_steps
     if given not in (1, time_steps):
         raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
-    neurons = time_loop.Neurons(surrogate, detach_reset, time_steps)
+    neurons = time_loop.Neurons(surrogate, detach_reset, time_steps, count, per_channel)
     if implementation == 'pallas':
+        if count or per_channel:
+            raise ValueError(
+                "implementation is 'pallas', expected 'scan': its kernels measure mean and variance of whole layers."
+            )
         from cpng_jax import pallas_loop  # which only this needs
 
         total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
         spikes, mean, variance = pallas_loop.integrate(total, beta, cast(float, tau), cast(float, v_th), neurons)
-        return spikes, MembraneStats(mean, variance)
+        return spikes, MembraneStats(mean, variance), None
     u = terms[0].values[0]
     arrays = (broadcastable(name, value, u) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
     outputs: Any = time_loop.integrate(terms, *arrays, neurons)
     spikes, measured = outputs
-    return spikes, _pooled(jax.lax.stop_gradient(measured))
+    measured = jax.lax.stop_gradient(measured)
+    # All parts are of one size, so that the share among all potentials is the mean of theirs.
+    distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
+    return spikes, _pooled(measured, per_channel), distances
 
 
-def _pooled(measured: time_loop.Measured) -> MembraneStats:
+def _pooled(measured: time_loop.Measured, per_channel: bool) -> MembraneStats:
     """Mean and variance of all potentials, from those of parts of equal size: the law of total variance."""
-    between = membrane_stats(measured.mean)
-    return MembraneStats(between.mean, jnp.mean(measured.variance) + between.variance)
+    between = membrane_stats(measured.mean, per_channel)
+    within = jnp.mean(measured.variance, axis=tuple(range(measured.variance.ndim - per_channel)))
+    return MembraneStats(between.mean, within + between.variance)
 
 
 def lif_reference(
@@ -187,10 +234,10 @@ def _term(term: Term) -> Normalised:
 class LIF(nn.Module):
     """A layer of LIF neurons with a surrogate width of its own.
 
-    The width is the variable `beta` of the mutable collection `surrogate`, a float32 scalar. When the
-    collections `membrane` and `firing_rate` are mutable, the layer writes there, under the same
-    name `beta`, its `MembraneStats` and the share of neurons and time steps that spiked: the three
-    collections have one layout, so `jax.tree.map` pairs each beta with its statistics.
+    The width is the variable `beta` of the mutable collection `surrogate`, float32, a scalar or one for each channel.
+    When the collections `membrane`, `distances` and `firing_rate` are mutable, the layer writes there, under the same
+    name `beta`, its `MembraneStats`, its `MembraneDistances`, which are counted only then, and the share of neurons and
+    time steps that spiked: the collections have one layout, so `jax.tree.map` pairs each beta with its statistics.
 
     Give every activation a LIF of its own: two activations that share one would share one beta.
 
@@ -201,6 +248,8 @@ class LIF(nn.Module):
       beta_init: width at initialisation.
       detach_reset: drop the gradient through the reset.
       implementation: 'scan' or 'pallas', see `lif`.
+      per_channel: a width and `MembraneStats` for each channel, the last axis, instead of for the layer.
+      learn_tau: learn the decay: it is the sigmoid of the parameter `decay`, a float32 scalar, and starts at `tau`.
     """
 
     tau: float = 0.5
@@ -209,6 +258,8 @@ class LIF(nn.Module):
     beta_init: float = 1.0
     detach_reset: bool = False
     implementation: str = 'scan'
+    per_channel: bool = False
+    learn_tau: bool = False
 
     @nn.compact
     def __call__(self, currents: Term | Sequence[Term], time_steps: int | None = None) -> Array:
@@ -224,20 +275,31 @@ class LIF(nn.Module):
         """
         if not self.beta_init > 0:
             raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
-        beta = self.variable('surrogate', 'beta', lambda: jnp.asarray(self.beta_init, jnp.float32))
-        spikes, stats = lif(
+        if self.learn_tau and not 0 < self.tau < 1:
+            raise ValueError(f'tau must lie strictly between 0 and 1 to be learnt, got {self.tau}.')
+        logit = math.log(self.tau / (1 - self.tau)) if self.learn_tau else None
+        tau = self.tau if logit is None else nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), ()))
+        # The first leaf is the first term's values.
+        shape = jax.tree.leaves(currents)[0].shape[-1:] if self.per_channel else ()
+        beta = self.variable('surrogate', 'beta', lambda: jnp.full(shape, self.beta_init, jnp.float32))
+        count = self.is_mutable_collection('distances') and not self.is_initializing()
+        spikes, stats, distances = _run(
             currents,
             beta.value,
-            tau=self.tau,
-            v_th=self.v_th,
-            surrogate=self.surrogate,
-            detach_reset=self.detach_reset,
-            time_steps=time_steps,
-            implementation=self.implementation,
+            tau,
+            self.v_th,
+            self.surrogate,
+            self.detach_reset,
+            time_steps,
+            self.implementation,
+            count,
+            self.per_channel,
         )
         if not self.is_initializing():
             if self.is_mutable_collection('membrane'):
                 self.put_variable('membrane', 'beta', stats)
+            if count:
+                self.put_variable('distances', 'beta', distances)
             if self.is_mutable_collection('firing_rate'):
                 rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
                 self.put_variable('firing_rate', 'beta', rate)

@@ -6,17 +6,23 @@ applied inside the loop, so what is kept is what the norm was given, which its o
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cpng_jax.surrogate import Array, Surrogate
 
 # Time steps that the scan lays out one after the other, so that few kernels do the work of many. More than this only
 # costs compile time.
 _UNROLL = 10
+
+# Distances from the threshold within which potentials are counted: from 1/32 to 32, four to each doubling.
+_PER_DOUBLING = 4
+DISTANCES = 2.0 ** (np.arange(-5 * _PER_DOUBLING, 5 * _PER_DOUBLING + 1) / _PER_DOUBLING)
 
 
 class Neurons(NamedTuple):
@@ -26,11 +32,15 @@ class Neurons(NamedTuple):
       surrogate: the shape of the surrogate gradient.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       time_steps: T; currents with one time step are those of every step.
+      count: also measure how many potentials are near the threshold.
+      per_channel: measure mean and variance of each channel, the last axis, by itself.
     """
 
     surrogate: Surrogate
     detach_reset: bool
     time_steps: int
+    count: bool = False
+    per_channel: bool = False
 
     @property
     def unroll(self) -> int:
@@ -77,10 +87,17 @@ Values = tuple[Array, ...]
 
 
 class Measured(NamedTuple):
-    """Mean and variance of the potentials before the reset, `[T, B]`: of each example, at each step."""
+    """What is measured of the potentials before the reset, of each example at each step.
+
+    Attributes:
+      mean: `[T, B]`, or `[T, B, C]` of each channel.
+      variance: likewise.
+      shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
+    """
 
     mean: Array
     variance: Array
+    shares: Array | None = None
 
 
 def sum_of(terms: Terms) -> Array:
@@ -111,7 +128,7 @@ def integrate(currents: Terms, beta: Array, tau: Array, v_th: Array, neurons: Ne
     """
     del beta
     dtype = currents[0].values.dtype
-    emit = lambda u, spike: (spike.astype(dtype), _measure(u))
+    emit = lambda u, spike: (spike.astype(dtype), _measure(u, v_th, neurons))
     return _run(currents, tau, v_th, neurons, emit)
 
 
@@ -157,11 +174,30 @@ def _with(currents: Terms, values: Values) -> Terms:
     return tuple(Normalised(array, term.affine) for array, term in zip(values, currents, strict=True))
 
 
-def _measure(u: Array) -> Measured:
+def _measure(u: Array, v_th: Array, neurons: Neurons) -> Measured:
     """Measures each example by itself: devices that share the batch have nothing to tell each other at each step."""
-    axes = tuple(range(1, u.ndim))
+    axes = tuple(range(1, u.ndim - neurons.per_channel))
     mean = jnp.mean(u, axes, keepdims=True)
-    return Measured(mean.reshape(u.shape[:1]), jnp.mean(jnp.square(u - mean), axes))
+    shares = _shares(jnp.abs(u - v_th.astype(u.dtype))) if neurons.count else None
+    return Measured(jnp.squeeze(mean, axes), jnp.mean(jnp.square(u - mean), axes), shares)
+
+
+def _shares(distance: Array) -> Array:
+    """The share of each example's elements that is at most each of `DISTANCES`; `[B, ...]` to `[B, K]`.
+
+    NaN where an element is not finite: what has diverged must not look far from the threshold.
+    """
+    flat = distance.reshape(len(distance), -1)
+    # What is in bin i is above low[i] and at most high[i]. The logarithm is right but for rounding at their ends.
+    ends = jnp.asarray(DISTANCES, flat.dtype)
+    low, high = jnp.concatenate([-jnp.ones(1), ends]), jnp.concatenate([ends, jnp.full(1, jnp.inf)])
+    index = jnp.ceil(_PER_DOUBLING * (jnp.log2(flat) - math.log2(DISTANCES[0])))
+    index = jnp.clip(index, 0, len(DISTANCES)).astype(jnp.int32)
+    index = index + (flat > high[index]) - (flat <= low[index])
+    count = lambda bins: jnp.zeros(len(DISTANCES) + 1, jnp.int32).at[bins].add(1)
+    near = jnp.cumsum(jax.vmap(count)(index), axis=-1)[:, :-1]
+    finite = jnp.isfinite(jnp.sum(flat, axis=-1, keepdims=True))
+    return jnp.where(finite, near.astype(flat.dtype) / flat.shape[-1], jnp.nan)
 
 
 def _forward(

@@ -163,7 +163,7 @@ def _end_epoch(
     loss, accuracy = _running(state, config.batch_size)
     rates = state.epoch.firing_rate
     schedule = optim.learning_rate(config.optim, experiment.steps)
-    controlled, report = train_step.cpng_step(state, experiment.cpng_config)
+    controlled, report = train_step.cpng_step(state, experiment.cpng_config, experiment.rule)
     if config.cpng.enabled and config.cpng.every == 'epoch':
         state = controlled
     state = with_found_beta(experiment, state)
@@ -183,8 +183,8 @@ def _end_epoch(
         'firing_rate': by_layer(rates),
         'skipped': [layer_name(name) for name in report.skipped_layers()],
     }
-    start_epoch = jax.jit(EpochTotals.zeros, out_shardings=sharding.replicated(experiment.mesh))
-    return state.replace(epoch=start_epoch(state.surrogate)), row
+    start_epoch = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=sharding.replicated(experiment.mesh))
+    return state.replace(epoch=start_epoch(state.surrogate, config.cpng.chi == 'counted')), row
 
 
 def _running(state: TrainState, batch_size: int) -> tuple[float, float]:

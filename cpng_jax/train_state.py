@@ -10,8 +10,9 @@ from flax import linen as nn
 from flax import struct
 
 from cpng_jax import cpng
-from cpng_jax.neuron import MembraneStats
+from cpng_jax.neuron import MembraneDistances, MembraneStats
 from cpng_jax.surrogate import Array
+from cpng_jax.time_loop import DISTANCES
 
 PyTree = Any
 
@@ -26,8 +27,9 @@ class EpochTotals(struct.PyTreeNode):
       steps: number of steps, int32.
       loss: sum of the steps' mean losses, in nats.
       correct: number of examples classified rightly, int32.
-      firing_rate: mean over the steps of each layer's share of spikes, laid out like `surrogate`.
-      membrane: `MembraneStats` of each layer: of the last batch or of the epoch so far.
+      firing_rate: mean over the steps of each layer's share of spikes, a scalar in the place of each beta.
+      membrane: `MembraneStats` of each layer, or `MembraneDistances` where chi is counted: of the last batch or of the
+        epoch so far.
     """
 
     steps: Array
@@ -37,12 +39,16 @@ class EpochTotals(struct.PyTreeNode):
     membrane: PyTree
 
     @classmethod
-    def zeros(cls, surrogate: PyTree) -> 'EpochTotals':
-        """Starts an epoch for the layers of the collection `surrogate`."""
+    def zeros(cls, surrogate: PyTree, counted: bool = False) -> 'EpochTotals':
+        """Starts an epoch for the layers of the collection `surrogate`; `counted` tells whether chi is."""
         # Each leaf is an array of its own: the training step donates its buffers, and one cannot be donated twice.
-        zeros = lambda: jax.tree.map(lambda beta: jnp.zeros(beta.shape, jnp.float32), surrogate)
-        membrane = jax.tree.map(MembraneStats, zeros(), zeros())
-        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), zeros(), membrane)
+        zeros = lambda *more: jax.tree.map(lambda beta: jnp.zeros((*beta.shape, *more), jnp.float32), surrogate)
+        if counted:
+            membrane = jax.tree.map(MembraneDistances, zeros(len(DISTANCES)))
+        else:
+            membrane = jax.tree.map(MembraneStats, zeros(), zeros())
+        rates = jax.tree.map(lambda _: jnp.zeros(()), surrogate)
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), rates, membrane)
 
 
 class TrainState(struct.PyTreeNode):
@@ -52,7 +58,7 @@ class TrainState(struct.PyTreeNode):
       step: number of updates made, int32.
       params: weights.
       batch_stats: running statistics of the norms.
-      surrogate: width parameter beta of each layer.
+      surrogate: width parameter beta of each layer, or of each channel of it.
       opt_state: state of the optimiser.
       cpng: what Algorithm 1 remembers.
       epoch: sums over the running epoch.
@@ -67,7 +73,9 @@ class TrainState(struct.PyTreeNode):
     epoch: EpochTotals
 
 
-def create(model: nn.Module, optimizer: optax.GradientTransformation, example: Array, seed: int) -> TrainState:
+def create(
+    model: nn.Module, optimizer: optax.GradientTransformation, example: Array, seed: int, *, counted: bool = False
+) -> TrainState:
     """Initialises a run.
 
     Args:
@@ -75,6 +83,7 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, example: A
       optimizer: from optax.
       example: a batch of images of the right shape; only the shape counts.
       seed: of the initial weights.
+      counted: chi is counted.
 
     Returns:
       The state at step 0.
@@ -89,7 +98,7 @@ def create(model: nn.Module, optimizer: optax.GradientTransformation, example: A
         surrogate=surrogate,
         opt_state=optimizer.init(variables['params']),
         cpng=cpng.init(surrogate),
-        epoch=EpochTotals.zeros(surrogate),
+        epoch=EpochTotals.zeros(surrogate, counted),
     )
 
 
@@ -115,6 +124,10 @@ def layer_name(path: str) -> str:
 
 
 def by_layer(tree: Any) -> dict[str, float]:
-    """Flattens a pytree laid out like `surrogate` to a number for each layer, by the layer's path, in its order."""
-    leaves = jax.tree.leaves(jax.device_get(tree))
-    return {name: float(np.mean(leaf)) for name, leaf in zip(layer_paths(tree), leaves, strict=True)}
+    """Flattens a pytree laid out like `surrogate` to a number for each layer, by the layer's path, in its order.
+
+    The number of a layer with channels is the mean of those that are finite: some may never have fired, say.
+    """
+    leaves = map(np.asarray, jax.tree.leaves(jax.device_get(tree)))
+    finite = lambda leaf: leaf[np.isfinite(leaf)] if np.isfinite(leaf).any() else leaf
+    return {name: float(np.mean(finite(leaf))) for name, leaf in zip(layer_paths(tree), leaves, strict=True)}

@@ -10,9 +10,9 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from cpng_jax import cpng
+from cpng_jax import cpng, rules
 from cpng_jax.losses import mean_output_cross_entropy
-from cpng_jax.neuron import MembraneStats
+from cpng_jax.neuron import MembraneDistances, MembraneStats
 from cpng_jax.sharding import over_batch, replicated
 from cpng_jax.surrogate import Array
 from cpng_jax.train_state import EpochTotals, TrainState
@@ -82,7 +82,9 @@ def make_train_step(
     mix: Mix | None = None,
     accumulate: int = 1,
     pool_statistics: bool = False,
+    counted: bool = False,
     cpng_every_batch: cpng.CPNGConfig | None = None,
+    rule: rules.Rule | None = None,
 ) -> jax.stages.Wrapped:
     """Compiles a training step.
 
@@ -99,11 +101,15 @@ def make_train_step(
       accumulate: parts that a batch is worked off in, one after the other, to need less memory. Gradients are those of
         the whole batch, but each part is normalised by itself.
       pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
+      counted: measure `MembraneDistances`, to count chi, instead of `MembraneStats`.
       cpng_every_batch: run Algorithm 1 with this configuration after each step; None leaves beta alone.
+      rule: what sets beta then instead of Algorithm 1.
 
     Returns:
       Maps a `TrainState`, whose memory is reused, and a `Batch` to the next state.
     """
+
+    statistics = 'distances' if counted else 'membrane'
 
     def step(state: TrainState, batch: Batch) -> TrainState:
         images, labels = batch['image'], batch['label']
@@ -117,14 +123,14 @@ def make_train_step(
             def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
                 variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': state.surrogate}
                 logits, updates = model.apply(
-                    variables, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
+                    variables, images, train=True, mutable=['batch_stats', statistics, 'firing_rate']
                 )
                 return jnp.mean(loss(logits, labels)), (logits, updates)
 
             (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
             hits = jnp.sum(_hits(logits, true_labels))
             return updates.get('batch_stats', {}), Part(
-                gradients, value, hits, updates['firing_rate'], updates['membrane']
+                gradients, value, hits, updates['firing_rate'], updates[statistics]
             )
 
         if accumulate == 1:
@@ -146,7 +152,7 @@ def make_train_step(
         )
         if cpng_every_batch is None:
             return state
-        return cpng_step(state, cpng_every_batch)[0]
+        return cpng_step(state, cpng_every_batch, rule)[0]
 
     # One sharding stands for every leaf of its argument.
     home: Any = replicated(mesh) if state_sharding is None else state_sharding
@@ -213,28 +219,35 @@ def _add_step(totals: EpochTotals, whole: Part, pool_statistics: bool) -> EpochT
 
 def _pool_layers(old: Any, new: Any, share: Array) -> Any:
     """`_pool` for each layer."""
-    is_stats = lambda node: isinstance(node, MembraneStats)
-    return jax.tree.map(lambda a, b: _pool(a, b, share), old, new, is_leaf=is_stats)
+    return jax.tree.map(lambda a, b: _pool(a, b, share), old, new, is_leaf=cpng.is_stats)
 
 
-def _pool(old: MembraneStats, new: MembraneStats, share: Array) -> MembraneStats:
-    """Mean and variance of two sets of potentials taken together, the second being `share` of the whole."""
+def _pool(old: cpng.Stats, new: cpng.Stats, share: Array) -> cpng.Stats:
+    """Statistics of two sets of potentials taken together, the second being `share` of the whole."""
+    if isinstance(old, MembraneDistances) or isinstance(new, MembraneDistances):
+        return jax.tree.map(lambda a, b: a + (b - a) * share, old, new)
     difference = new.mean - old.mean
     variance = old.variance + (new.variance - old.variance) * share + share * (1 - share) * jnp.square(difference)
     return MembraneStats(old.mean + difference * share, variance)
 
 
-def cpng_step(state: TrainState, config: cpng.CPNGConfig) -> tuple[TrainState, cpng.CPNGReport]:
-    """Runs Algorithm 1 on the membrane statistics that the epoch has gathered.
+def cpng_step(
+    state: TrainState, config: cpng.CPNGConfig, rule: rules.Rule | None = None
+) -> tuple[TrainState, cpng.CPNGReport]:
+    """Runs Algorithm 1, or another rule, on the membrane statistics that the epoch has gathered.
 
     Args:
       state: with at least one step since the epoch began.
-      config: of Algorithm 1.
+      config: of Algorithm 1, and of the chi that is reported.
+      rule: what sets beta instead of Algorithm 1, from `rules.make_rule`; it records no chi.
 
     Returns:
       The state with the new beta, and the report.
     """
     beta, recorder, report = cpng.update(state.epoch.membrane, state.surrogate, state.cpng, config)
+    if rule is not None:
+        beta, skipped = rules.update(rule, state.epoch.membrane, state.params, state.surrogate)
+        recorder, report = state.cpng, report._replace(chi_min=state.cpng.chi_recorder, skipped=skipped)
     return state.replace(surrogate=beta, cpng=recorder), report
 
 

@@ -393,7 +393,7 @@ def test_collections_share_one_layout(two_layers):
 def test_nothing_is_written_unasked(two_layers):
     model, variables, currents = two_layers
     assert isinstance(model.apply(variables, currents), jax.Array)
-    for name in ('membrane', 'firing_rate'):
+    for name in ('membrane', 'distances', 'firing_rate'):
         assert set(model.apply(variables, currents, mutable=[name])[1]) == {name}
 
 

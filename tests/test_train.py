@@ -91,11 +91,21 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     assert measured['test_accuracy'] == pytest.approx(result['best_accuracy'], abs=1e-9)
 
 
-@pytest.mark.parametrize('statistics', ['last_batch', 'epoch_mean'])
-@pytest.mark.parametrize('every', ['epoch', 'batch'])
-def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config, monkeypatch, every, statistics):
-    tiny_config.cpng.every = every
-    tiny_config.cpng.statistics = statistics
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'every': 'batch'},
+        {'statistics': 'epoch_mean'},
+        {'every': 'batch', 'statistics': 'epoch_mean'},
+        {'chi': 'counted', 'statistics': 'epoch_mean'},
+        {'per': 'channel', 'every': 'batch'},
+        {'rule': 'mpd_agl', 'every': 'batch'},
+    ],
+    ids=str,
+)
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config, monkeypatch, options):
+    tiny_config.cpng.update(options)
     tiny_config.epochs = 2
     train.run(tiny_config, tmp_path / 'whole')
 

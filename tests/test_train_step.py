@@ -24,7 +24,7 @@ def make(beta=1.0, neuron=LIF, **options):
     model = VGG(10, ((4,), (6,)), time_steps=2, neuron=functools.partial(neuron, beta_init=beta))
     optimizer = optim.make_optimizer(digits.get_config().optim, 50)
     mesh = sharding.make_mesh(BATCH)
-    state = train_state.create(model, optimizer, jnp.zeros((1, 8, 8, 1)), seed=0)
+    state = train_state.create(model, optimizer, jnp.zeros((1, 8, 8, 1)), seed=0, counted=options.get('counted', False))
     state = jax.device_put(state, sharding.replicated(mesh))
     step = train_step.make_train_step(model, optimizer, mesh, mean=MEAN, std=STD, **options)
     return model, optimizer, mesh, state, step
@@ -266,11 +266,13 @@ def test_constant_potentials_leave_beta_alone():
 
 
 FOUR_DEVICES = """
-import json, sys
+import functools, json, sys
 import jax, numpy as np
 sys.path[:0] = ['.', 'tests']
 import test_train_step as t
-*_, mesh, state, step = t.make(cpng_every_batch=t.cpng.CPNGConfig(), accumulate=int(sys.argv[1]))
+per_channel, options = json.loads(sys.argv[1])
+neuron = functools.partial(t.LIF, per_channel=per_channel)
+*_, mesh, state, step = t.make(neuron=neuron, cpng_every_batch=t.cpng.CPNGConfig(), **options)
 for seed in range(3):
     state = step(state, t.sharding.put_batch(t.batch(seed), mesh))
 print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in
@@ -278,11 +280,20 @@ print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(le
 """
 
 
-@pytest.mark.parametrize(('devices', 'accumulate'), [(1, 1), (4, 1), (4, 2)])
-def test_several_devices_give_the_same_numbers(devices, accumulate):
+@pytest.mark.parametrize(
+    ('devices', 'per_channel', 'options'),
+    [
+        (1, False, {}),
+        (4, False, {}),
+        (4, False, {'accumulate': 2}),
+        (4, False, {'counted': True, 'accumulate': 2}),
+        (4, True, {'accumulate': 2}),
+    ],
+)
+def test_several_devices_give_the_same_numbers(devices, per_channel, options):
     environment = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
     process = subprocess.run(
-        [sys.executable, '-c', FOUR_DEVICES, str(accumulate)],
+        [sys.executable, '-c', FOUR_DEVICES, json.dumps([per_channel, options])],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -290,7 +301,8 @@ def test_several_devices_give_the_same_numbers(devices, accumulate):
     assert process.returncode == 0, process.stderr
     count, *numbers = json.loads(process.stdout.splitlines()[-1])
     assert count == devices
-    *_, state, step = make(cpng_every_batch=cpng.CPNGConfig(), accumulate=accumulate)
+    neuron = functools.partial(LIF, per_channel=per_channel)
+    *_, state, step = make(neuron=neuron, cpng_every_batch=cpng.CPNGConfig(), **options)
     for seed in range(3):
         state = step(state, batch(seed))
     leaves = jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params))

@@ -111,9 +111,29 @@ def from_scratch(config: Config, values: Sequence[float] | None) -> Plan:
 
 
 def compare(config: Config, values: Sequence[float] | None) -> Plan:
-    """CPNG against a fixed beta."""
-    arms = [Arm('fixed', FIXED, {'rule': 'fixed'}), Arm('CPNG', CPNG, {'rule': 'cpng'}, baseline='fixed')]
-    return Plan('CPNG and a fixed beta', 'Table 3', tuple(arms))
+    """CPNG, its options and the rules of other papers against a fixed beta."""
+    at_each_batch = CPNG | {'cpng.every': 'batch'}  # as those papers do
+    options = {
+        'fixed': FIXED,
+        'CPNG': CPNG,
+        'CPNG, chi counted': CPNG | {'cpng.chi': 'counted'},
+        'CPNG per channel': CPNG | {'cpng.per': 'channel'},
+        'MPD-AGL': at_each_batch | {'cpng.rule': 'mpd_agl'},
+        'DS-ATGO, backward half': at_each_batch | {'cpng.rule': 'ds_atgo'},
+    }
+    if 0 < config.neuron.tau < 1:  # others cannot be learnt
+        learnt = {'neuron.learn_tau': True}
+        options['fixed, decay learnt'] = FIXED | learnt
+        options['LSG'] = at_each_batch | learnt | {'cpng.rule': 'lsg'}
+    arms = []
+    for label, changes in options.items():
+        settled: dict[str, Any] = {**flatten(config), **changes}
+        factors = {key: settled[f'cpng.{key}'] for key in ('rule', 'chi', 'per')}
+        if not settled['cpng.enabled']:
+            factors['rule'] = 'fixed'
+        factors['learn_tau'] = settled['neuron.learn_tau']
+        arms.append(Arm(label, changes, factors, None if label == 'fixed' else 'fixed'))
+    return Plan('CPNG, its options, and rules of other papers', 'Table 3, and beyond the paper', tuple(arms))
 
 
 EXPERIMENTS: dict[str, Callable[[Config, Sequence[float] | None], Plan]] = {

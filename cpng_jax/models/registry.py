@@ -90,7 +90,7 @@ def build(config: Config, classes: int) -> nn.Module:
 
     Args:
       config: the whole configuration: `model` holds the network's name and fields, `neuron`, `norm` and
-        `cpng.beta_init` the settings of its layers.
+        `cpng.beta_init` and `cpng.per` the settings of its layers.
       classes: number of outputs.
 
     Returns:
@@ -129,7 +129,8 @@ def build(config: Config, classes: int) -> nn.Module:
     if 'alpha_residual' in known:
         fields['alpha_residual'] = alpha_residual
     fields['remat'] = config.remat
-    neuron = functools.partial(LIF, beta_init=config.cpng.beta_init, **config.neuron)
+    per_channel = config.cpng.per == 'channel'
+    neuron = functools.partial(LIF, beta_init=config.cpng.beta_init, per_channel=per_channel, **config.neuron)
     try:
         return variant.module(
             classes=classes, neuron=neuron, norm=functools.partial(TdBN, v_th=config.neuron.v_th, **norm), **fields
