@@ -34,15 +34,16 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(error)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = parse_flags) -> None:
     """Runs a program; exits with 2 and one sentence on what the user can set right.
 
     75 tells that another process of the run has ended, so that the same command will do.
 
     Args:
-      main: takes what `parse_flags` leaves.
+      main: takes what the parser leaves.
+      flags_parser: parses the command line; `app.parse_flags_with_usage` for a program without a configuration.
     """
-    app.run(lambda argv: _guarded(main, argv), flags_parser=parse_flags)
+    app.run(lambda argv: _guarded(main, argv), flags_parser=flags_parser)
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -87,7 +88,7 @@ def _with_config(argv: list[str]) -> list[str]:
         argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
         given = [1]
     _, _, file = argv[given[-1]].partition('=')
-    known = flatten(_load(file or ''.join(argv[given[-1] + 1 : given[-1] + 2])))
+    known = flatten(load(file or ''.join(argv[given[-1] + 1 : given[-1] + 2])))
     for argument in argv[1:]:
         override = re.match(r'--?(?:no)?config\.([^=]*)', argument)
         if override and not any(key == override[1] or key.startswith(f'{override[1]}.') for key in known):
@@ -95,8 +96,18 @@ def _with_config(argv: list[str]) -> list[str]:
     return argv
 
 
-def _load(file: str) -> ConfigDict:
-    """The configuration that a file makes, before any flag changes it."""
+def load(file: str) -> ConfigDict:
+    """Reads the configuration that a file makes, before any flag changes it.
+
+    Args:
+      file: its path; `path:argument` hands the argument to its function.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      UserError: there is no such file, or it makes no configuration.
+    """
     path, _, argument = file.partition(':')
     if not pathlib.Path(path).is_file():
         raise UserError(f'--config is {path!r}, which is not a file; those at hand are in {DEFAULT_CONFIG.parent}.')

@@ -4,11 +4,12 @@ import pathlib
 
 import jax.numpy as jnp
 
-from cpng_jax.checkpoint import Checkpoints
 from cpng_jax.config import Config
 from cpng_jax.data.pipeline import eval_batches
-from cpng_jax.experiment import Experiment, build, example_input, initial_state
+from cpng_jax.evaluate import restore
+from cpng_jax.experiment import Experiment, build, example_input
 from cpng_jax.models.summary import Summary, input_density, summarise
+from cpng_jax.train_state import TrainState
 from cpng_jax.train_step import network_input
 from cpng_jax.workdir import check
 
@@ -37,19 +38,22 @@ def describe(config: Config, workdir: pathlib.Path) -> Summary:
     else:
         check(workdir, config)
     experiment = build(config)
-    density = _measure(experiment, workdir) if trained else None
+    state = restore(experiment, workdir) if trained else None
+    density = None if state is None else measured_density(experiment, state)
     return summarise(experiment.model, example_input(experiment.dataset), density)
 
 
-def _measure(experiment: Experiment, workdir: pathlib.Path) -> dict[str, float] | None:
-    """Measures the latest or best checkpoint; None if there is none yet."""
-    config, dataset = experiment.config, experiment.dataset
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    restored = checkpoints.restore(initial_state(experiment), config.eval.checkpoint)
-    checkpoints.close()
-    if restored is None:
-        return None
-    state, _ = restored
+def measured_density(experiment: Experiment, state: TrainState) -> dict[str, float]:
+    """Measures the share of inputs that are not zero for each convolution and dense layer, on a few test images.
+
+    Args:
+      experiment: from `build`.
+      state: of the trained network.
+
+    Returns:
+      Shares by path of the layer, for `summarise`.
+    """
+    dataset = experiment.dataset
     variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
     batch = next(eval_batches(dataset.test, min(_MEASURED, len(dataset.test)), prepare=dataset.prepare))
     images = network_input(jnp.asarray(batch['image']), dataset.mean, dataset.std)

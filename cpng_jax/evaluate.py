@@ -56,6 +56,25 @@ def evaluate_split(experiment: Experiment, state: TrainState, evaluate: train_st
     return Accuracy(loss / examples, round(correct), round(examples))
 
 
+def restore(experiment: Experiment, workdir: pathlib.Path) -> TrainState | None:
+    """Restores the checkpoint that `config.eval.checkpoint` names.
+
+    Args:
+      experiment: from `build`.
+      workdir: folder of the run, with a folder of checkpoints.
+
+    Returns:
+      The state; None when there is no checkpoint yet.
+
+    Raises:
+      UserError: none can be read, or one belongs to another network.
+    """
+    checkpoints = Checkpoints(workdir, keep=experiment.config.checkpoint.keep)
+    restored = checkpoints.restore(initial_state(experiment), experiment.config.eval.checkpoint)
+    checkpoints.close()
+    return None if restored is None else restored[0]
+
+
 def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     """Restores the checkpoint that `config.eval.checkpoint` names and measures it on the test split.
 
@@ -75,12 +94,9 @@ def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path) -> dict[s
             f'There is no checkpoint in {workdir}: train first, or name the folder of a run with --workdir.'
         )
     check(workdir, config)
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    restored = checkpoints.restore(initial_state(experiment), config.eval.checkpoint)
-    checkpoints.close()
-    if restored is None:
+    state = restore(experiment, workdir)
+    if state is None:
         raise UserError(f'There is no checkpoint in {workdir} yet: train at least one epoch first.')
-    state, _ = restored
     _, evaluate = compile_steps(experiment)
     result = evaluate_split(experiment, state, evaluate)
     step = int(state.step)

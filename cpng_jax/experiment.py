@@ -126,7 +126,7 @@ def found_beta(config: Config, model: nn.Module, dataset: data.Dataset) -> dict[
     Raises:
       UserError: there is no finished epoch in that folder, or its layers are not those of the network.
     """
-    rows = [row for row in metrics.read(config.cpng.beta_from) if row['event'] == 'epoch']
+    rows = metrics.read_epochs(config.cpng.beta_from)
     if not rows:
         raise UserError(
             f'config.cpng.beta_from is {config.cpng.beta_from!r}, expected the folder of a run that has finished an '

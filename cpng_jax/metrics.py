@@ -124,6 +124,11 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [row for _, row in _whole_rows(path)]
 
 
+def read_epochs(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the rows of the epochs of a run, as `read` does."""
+    return [row for row in read(workdir) if row['event'] == 'epoch']
+
+
 def _whole_rows(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
     """The lines and the rows they hold: all, but for a last one that was cut off."""
     lines = path.read_bytes().splitlines()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax import time_loop
-from cpng_jax.surrogate import Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
+from cpng_jax.surrogate import TRIANGULAR, Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
 from cpng_jax.time_loop import Normalised
 
 # One term of a pre-synaptic input.
@@ -131,11 +131,7 @@ def _run(
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
     terms, surrogate = _terms(currents, tau), get_surrogate(surrogate)
-    given = len(terms[0].values)
-    time_steps = given if time_steps is None else time_steps
-    if given not in (1, time_steps):
-        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
-    neurons = time_loop.Neurons(surrogate, detach_reset, time_steps, count, per_channel)
+    neurons = time_loop.Neurons(surrogate, detach_reset, _count_steps(terms, time_steps), count, per_channel)
     if implementation == 'pallas':
         if count or per_channel:
             raise ValueError(
@@ -154,6 +150,40 @@ def _run(
     # All parts are of one size, so that the share among all potentials is the mean of theirs.
     distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
     return spikes, _pooled(measured, per_channel), distances
+
+
+def potentials(
+    currents: Term | Sequence[Term], *, tau: ArrayLike = 0.5, v_th: ArrayLike = 1.0, time_steps: int | None = None
+) -> Array:
+    """Computes the membrane potentials that `lif` has before the reset, at every time step (Eq. 2).
+
+    Args:
+      currents: as of `lif`.
+      tau: as of `lif`.
+      v_th: as of `lif`.
+      time_steps: as of `lif`.
+
+    Returns:
+      `[T, ...]`, in at least float32.
+
+    Raises:
+      TypeError: as `lif`.
+      ValueError: as `lif`.
+    """
+    terms = _terms(currents, tau)
+    # The surrogate gradient has no part in the forward pass.
+    neurons = time_loop.Neurons(TRIANGULAR, detach_reset=False, time_steps=_count_steps(terms, time_steps))
+    u = terms[0].values[0]
+    return time_loop.potentials(terms, broadcastable('tau', tau, u), broadcastable('v_th', v_th, u), neurons)
+
+
+def _count_steps(terms: time_loop.Terms, time_steps: int | None) -> int:
+    """T, checked against the time steps of the currents."""
+    given = len(terms[0].values)
+    time_steps = given if time_steps is None else time_steps
+    if given not in (1, time_steps):
+        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
+    return time_steps
 
 
 def _pooled(measured: time_loop.Measured, per_channel: bool) -> MembraneStats:
@@ -200,8 +230,8 @@ def lif_reference(
         return (u, s), (u, s.astype(out))
 
     rest = jnp.zeros(total.shape[1:], total.dtype)
-    _, (potentials, spikes) = jax.lax.scan(step, (rest, rest), total)
-    return spikes, membrane_stats(potentials)
+    _, (of_all_steps, spikes) = jax.lax.scan(step, (rest, rest), total)
+    return spikes, membrane_stats(of_all_steps)
 
 
 def _terms(currents: Term | Sequence[Term], tau: ArrayLike) -> time_loop.Terms:
@@ -237,7 +267,9 @@ class LIF(nn.Module):
     The width is the variable `beta` of the mutable collection `surrogate`, float32, a scalar or one for each channel.
     When the collections `membrane`, `distances` and `firing_rate` are mutable, the layer writes there, under the same
     name `beta`, its `MembraneStats`, its `MembraneDistances`, which are counted only then, and the share of neurons and
-    time steps that spiked: the collections have one layout, so `jax.tree.map` pairs each beta with its statistics.
+    time steps that spiked: the collections have one layout, so `jax.tree.map` pairs each beta with its statistics. So
+    has the collection `potentials`: when that is mutable, all potentials before the reset, `[T, B, ...]`, are written
+    there.
 
     Give every activation a LIF of its own: two activations that share one would share one beta.
 
@@ -303,4 +335,7 @@ class LIF(nn.Module):
             if self.is_mutable_collection('firing_rate'):
                 rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
                 self.put_variable('firing_rate', 'beta', rate)
+            if self.is_mutable_collection('potentials'):
+                u = potentials(currents, tau=self.tau, v_th=self.v_th, time_steps=time_steps)
+                self.put_variable('potentials', 'beta', u)
         return spikes

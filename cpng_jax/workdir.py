@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from cpng_jax.config import Config, changed_keys
+from cpng_jax.config import ADDED, Config, ConfigDict, changed_keys, validate
 from cpng_jax.errors import UserError
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'scikit-learn')
@@ -32,6 +32,29 @@ def check(workdir: pathlib.Path, config: Config) -> None:
             f'{workdir} holds a run of another configuration: {"; ".join(changes)}. '
             'Choose another --workdir, or the old values to go on.'
         )
+
+
+def load_config(workdir: pathlib.Path) -> Config:
+    """Reads the configuration of a run.
+
+    Args:
+      workdir: folder of the run.
+
+    Returns:
+      The configuration; keys that came after the run have the value that stands for what it did.
+
+    Raises:
+      UserError: the folder holds no run, or its `config.json` is damaged or no configuration.
+    """
+    stored = _read(workdir / 'config.json')
+    if stored is None:
+        raise UserError(f'There is no run in {workdir}: it has no config.json.')
+    for key, value in ADDED.items():
+        section, _, name = key.partition('.')
+        stored.setdefault(section, {}).setdefault(name, value)
+    config = ConfigDict(stored)
+    validate(config)
+    return config
 
 
 def claim(workdir: pathlib.Path, config: Config) -> None:

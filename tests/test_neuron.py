@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 import cpng_jax
 from cpng_jax import time_loop
-from cpng_jax.neuron import LIF, MembraneStats, lif, lif_reference, membrane_stats
+from cpng_jax.neuron import LIF, MembraneStats, lif, lif_reference, membrane_stats, potentials
 from cpng_jax.time_loop import Affine, Normalised
 from tests.equations import eq_2, eq_7_and_8
 
@@ -379,21 +379,41 @@ def test_module_is_lif_with_its_attributes(two_layers):
         assert rate.dtype == np.float32
 
 
+def test_potentials_of_each_layer_are_given_where_asked_for(two_layers):
+    model, variables, currents = two_layers
+    spikes, updates = model.apply(variables, currents, mutable=['potentials'])
+    u, s = eq_2(currents, 0.25, 0.75)
+    u2, s2 = eq_2(1.5 * s, 0.5, 1)
+    np.testing.assert_array_equal(spikes, s2)
+    close(updates['potentials']['first']['beta'], u)
+    close(updates['potentials']['second']['LIF_0']['beta'], u2)
+
+
+def test_potentials_of_normalised_currents_that_are_the_same_at_every_step():
+    values = f32(np.random.default_rng(2).normal(size=(1, 3, 4)))
+    terms = Normalised(jnp.asarray(values), Affine(f32([0.1]), f32([2.0]), f32([0.5])))
+    u, _ = eq_2(np.repeat((values - 0.1) * 2 + 0.5, 6, axis=0), 0.75, 0.5)
+    close(potentials(terms, tau=0.75, v_th=0.5, time_steps=6), u)
+    with pytest.raises(ValueError, match='currents must have 1 or 6 time steps, got 5'):
+        potentials(np.ones((5, 3), np.float32), time_steps=6)
+
+
 def test_collections_share_one_layout(two_layers):
     model, variables, currents = two_layers
     assert set(variables) == {'surrogate'}
     assert variables['surrogate'] == {'first': {'beta': 0.5}, 'second': {'LIF_0': {'beta': 1}}}
     assert all(beta.shape == () and beta.dtype == np.float32 for beta in jax.tree.leaves(variables))
-    _, updates = model.apply(variables, currents, mutable=['surrogate', 'membrane', 'firing_rate'])
+    _, updates = model.apply(variables, currents, mutable=['surrogate', 'membrane', 'firing_rate', 'potentials'])
     membrane = jax.tree.structure(updates['membrane'], is_leaf=lambda node: isinstance(node, MembraneStats))
     assert membrane == jax.tree.structure(variables['surrogate']) == jax.tree.structure(updates['firing_rate'])
+    assert membrane == jax.tree.structure(updates['potentials'])
     assert updates['surrogate'] == variables['surrogate']
 
 
 def test_nothing_is_written_unasked(two_layers):
     model, variables, currents = two_layers
     assert isinstance(model.apply(variables, currents), jax.Array)
-    for name in ('membrane', 'distances', 'firing_rate'):
+    for name in ('membrane', 'distances', 'firing_rate', 'potentials'):
         assert set(model.apply(variables, currents, mutable=[name])[1]) == {name}
 
 

@@ -1,8 +1,9 @@
 """Pictures of a run: accuracy and loss, chi over the epochs (Fig. 3), final beta (Fig. 4)."""
 
+import io
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from cpng_jax.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 Rows = list[dict[str, Any]]
 
 QUIET, ACCENT, GREY = '#8a9bb0', '#c2410c', '#666666'
+CHI_TITLE = 'χ, the share of membrane potentials in the effective domain, by layer'
 _DEPTH_COLOURS = 'viridis'
 # Beyond so many bars names would run into each other.
 _MOST_NAMES = 60
@@ -34,7 +37,7 @@ def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     Raises:
       UserError: matplotlib is not installed.
     """
-    rows = [row for row in metrics.read(workdir) if row['event'] == 'epoch']
+    rows = metrics.read_epochs(workdir)
     if not rows:
         return []
     folder = pathlib.Path(workdir, 'plots')
@@ -47,17 +50,18 @@ def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     return [save(draw(rows), folder / name) for name, draw in drawings.items()]
 
 
-def accuracy_and_loss(rows: Rows) -> 'Figure':
+def accuracy_and_loss(rows: Rows, *, stacked: bool = False) -> 'Figure':
     """Draws accuracy and loss of the training and the test split against the epoch.
 
     Args:
       rows: the rows of the epochs.
+      stacked: one below the other, for a narrow page, instead of side by side.
 
     Returns:
       A figure with two panels.
     """
-    figure = new_figure(10, 4)
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(5, 6.4) if stacked else new_figure(10, 4)
+    left, right = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     epochs = [row['epoch'] for row in rows]
     for axes, what, factor in ((left, 'accuracy', 100), (right, 'loss', 1)):
         for split, colour in (('train', QUIET), ('test', ACCENT)):
@@ -77,29 +81,44 @@ def accuracy_and_loss(rows: Rows) -> 'Figure':
     return figure
 
 
-def chi_per_layer(rows: Rows) -> 'Figure':
-    """Draws chi of each layer against the epoch, coloured by depth (Fig. 3).
+def chi_per_layer(*runs: Rows, titles: Sequence[str] = (CHI_TITLE,)) -> 'Figure':
+    """Draws chi of each layer against the epoch, coloured by depth (Fig. 3 and 6); runs side by side (Fig. 5).
 
     Args:
-      rows: the rows of the epochs.
+      *runs: the rows of the epochs of each.
+      titles: of the panels, as many as there are runs.
 
     Returns:
-      A figure with a colour bar for the depth.
+      A figure with a panel for each run, all with one axis for chi, and a colour bar for the depth.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(7.5, 4.5)
-    axes = figure.subplots()
+    figure = new_figure(7.5 if len(runs) == 1 else 1.5 + 4.5 * len(runs), 4.5)
+    panels = list(figure.subplots(1, len(runs), sharey=True, squeeze=False)[0])
+    layers = max(len(rows[-1]['chi']) for rows in runs)
+    colours = ScalarMappable(Normalize(1, max(layers, 2)), _DEPTH_COLOURS)
+    for axes, rows, title in zip(panels, runs, titles, strict=True):
+        _draw_chi(axes, rows, colours)
+        axes.set_title(title)
+    for axes, rows in zip(panels, runs, strict=True):  # once the curves of all have set the axis they share
+        _draw_limit(axes, rows[-1].get('chi_limit'))
+    panels[0].set_ylabel('χ')
+    if len(runs) > 1:
+        figure.suptitle(CHI_TITLE)
+    figure.colorbar(colours, ax=panels, label='depth of the layer', ticks=MaxNLocator(8, integer=True))
+    return figure
+
+
+def _draw_chi(axes: 'Axes', rows: Rows, colours: 'ScalarMappable') -> None:
+    """Draws the curves of a run."""
     epochs = [row['epoch'] for row in rows]
     layers = list(rows[-1]['chi'])
-    colours = ScalarMappable(Normalize(1, max(len(layers), 2)), _DEPTH_COLOURS)
     for depth, layer in enumerate(layers, start=1):
-        values = _floats([row['chi'].get(layer) for row in rows])
         axes.plot(
             epochs,
-            values,
+            _floats([row['chi'].get(layer) for row in rows]),
             color=colours.to_rgba(np.array(depth)),
             marker=_marker(epochs),
             linewidth=1.3 if len(layers) <= _MOST_NAMES else 0.6,
@@ -108,13 +127,8 @@ def chi_per_layer(rows: Rows) -> 'Figure':
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.get_lines()):
         axes.set_ylim(0, 1)
         axes.text(0.5, 0.5, 'χ was not finite in any layer', transform=axes.transAxes, ha='center', color=GREY)
-    _draw_limit(axes, rows[-1].get('chi_limit'))
     _epoch_axis(axes, epochs)
-    axes.set_ylabel('χ')
-    axes.set_title('χ, the share of membrane potentials in the effective domain, by layer')
-    figure.colorbar(colours, ax=axes, label='depth of the layer', ticks=MaxNLocator(8, integer=True))
     tidy(axes)
-    return figure
 
 
 def _draw_limit(axes: 'Axes', limit: float | None) -> None:
@@ -130,35 +144,54 @@ def _draw_limit(axes: 'Axes', limit: float | None) -> None:
     axes.annotate(text, (0.99, anchor), xycoords=coordinates, ha='right', va='bottom', color=GREY)
 
 
-def final_beta(rows: Rows) -> 'Figure':
-    """Draws beta of each layer after the last epoch, by depth, as bars from its value at the start (Fig. 4).
+def final_beta(*runs: Rows, names: Sequence[str] = ()) -> 'Figure':
+    """Draws beta of each layer after the last epoch, by depth, as bars from its value at the start (Fig. 4, 7 to 10).
 
     Args:
-      rows: the rows of the epochs.
+      *runs: the rows of the epochs of one run, or of two with the same layers, whose bars stand in pairs.
+      names: of two runs.
 
     Returns:
       A figure.
     """
-    beta = rows[-1]['beta']
-    start = rows[-1].get('beta_init', 1.0)
-    figure = new_figure(min(max(5.0, 0.35 * len(beta) + 2), 14.0), 4.2)
+    layers = list(runs[0][-1]['beta'])
+    starts = [rows[-1].get('beta_init', 1.0) for rows in runs]
+    room_for_names = 0.35 if len(runs) == 1 else 0.45
+    figure = new_figure(min(max(5.0, room_for_names * len(layers) + 2), 14.0), 4.2)
     axes = figure.subplots()
-    depths = range(1, len(beta) + 1)
-    heights = [value - start for value in _floats(list(beta.values()))]
-    axes.bar(depths, heights, bottom=start, color=ACCENT, width=0.7)
-    axes.axhline(start, color=GREY, linestyle='--', linewidth=1)
-    axes.set_title(f'Width parameter β by layer, epoch {rows[-1]["epoch"]} (dashed: {start:g} at the start)')
-    axes.set_ylabel('β')
-    if len(beta) <= _MOST_NAMES:
-        axes.set_xticks(
-            list(depths), [name.removesuffix('/lif') for name in beta], rotation=90 if len(beta) > 10 else 0
+    depths, width = np.arange(1, len(layers) + 1), 0.7 / len(runs)
+    ends = list(starts)
+    for place, (rows, start) in enumerate(zip(runs, starts, strict=True)):
+        values = _floats([rows[-1]['beta'][layer] for layer in layers])
+        # With an edge, so that the bar of a beta that stayed where it was shows as a line.
+        axes.bar(
+            depths + (place - (len(runs) - 1) / 2) * width,
+            [value - start for value in values],
+            bottom=start,
+            color=(ACCENT, QUIET)[place],
+            edgecolor=(ACCENT, QUIET)[place],
+            linewidth=1.5,
+            zorder=2.5,
+            width=width,
+            label=names[place] if names else None,
         )
+        ends += values
+    for start in sorted({*starts}):
+        axes.axhline(start, color=GREY, linestyle='--', linewidth=1)
+    dashed = ' and '.join(f'{start:g}' for start in sorted({*starts}))
+    axes.set_title(f'Width parameter β by layer, epoch {runs[0][-1]["epoch"]} (dashed: {dashed} at the start)')
+    axes.set_ylabel('β')
+    if len(layers) <= _MOST_NAMES:
+        shown = [name.removesuffix('/lif') for name in layers]
+        axes.set_xticks(list(depths), shown, rotation=90 if len(layers) > 10 else 0)
     else:
         axes.set_xlabel('depth of the layer')
-    low, high = min([*heights, 0.0]), max([*heights, 0.0])
-    room = max(0.12 * (high - low), 0.01)
-    axes.set_ylim(start + low - room, start + high + room)
-    axes.set_xlim(0.3, len(beta) + 0.7)
+    if names:
+        axes.legend(frameon=False, loc='best')
+    low, high = np.nanmin(ends), np.nanmax(ends)
+    room = 0.12 * (high - low) or 0.01
+    axes.set_ylim(low - room, high + room)
+    axes.set_xlim(0.3, len(layers) + 0.7)
     tidy(axes)
     axes.grid(axis='x', visible=False)
     return figure
@@ -211,9 +244,16 @@ def _floats(values: list[float | None], factor: float = 1) -> list[float]:
     return [float('nan') if value is None else factor * value for value in values]
 
 
+def to_png(figure: 'Figure') -> bytes:
+    """Renders a picture."""
+    file = io.BytesIO()
+    figure.savefig(file, format='png')
+    return file.getvalue()
+
+
 def save(figure: 'Figure', path: pathlib.Path) -> pathlib.Path:
     """Writes the picture in one go, so that a reader never sees half of it."""
     temporary = path.with_suffix('.tmp')
-    figure.savefig(temporary, format='png')
+    temporary.write_bytes(to_png(figure))
     temporary.replace(path)
     return path

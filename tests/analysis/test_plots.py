@@ -120,6 +120,38 @@ def test_chi_has_a_line_for_each_layer_and_the_limit_where_it_is_near():
     assert far.texts[0].get_text() == 'chi_limit 0.01 lies below'
 
 
+def test_runs_side_by_side_share_the_axis_of_chi():
+    first, second = make_rows(layers=5, epochs=8), make_rows(layers=5, epochs=12)
+    for row in second:
+        row['chi'] = {layer: value + 0.3 for layer, value in row['chi'].items()}
+    left, right, bar = plots.chi_per_layer(first, second, titles=['without CPNG', 'with CPNG']).axes
+    assert (left.get_title(), right.get_title()) == ('without CPNG', 'with CPNG')
+    assert left.get_ylim() == right.get_ylim()
+    np.testing.assert_allclose(left.get_lines()[2].get_ydata(), [row['chi']['conv03/lif'] for row in first])
+    np.testing.assert_allclose(right.get_lines()[2].get_ydata(), [row['chi']['conv03/lif'] for row in second])
+    assert bar.get_ylim() == (1, 5)
+
+
+def test_bars_of_two_runs_stand_in_pairs():
+    first, second = make_rows(layers=3), make_rows(layers=3)
+    for row in second:
+        row['beta'] = dict.fromkeys(row['beta'], 2.0)
+        row['beta_init'] = 2.0
+    axes = plots.final_beta(first, second, names=['a', 'b']).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['a', 'b']
+    tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(tops, [*first[-1]['beta'].values(), 2, 2, 2])
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    np.testing.assert_allclose(np.add(centres[:3], centres[3:]) / 2, [1, 2, 3])
+    assert min(centres[3:]) - centres[0] == pytest.approx(0.35)
+    assert 'dashed: 1 and 2 at the start' in axes.get_title()
+
+
+def test_curves_may_be_stacked():
+    above, below = plots.accuracy_and_loss(make_rows(epochs=9), stacked=True).axes
+    assert above.get_subplotspec().rowspan.start < below.get_subplotspec().rowspan.start
+
+
 def test_bars_reach_from_the_first_beta_to_the_last():
     rows = make_rows(layers=6)
     rows[-1]['beta']['conv02/lif'] = 0.8

@@ -1,0 +1,80 @@
+"""The picture of the membrane potentials: a panel for each layer (Fig. 2, 11 to 13)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+from cpng_jax.analysis.plots import ACCENT, GREY, QUIET, new_figure
+from cpng_jax.surrogate import get_surrogate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from cpng_jax.analysis.membrane import Layer
+
+_DOMAIN = '#fde3d3'
+
+
+def draw(layers: Sequence['Layer'], v_th: float, surrogate: str, half_width: float) -> 'Figure':
+    """Draws the potentials of each layer with the Gaussian of Eq. 6, the surrogate gradient and its effective domain.
+
+    Args:
+      layers: what was measured.
+      v_th: threshold.
+      surrogate: name of the shape.
+      half_width: half the width of the effective domain, in units of 1/beta.
+
+    Returns:
+      A figure with a panel for each layer.
+    """
+    columns = min(len(layers), 4 if len(layers) <= 40 else 6)
+    rows = -(-len(layers) // columns)
+    figure = new_figure(2.7 * columns + 0.3, 1.9 * rows + 0.9)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, layer in zip(panels, layers, strict=False):
+        _draw_layer(axes, layer, v_th, surrogate, half_width)
+    for axes in panels[len(layers) :]:
+        axes.set_visible(False)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc='outside lower center', ncols=min(len(names), 2 * columns), frameon=False)
+    return figure
+
+
+def _draw_layer(axes: 'Axes', layer: 'Layer', v_th: float, surrogate: str, half_width: float) -> None:
+    """A panel: densities share the vertical axis, the surrogate gradient has one of its own that is not shown."""
+    radius = half_width / layer.beta
+    low, high = _limits(layer, v_th, radius)
+    axes.axvspan(max(v_th - radius, low), min(v_th + radius, high), color=_DOMAIN, linewidth=0, label='domain')
+    density = layer.bins / (layer.count * np.diff(layer.edges))
+    axes.stairs(density, layer.edges, fill=True, color=QUIET, label='potentials')
+    x = np.linspace(low, high, 400)
+    peak = density.max()
+    if layer.std > 0:
+        gaussian = np.exp(-0.5 * ((x - layer.mean) / layer.std) ** 2) / (layer.std * np.sqrt(2 * np.pi))
+        axes.plot(x, gaussian, color='black', linewidth=1, label='Gaussian')
+        # Potentials that are all alike, of neurons without input, would press everything else down.
+        peak = min(peak, 3 * gaussian.max())
+    slope = np.asarray(get_surrogate(surrogate).gradient(jnp.asarray(x - v_th), jnp.asarray(layer.beta)))
+    axes.plot(x, slope * (0.9 * peak / layer.beta), color=ACCENT, linewidth=1.2, label='surrogate gradient')
+    axes.axvline(v_th, color=GREY, linestyle='--', linewidth=0.8, label='threshold')
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, 1.1 * peak)
+    axes.set_yticks([])
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    axes.tick_params(labelsize=8)
+    name = layer.name.removesuffix('/lif')
+    axes.set_title(f'{name}  χ {layer.chi_gaussian:.3f}, counted {layer.chi_counted:.3f}', fontsize=8)
+
+
+def _limits(layer: 'Layer', v_th: float, radius: float) -> tuple[float, float]:
+    """From where to where to draw: the potentials and the domain, but of a very wide domain only the near part."""
+    spread = layer.std or 1.0
+    low, high = layer.mean - 4 * spread, layer.mean + 4 * spread
+    far = 4 * spread
+    return (
+        min(low, max(v_th - 1.1 * radius, low - far), v_th - 0.1 * spread),
+        max(high, min(v_th + 1.1 * radius, high + far), v_th + 0.1 * spread),
+    )

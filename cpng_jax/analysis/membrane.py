@@ -1,0 +1,263 @@
+"""How the membrane potentials of each layer are distributed, and how well chi tells their share (Fig. 2, 11 to 13).
+
+The network is run as in the evaluation, normalised by its running statistics, on test images. Potentials are those
+before the reset, of all neurons, time steps and images, as in Sec. 4.1. They are counted batch by batch and not kept.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cpng_jax import sharding
+from cpng_jax.analysis import histograms, plots, tables
+from cpng_jax.analysis.run import Run
+from cpng_jax.data.dataset import Example, Source
+from cpng_jax.data.pipeline import Batch, eval_batches
+from cpng_jax.effective_domain import chi, domain_half_width
+from cpng_jax.experiment import Experiment
+from cpng_jax.neuron import MembraneStats
+from cpng_jax.surrogate import Array
+from cpng_jax.train_state import TrainState, by_layer
+from cpng_jax.train_step import network_input
+
+# Test images that are looked at; if there are more, evenly spaced ones, since splits may be sorted by class.
+MOST_IMAGES = 1024
+# Images at a time: all potentials of a batch are in memory at once.
+_BATCH = 64
+
+BINS = 100
+# Standard deviations, of the first batch, from its mean to the outermost bins.
+_REACH = 5.0
+
+
+class Sums(NamedTuple):
+    """What a batch tells about a layer, by example, so that copies that fill the last batch up can be left out.
+
+    Attributes:
+      powers: sums of z, z squared and z cubed, `[3, T, B]`; z is the potential relative to the layer's frame.
+      inside: potentials in the effective domain, int32 `[T, B]`.
+      bins: potentials in each bin, with those below and above all bins at the ends, int32 `[B, BINS + 2]`.
+    """
+
+    powers: Array
+    inside: Array
+    bins: Array
+
+
+class Layer(NamedTuple):
+    """The potentials of a layer.
+
+    Attributes:
+      name: its path.
+      beta: width parameter.
+      count: number of potentials.
+      mean: of the potentials.
+      std: standard deviation, biased.
+      skewness: third standardised moment; 0 for a Gaussian, NaN where all potentials are equal.
+      chi_gaussian: Eq. 6, from mean and std.
+      chi_counted: share of the potentials that lie in the effective domain.
+      edges: of the bins, `[BINS + 1]`.
+      bins: potentials in each, `[BINS]`.
+    """
+
+    name: str
+    beta: float
+    count: int
+    mean: float
+    std: float
+    skewness: float
+    chi_gaussian: float
+    chi_counted: float
+    edges: np.ndarray
+    bins: np.ndarray
+
+
+def analyse(run: Run) -> list[pathlib.Path]:
+    """Measures the membrane potentials of each layer, draws them and writes a table.
+
+    Args:
+      run: with a checkpoint, and its data at hand.
+
+    Returns:
+      `membrane.png`, `membrane.csv` and `membrane.md`.
+
+    Raises:
+      UserError: there is no run or no checkpoint, the data are missing, or matplotlib is.
+    """
+    plots.new_figure(1, 1)  # Whether there is matplotlib is known before the work.
+    layers = measure(run.experiment, run.state)
+    images = min(MOST_IMAGES, len(run.experiment.dataset.test))
+    neuron, interval = run.config.neuron, run.config.cpng.interval
+    figure = histograms.draw(layers, neuron.v_th, neuron.surrogate, domain_half_width(neuron.surrogate, interval))
+    figure.suptitle(f'Membrane potentials, {run.title()}: {images} test images', fontsize=11)
+    rows = [
+        {
+            'layer': layer.name,
+            'mean': layer.mean,
+            'std': layer.std,
+            'skewness': layer.skewness,
+            'beta': layer.beta,
+            'chi Gaussian': layer.chi_gaussian,
+            'chi counted': layer.chi_counted,
+            'difference': layer.chi_gaussian - layer.chi_counted,
+        }
+        for layer in layers
+    ]
+    farthest = max(layers, key=lambda layer: abs(layer.chi_gaussian - layer.chi_counted))
+    mean = np.mean([abs(layer.chi_gaussian - layer.chi_counted) for layer in layers])
+    note = (
+        f'{run.title()}, {run.checkpoint} checkpoint. Potentials before the reset of all neurons and time steps, '
+        f'{images} test images, normalised by the running statistics as in the evaluation. χ by Eq. 6, as if they were '
+        f'Gaussian, and counted. The two differ by {mean:.3f} in the mean over the layers, and by '
+        f'{abs(farthest.chi_gaussian - farthest.chi_counted):.3f} at most, in {farthest.name}.'
+    )
+    return [
+        plots.save(figure, run.folder / 'membrane.png'),
+        *tables.write(run.folder / 'membrane', rows, title='Membrane potentials', note=note),
+    ]
+
+
+def measure(experiment: Experiment, state: TrainState) -> list[Layer]:
+    """Measures the membrane potentials of each layer on test images.
+
+    Args:
+      experiment: from `build`.
+      state: of the trained network.
+
+    Returns:
+      A `Layer` for each, in the order of their paths.
+    """
+    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
+    potentials_of, frame_of = _steps(experiment)
+    frame: list[MembraneStats] = []
+    totals: list[Any] = []
+    for batch in _batches(experiment):
+        keep = np.asarray(batch.pop('weight')) > 0
+        image = sharding.put_batch(batch['image'], experiment.mesh)
+        frame = frame or frame_of(variables, image)
+        sums = [_without_filling(each, keep) for each in jax.device_get(potentials_of(variables, image, frame))]
+        totals = [jax.tree.map(np.add, *pair) for pair in zip(totals, sums, strict=True)] if totals else sums
+    betas = by_layer(state.surrogate)
+    config = experiment.config
+    domain = dict(v_th=config.neuron.v_th, surrogate=config.neuron.surrogate, interval=config.cpng.interval)
+    return [
+        _layer(name, beta, where, total, domain)
+        for (name, beta), where, total in zip(betas.items(), jax.device_get(frame), totals, strict=True)
+    ]
+
+
+def _batches(experiment: Experiment) -> Iterator[Batch]:
+    """Evenly spaced test images."""
+    devices, config = experiment.mesh.size, experiment.config
+    return eval_batches(
+        _EvenlySpaced(experiment.dataset.test, MOST_IMAGES),
+        -(-_BATCH // devices) * devices,
+        prepare=experiment.dataset.prepare,
+        threads=config.data.threads,
+        workers=config.data.workers,
+    )
+
+
+class _EvenlySpaced:
+    """Part of a split, from its start to its end."""
+
+    def __init__(self, source: Source, most: int) -> None:
+        self._source, self._length = source, min(len(source), most)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[index * len(self._source) // self._length]
+
+
+def _steps(experiment: Experiment) -> tuple[Callable[..., list[Sums]], Callable[..., list[MembraneStats]]]:
+    """Compiles what a batch is measured with: the sums of each layer, and its frame."""
+    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    half_width = domain_half_width(config.neuron.surrogate, config.cpng.interval)
+
+    def applied(variables: dict[str, Any], image: Array, collection: str) -> Any:
+        images = network_input(image, dataset.mean, dataset.std, config.dtype)
+        return model.apply(variables, images, mutable=[collection])[1][collection]
+
+    @jax.jit
+    def sums(variables: dict[str, Any], image: Array, frame: list[MembraneStats]) -> list[Sums]:
+        potentials = jax.tree.leaves(applied(variables, image, 'potentials'))
+        betas = jax.tree.leaves(variables['surrogate'])
+        return [
+            count(u, where, config.neuron.v_th, half_width / beta)
+            for u, beta, where in zip(potentials, betas, frame, strict=True)
+        ]
+
+    @jax.jit
+    def frame(variables: dict[str, Any], image: Array) -> list[MembraneStats]:
+        stats = applied(variables, image, 'membrane')
+        return jax.tree.leaves(stats, is_leaf=lambda node: isinstance(node, MembraneStats))
+
+    return sums, frame
+
+
+def count(u: Array, frame: MembraneStats, v_th: float, radius: Array) -> Sums:
+    """Counts the potentials of a layer.
+
+    Args:
+      u: membrane potentials before the reset, `[T, B, ...]`.
+      frame: roughly their mean and variance, which the bins are laid out by.
+      v_th: threshold.
+      radius: half the width of the effective domain.
+
+    Returns:
+      The `Sums`.
+    """
+    z = (u - frame.mean) / _scale(frame.variance)
+    neurons = tuple(range(2, u.ndim))
+    powers = jnp.stack([jnp.sum(z**power, neurons) for power in (1, 2, 3)])
+    inside = jnp.sum(jnp.abs(u - v_th) < radius, neurons, dtype=jnp.int32)
+    bin_of = 1 + jnp.clip(jnp.floor((z + _REACH) * (BINS / (2 * _REACH))), -1, BINS).astype(jnp.int32)
+    by_example = jnp.moveaxis(bin_of, 1, 0).reshape(u.shape[1], -1)
+    return Sums(powers, inside, jax.vmap(lambda bins: jnp.bincount(bins, length=BINS + 2))(by_example))
+
+
+def _scale(variance: Any) -> Any:
+    """Standard deviation, or 1 where there is none."""
+    return jnp.where(variance > 0, jnp.sqrt(variance), 1.0)
+
+
+def _without_filling(sums: Sums, keep: np.ndarray) -> tuple[np.ndarray, int, np.ndarray, int]:
+    """Sums over the examples to keep, in float64; last, how many potentials these have."""
+    powers, inside, bins = (np.asarray(array) for array in sums)
+    bins = bins[keep].sum(axis=0, dtype=np.int64)
+    powers = powers[..., keep].sum(axis=(1, 2), dtype=np.float64)
+    return powers, int(inside[:, keep].sum(dtype=np.int64)), bins, int(bins.sum())
+
+
+def _layer(
+    name: str,
+    beta: float,
+    frame: MembraneStats,
+    total: tuple[np.ndarray, int, np.ndarray, int],
+    domain: dict[str, Any],
+) -> Layer:
+    """Puts together what was counted of a layer."""
+    powers, inside, bins, potentials = total
+    first, second, third = powers / potentials
+    variance = max(second - first**2, 0.0)
+    skewness = (third - 3 * first * second + 2 * first**3) / variance**1.5 if variance else float('nan')
+    scale = float(_scale(frame.variance))
+    mean, std = float(frame.mean) + scale * first, scale * variance**0.5
+    return Layer(
+        name=name,
+        beta=beta,
+        count=potentials,
+        mean=mean,
+        std=std,
+        skewness=skewness,
+        chi_gaussian=float(chi(MembraneStats(jnp.asarray(mean), jnp.asarray(std**2)), beta, **domain)),
+        chi_counted=inside / potentials,
+        edges=float(frame.mean) + scale * np.linspace(-_REACH, _REACH, BINS + 1),
+        bins=bins[1:-1],
+    )

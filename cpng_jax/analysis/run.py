@@ -1,0 +1,101 @@
+"""A run as the analyses see it: read from its workdir, each part when it is first asked for."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from cpng_jax import metrics
+from cpng_jax.config import FREE, Config, flatten
+from cpng_jax.errors import UserError
+from cpng_jax.evaluate import restore
+from cpng_jax.experiment import Experiment, build
+from cpng_jax.train_state import TrainState
+from cpng_jax.workdir import load_config
+
+# Differences that two runs are told apart by in a picture.
+_MOST_DIFFERENCES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that has been trained, whole or in part.
+
+    Attributes:
+      workdir: its folder.
+      checkpoint: which of its checkpoints is looked at, 'latest' or 'best'.
+      versus: another run to set it beside.
+    """
+
+    workdir: pathlib.Path
+    checkpoint: str = 'latest'
+    versus: 'Run | None' = None
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration, from the run's own `config.json`; a UserError where there is none."""
+        return load_config(self.workdir)
+
+    @functools.cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of its epochs; a UserError where there is no run, or none of its epochs has ended."""
+        _ = self.config
+        rows = metrics.read_epochs(self.workdir)
+        if not rows:
+            raise UserError(f'The run in {self.workdir} has not finished an epoch: train it first.')
+        return rows
+
+    @functools.cached_property
+    def experiment(self) -> Experiment:
+        """Data, network and devices of the run, set up for looking at it."""
+        config = self.config.copy_and_resolve_references()
+        config.eval.checkpoint = self.checkpoint
+        config.neuron.implementation = 'scan'  # which any device runs
+        config.remat = 'none'  # which is for the backward pass of training
+        config.cpng.beta_from = ''  # a folder that is not needed again: the checkpoint has its beta
+        return build(config)
+
+    @functools.cached_property
+    def state(self) -> TrainState:
+        """The restored checkpoint; a UserError where there is none."""
+        state = restore(self.experiment, self.workdir) if (self.workdir / 'checkpoints').is_dir() else None
+        if state is None:
+            raise UserError(f'There is no checkpoint in {self.workdir}: train at least one epoch first.')
+        return state
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where results go, made when it is missing."""
+        folder = self.workdir / 'analysis'
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f'Cannot write to {folder}: {error.strerror}.') from error
+        return folder
+
+    def title(self) -> str:
+        """What was trained on what, and up to which epoch the checkpoint has come."""
+        epoch = self.experiment.epoch(int(self.state.step))
+        return f'{self.config.model.name} on {self.config.data.name}, epoch {epoch} of {self.config.epochs}'
+
+
+def labels(first: Run, second: Run) -> tuple[str, str]:
+    """Names two runs by what differs between them.
+
+    Args:
+      first: a run.
+      second: another.
+
+    Returns:
+      'with CPNG' and 'without CPNG' where that is it; otherwise the values of up to two keys that differ, or the
+      folders where none does.
+    """
+    if first.config.cpng.enabled != second.config.cpng.enabled:
+        names = [f'{"with" if run.config.cpng.enabled else "without"} CPNG' for run in (first, second)]
+        return names[0], names[1]
+    ours, theirs = flatten(first.config), flatten(second.config)
+    keys = [key for key in sorted(ours.keys() & theirs.keys()) if ours[key] != theirs[key] and not key.startswith(FREE)]
+    if keys:
+        names = [', '.join(f'{key}={values[key]}' for key in keys[:_MOST_DIFFERENCES]) for values in (ours, theirs)]
+        return names[0], names[1]
+    return str(first.workdir), str(second.workdir)
