@@ -336,6 +336,6 @@ class LIF(nn.Module):
                 rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
                 self.put_variable('firing_rate', 'beta', rate)
             if self.is_mutable_collection('potentials'):
-                u = potentials(currents, tau=self.tau, v_th=self.v_th, time_steps=time_steps)
+                u = potentials(currents, tau=tau, v_th=self.v_th, time_steps=time_steps)
                 self.put_variable('potentials', 'beta', u)
         return spikes
