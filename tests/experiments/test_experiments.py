@@ -218,20 +218,21 @@ TINY = [
 
 
 def test_the_command_runs_shards_and_writes_results(tmp_path):
-    first = run('compare', '--shard=1/2', *TINY, workdir=tmp_path)
+    arguments = ['chi_limit', '--values=0.3', *TINY]
+    first = run(*arguments, '--shard=1/2', workdir=tmp_path)
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
-    assert lines[0] == f'compare, Table 3: 2 cells, of which 0 are finished; {tmp_path}'
+    assert lines[0] == f'chi_limit, Table 2: 2 cells, of which 0 are finished; {tmp_path}'
     assert lines[1].startswith('[1/2] fixed, seed 0: test ')
-    second = run('compare', '--shard=2/2', *TINY, workdir=tmp_path)
-    assert '[2/2] CPNG, seed 0' in second.stdout
-    again = run('compare', *TINY, workdir=tmp_path)
+    second = run(*arguments, '--shard=2/2', workdir=tmp_path)
+    assert '[2/2] chi_limit = 0.3, seed 0' in second.stdout
+    again = run(*arguments, workdir=tmp_path)
     assert 'of which 2 are finished' in again.stdout
-    assert '| CPNG | 1 |' in again.stdout
-    assert f'{tmp_path}: compare.csv, compare.md, compare.png' in again.stdout
+    assert '| chi_limit = 0.3 | 1 |' in again.stdout
+    assert f'{tmp_path}: chi_limit.csv, chi_limit.md, chi_limit.png' in again.stdout
     results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob('cells/*/seed_0/result.json'))]
-    assert len(results) == len(list(csv.DictReader((tmp_path / 'compare.csv').read_text().splitlines()))) == 2
-    other = run('compare', *TINY, '--config.batch_size=128', workdir=tmp_path)
+    assert len(results) == len(list(csv.DictReader((tmp_path / 'chi_limit.csv').read_text().splitlines()))) == 2
+    other = run(*arguments, '--config.batch_size=128', workdir=tmp_path)
     assert other.returncode == 2
     assert 'batch_size: 256 -> 128' in other.stderr
 
