@@ -30,6 +30,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of runs and results; runs/NAME-experiments if not given.')
 _SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds of each arm, from config.seed on.', lower_bound=1)
 _SHARD = flags.DEFINE_string('shard', '1/1', 'Part of the cells to run, such as 3/8.')
+_RUN = flags.DEFINE_boolean('run', True, '--norun writes the results of the cells that are finished, and runs none.')
 _VALUES = flags.DEFINE_list(
     'values', None, f'Values of the factor of {", ".join(catalogue.WITH_VALUES)}, instead of their own.'
 )
@@ -57,7 +58,8 @@ def main(argv: list[str]) -> None:
         _say(progress.line(cell, row))
         write_tables(name, plan, cells, folder)
 
-    grid.run_cells(part, done)
+    if _RUN.value:
+        grid.run_cells(part, done)
     if distributed.leads():
         written = write_tables(name, plan, cells, folder)
         written.append(figures.draw(plan, _finished(cells), folder / f'{name}.png'))

@@ -226,8 +226,8 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
     assert lines[1].startswith('[1/2] fixed, seed 0: test ')
     second = run(*arguments, '--shard=2/2', workdir=tmp_path)
     assert '[2/2] chi_limit = 0.3, seed 0' in second.stdout
-    again = run(*arguments, workdir=tmp_path)
-    assert 'of which 2 are finished' in again.stdout
+    again = run(*arguments, '--seeds=2', '--norun', workdir=tmp_path)
+    assert '4 cells, of which 2 are finished' in again.stdout
     assert '| chi_limit = 0.3 | 1 |' in again.stdout
     assert f'{tmp_path}: chi_limit.csv, chi_limit.md, chi_limit.png' in again.stdout
     results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob('cells/*/seed_0/result.json'))]
