@@ -1,0 +1,77 @@
+"""Runs that pictures compare, and the examples that they are compared on."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cpng_jax.data.dataset import ArraySource, Dataset
+from cpng_jax.errors import UserError
+from cpng_jax.experiment import Experiment
+from cpng_jax.train_state import TrainState
+
+Split = Literal['train', 'test']
+
+
+class Run(NamedTuple):
+    """A run that has been loaded.
+
+    Attributes:
+      label: what pictures call it.
+      experiment: from `experiment.build`.
+      state: of one of its checkpoints.
+    """
+
+    label: str
+    experiment: Experiment
+    state: TrainState
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Checks that runs have seen the same kind of images and classes.
+
+    Args:
+      runs: at least one.
+
+    Raises:
+      UserError: their data differ.
+    """
+    kinds = {
+        run.label: (run.experiment.config.data.name, run.experiment.dataset.image_shape, _names(run)) for run in runs
+    }
+    if len(set(kinds.values())) > 1:
+        listed = '; '.join(
+            f'{label} has {name} of {" x ".join(map(str, shape))} in {len(classes)} classes'
+            for label, (name, shape, classes) in kinds.items()
+        )
+        raise UserError(f'Runs on different data cannot be compared: {listed}.')
+
+
+def _names(run: Run) -> tuple[str, ...]:
+    return tuple(run.experiment.dataset.class_names)
+
+
+def spread_examples(dataset: Dataset, split: Split, count: int) -> ArraySource:
+    """Takes examples at even distances from a split, without augmentation: a split may be sorted by class.
+
+    Args:
+      dataset: the data set.
+      split: 'train' or 'test'.
+      count: examples; all there are, if they are fewer.
+
+    Returns:
+      The examples as they reach the network: images uint8 `[N, H, W, C]` or events `[N, T, H, W, C]`.
+
+    Raises:
+      ValueError: `count` is below 1, or there is no such split.
+    """
+    if count < 1:
+        raise ValueError(f'count must be at least 1, got {count}.')
+    if split not in ('train', 'test'):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+    source = getattr(dataset, split)
+    count = min(count, len(source))
+    examples = [dataset.prepare(source[index]) for index in np.arange(count) * len(source) // count]
+    return ArraySource(
+        np.stack([example['image'] for example in examples]), np.array([example['label'] for example in examples])
+    )
