@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cpng_jax import sharding
+from cpng_jax.analysis.compared import Compared, Split, check_comparable, spread_examples
 from cpng_jax.analysis.plots import ACCENT, QUIET, new_figure, save, tidy
-from cpng_jax.analysis.runs import Run, Split, check_comparable, spread_examples
 from cpng_jax.data.pipeline import eval_batches
 from cpng_jax.errors import UserError
 from cpng_jax.experiment import compile_steps
@@ -171,7 +171,7 @@ def sharpness(points: np.ndarray, losses: np.ndarray, radius: float) -> float:
     return float(np.mean(losses[near]) - np.mean(losses[centre]))
 
 
-def loss_of(run: Run, *, split: Split = 'test', images: int = 1000) -> Callable[[PyTree], float]:
+def loss_of(run: Compared, *, split: Split = 'test', images: int = 1000) -> Callable[[PyTree], float]:
     """Makes the loss of a run a function of its weights: Eq. 5 in evaluation mode, with the running statistics kept.
 
     Args:
@@ -212,7 +212,7 @@ class Measured(NamedTuple):
 
 
 def draw(
-    runs: Sequence[Run],
+    runs: Sequence[Compared],
     folder: pathlib.Path,
     *,
     radius: float = 1.0,
@@ -282,7 +282,7 @@ def draw_lines(measured: Sequence[Measured], radius: float, path: pathlib.Path) 
         x = _steps(radius, count)
         axes.plot(x, run.along.T, color=colour, linewidth=0.7, alpha=0.6)
         sharp = sharpness(lines(radius, count, len(run.along)), run.along.reshape(-1), radius / 2)
-        label = f'{run.label}: {run.along[0, count // 2]:.3f} in the centre, sharpness {sharp:.3f}'
+        label = _caption(run, sharp)
         axes.plot(x, run.along.mean(axis=0), color=colour, linewidth=2.2, label=label)
     axes.set_xlabel('distance from the trained weights, in norms of their filters')
     axes.set_ylabel('loss [nats]')
@@ -305,10 +305,14 @@ def draw_plane(measured: Sequence[Measured], radius: float, path: pathlib.Path) 
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(4.3 * len(measured) + 0.9, 4.3)
+    figure = new_figure(4.2 * len(measured) + 1.1, 4.6)
+    figure.set_layout_engine('compressed')  # for panels of a fixed shape
     panels = figure.subplots(1, len(measured), sharex=True, sharey=True, squeeze=False)[0]
     together = np.stack([run.across for run in measured])
-    levels = MaxNLocator(16).tick_values(float(together.min()), float(together.max()))
+    finite = together[np.isfinite(together)]
+    low = float(finite.min())
+    # At least a tenth of a nat, or a landscape that is level would be drawn with contours of its rounding.
+    levels = MaxNLocator(16).tick_values(low, max(float(finite.max()), low + 0.1))
     filled: Any = None
     for axes, run in zip(panels, measured, strict=True):
         count = len(run.across)
@@ -319,13 +323,20 @@ def draw_plane(measured: Sequence[Measured], radius: float, path: pathlib.Path) 
         axes.clabel(curves, fontsize=7, fmt='%g')
         axes.plot(0, 0, '+', color='white', markersize=9)
         sharp = sharpness(plane(radius, count), run.across.reshape(-1), radius / 2)
-        centre = run.across[count // 2, count // 2]
-        axes.set_title(f'{run.label}: {centre:.3f} in the centre, sharpness {sharp:.3f}', fontsize=10)
+        axes.set_title(_caption(run, sharp), fontsize=10)
         axes.set_aspect('equal')
         axes.set_xlabel('first direction')
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(np.linspace(-radius, radius, 5))
     panels[0].set_ylabel('second direction')
     figure.colorbar(filled, ax=panels, label='loss [nats]')
     return save(figure, path)
+
+
+def _caption(run: Measured, sharp: float) -> str:
+    """Two lines, since labels may be long."""
+    centre = run.across[len(run.across) // 2, len(run.across) // 2]
+    return f'{run.label}\n{centre:.3f} in the centre, sharpness {sharp:.3f}'
 
 
 def _colours(count: int) -> list[str]:

@@ -5,6 +5,7 @@ Smilkov et al. (2017), "SmoothGrad: removing noise by adding noise", arXiv:1706.
 
 import functools
 import pathlib
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -12,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cpng_jax.analysis.compared import Compared, check_comparable, spread_examples
 from cpng_jax.analysis.plots import GREY, new_figure, save
-from cpng_jax.analysis.runs import Run, check_comparable, spread_examples
 from cpng_jax.data.dataset import ArraySource
 from cpng_jax.errors import UserError
 from cpng_jax.surrogate import Array, ArrayLike
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 # Brightest pixels that share the top of the scale, so that a single one does not darken the rest of a map.
 _BRIGHTEST = 1.0
+
+# Letters that fit beside a picture.
+_LINE = 16
 
 # Examples looked through for each one that is shown, so that different classes are.
 _POOL = 4
@@ -87,7 +91,7 @@ def smooth_grad(
 
 
 def saliency_maps(
-    run: Run,
+    run: Compared,
     images: np.ndarray,
     labels: np.ndarray,
     *,
@@ -147,7 +151,7 @@ def flat(image: Array) -> Array:
 
 
 def draw(
-    runs: Sequence[Run],
+    runs: Sequence[Compared],
     folder: pathlib.Path,
     *,
     images: int = 8,
@@ -196,7 +200,7 @@ def draw(
             if guess != label:
                 axes.set_xlabel(f'taken for {names[guess]}', fontsize=7, color=GREY)
     for axes, label in zip(rows[:, 0], ['image', *(run.label for run in runs)], strict=True):
-        axes.set_ylabel(label, fontsize=9)
+        axes.set_ylabel(textwrap.fill(label, _LINE), fontsize=9)
     whose = f'β = {width:g} in every layer' if width is not None else 'β as trained'
     figure.suptitle(f'SmoothGrad of the output for the {_CLASS[of]} class, {whose}', fontsize=10)
     folder.mkdir(parents=True, exist_ok=True)

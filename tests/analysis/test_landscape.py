@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from cpng_jax.analysis import landscape
-from cpng_jax.analysis.runs import Run
+from cpng_jax.analysis.compared import Compared
 from cpng_jax.errors import UserError
 from cpng_jax.evaluate import evaluate_split
 from cpng_jax.experiment import build, compile_steps, initial_state
@@ -145,7 +145,7 @@ def test_networks_that_differ_by_the_scale_of_normalised_filters_have_one_landsc
 @pytest.fixture
 def run(tiny_config):
     experiment = build(tiny_config)
-    return Run('fixed', experiment, initial_state(experiment))
+    return Compared('fixed', experiment, initial_state(experiment))
 
 
 def test_the_loss_in_the_centre_is_that_of_the_evaluation(run):
@@ -174,6 +174,13 @@ def test_pictures_and_a_table_with_all_numbers(run, tmp_path):
         point = tuple(float(row[f'direction_{index}']) for index in (1, 2, 3))
         assert float(row['loss']) == pytest.approx(numbers.setdefault(point, float(row['loss'])), rel=1e-5)
     assert len(numbers) == 5 * 5 + 4
+
+
+@pytest.mark.parametrize('losses', [np.full(25, np.log(10)), np.where(np.arange(25) < 3, np.inf, np.arange(25) / 25)])
+def test_level_and_infinite_losses_are_drawn_too(losses, tmp_path):
+    measured = [landscape.Measured('dead', losses[5:15].reshape(2, 5), losses.reshape(5, 5))] * 2
+    for draw in (landscape.draw_lines, landscape.draw_plane):
+        assert np.std(imread(draw(measured, 1.0, tmp_path / 'picture.png'))) > 0.02, 'an empty picture'
 
 
 @pytest.mark.parametrize(

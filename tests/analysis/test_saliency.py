@@ -7,7 +7,7 @@ from scipy.stats import foldnorm
 
 from configs import digits_events
 from cpng_jax.analysis import saliency
-from cpng_jax.analysis.runs import Run, spread_examples
+from cpng_jax.analysis.compared import Compared, spread_examples
 from cpng_jax.analysis.saliency import smooth_grad
 from cpng_jax.data.dataset import ArraySource
 from cpng_jax.errors import UserError
@@ -70,7 +70,7 @@ def test_impossible_options_are_named(options, message):
 
 def make_run(config, label='fixed'):
     experiment = build(config)
-    return Run(label, experiment, initial_state(experiment))
+    return Compared(label, experiment, initial_state(experiment))
 
 
 def test_maps_of_a_run_are_gradients_of_its_output_for_the_class(tiny_config):
@@ -118,6 +118,13 @@ def test_a_picture_has_a_row_for_the_images_and_one_for_each_run(tiny_config, tm
     assert 500 < width < 900
     again = saliency.draw([run, run._replace(label='CPNG')], tmp_path / 'again', images=3, samples=2)
     np.testing.assert_array_equal(imread(again[0]), imread(paths[0]))
+
+
+def test_a_run_that_passes_no_gradient_down_is_drawn_too(tiny_config, tmp_path):
+    run = make_run(tiny_config)
+    examples = spread_examples(run.experiment.dataset, 'test', 2)
+    assert not np.any(saliency.saliency_maps(run, examples.images, examples.labels, beta=1e8, samples=1).saliency)
+    assert saliency.draw([run], tmp_path, images=2, samples=1, beta=1e8)[0].exists()
 
 
 def test_images_of_different_classes_come_first():

@@ -1,4 +1,4 @@
-"""Runs that pictures compare, and the examples that they are compared on."""
+"""Runs that a picture compares, and the examples that they are compared on."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -13,8 +13,8 @@ from cpng_jax.train_state import TrainState
 Split = Literal['train', 'test']
 
 
-class Run(NamedTuple):
-    """A run that has been loaded.
+class Compared(NamedTuple):
+    """A run to draw beside others.
 
     Attributes:
       label: what pictures call it.
@@ -27,7 +27,7 @@ class Run(NamedTuple):
     state: TrainState
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
+def check_comparable(runs: Sequence[Compared]) -> None:
     """Checks that runs have seen the same kind of images and classes.
 
     Args:
@@ -36,19 +36,19 @@ def check_comparable(runs: Sequence[Run]) -> None:
     Raises:
       UserError: their data differ.
     """
-    kinds = {
-        run.label: (run.experiment.config.data.name, run.experiment.dataset.image_shape, _names(run)) for run in runs
-    }
-    if len(set(kinds.values())) > 1:
+    kinds = [_kind(run.experiment) for run in runs]
+    if any(kind != kinds[0] for kind in kinds):
         listed = '; '.join(
-            f'{label} has {name} of {" x ".join(map(str, shape))} in {len(classes)} classes'
-            for label, (name, shape, classes) in kinds.items()
+            f'{run.label} has {name} of {" x ".join(map(str, shape))} in {len(classes)} classes'
+            for run, (name, shape, classes) in zip(runs, kinds, strict=True)
         )
         raise UserError(f'Runs on different data cannot be compared: {listed}.')
 
 
-def _names(run: Run) -> tuple[str, ...]:
-    return tuple(run.experiment.dataset.class_names)
+def _kind(experiment: Experiment) -> tuple[str, tuple[int, ...], list[str]]:
+    """Name, shape of an image and classes of the data."""
+    dataset = experiment.dataset
+    return experiment.config.data.name, tuple(dataset.image_shape), list(dataset.class_names)
 
 
 def spread_examples(dataset: Dataset, split: Split, count: int) -> ArraySource:
