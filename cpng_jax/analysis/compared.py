@@ -51,6 +51,20 @@ def _kind(experiment: Experiment) -> tuple[str, tuple[int, ...], list[str]]:
     return experiment.config.data.name, tuple(dataset.image_shape), list(dataset.class_names)
 
 
+def check_options(**options: tuple[float, float]) -> None:
+    """Checks options of a picture.
+
+    Args:
+      **options: by name, the value and the least that it may be.
+
+    Raises:
+      UserError: a value is less, or not a number.
+    """
+    for name, (value, least) in options.items():
+        if not value >= least:
+            raise UserError(f'{name} is {value:g}, expected at least {least:g}.')
+
+
 def spread_examples(dataset: Dataset, split: Split, count: int) -> ArraySource:
     """Takes examples at even distances from a split, without augmentation: a split may be sorted by class.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cpng_jax.analysis.compared import Compared, check_comparable, spread_examples
+from cpng_jax.analysis.compared import Compared, check_comparable, check_options, spread_examples
 from cpng_jax.analysis.plots import GREY, new_figure, save
 from cpng_jax.data.dataset import ArraySource
 from cpng_jax.errors import UserError
@@ -180,9 +180,10 @@ def draw(
       The path of `saliency.png`.
 
     Raises:
-      UserError: the runs have different data, or `beta` is not a width.
+      UserError: the runs have different data, or an option lies outside its range.
     """
     check_comparable(runs)
+    check_options(images=(images, 1), samples=(samples, 1), noise=(noise, 0))
     first = runs[0].experiment
     width = _width(beta, first.config.cpng.beta_init)
     examples = varied(spread_examples(first.dataset, 'test', _POOL * images), images)

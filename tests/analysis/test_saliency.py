@@ -147,10 +147,14 @@ def test_events_are_drawn_as_sums_of_their_frames(shrink, tmp_path):
     assert saliency.draw([run], tmp_path, images=2, samples=2)[0].exists()
 
 
-@pytest.mark.parametrize('beta', ['wide', 0.0, -1.0, float('inf'), float('nan')])
-def test_a_beta_that_is_no_width_is_refused(beta, tiny_config, tmp_path):
-    with pytest.raises(UserError, match=r'beta is .*, expected init, trained or a number above 0'):
-        saliency.draw([make_run(tiny_config)], tmp_path, beta=beta)
+def test_options_out_of_range_are_errors_of_the_user(tiny_config, tmp_path):
+    run = make_run(tiny_config)
+    for beta in ('wide', 0.0, -1.0, float('inf'), float('nan')):
+        with pytest.raises(UserError, match=r'beta is .*, expected init, trained or a number above 0'):
+            saliency.draw([run], tmp_path, beta=beta)
+    for name, value, least in (('images', 0, 1), ('samples', 0, 1), ('noise', -0.5, 0), ('noise', float('nan'), 0)):
+        with pytest.raises(UserError, match=f'{name} is {value:g}, expected at least {least}'):
+            saliency.draw([run], tmp_path, **{name: value})
 
 
 def test_runs_on_different_data_are_not_compared(tiny_config, shrink, tmp_path):
