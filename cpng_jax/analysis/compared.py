@@ -1,0 +1,91 @@
+"""Runs that a picture compares, and the examples that they are compared on."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cpng_jax.data.dataset import ArraySource, Dataset
+from cpng_jax.errors import UserError
+from cpng_jax.experiment import Experiment
+from cpng_jax.train_state import TrainState
+
+Split = Literal['train', 'test']
+
+
+class Compared(NamedTuple):
+    """A run to draw beside others.
+
+    Attributes:
+      label: what pictures call it.
+      experiment: from `experiment.build`.
+      state: of one of its checkpoints.
+    """
+
+    label: str
+    experiment: Experiment
+    state: TrainState
+
+
+def check_comparable(runs: Sequence[Compared]) -> None:
+    """Checks that runs have seen the same kind of images and classes.
+
+    Args:
+      runs: at least one.
+
+    Raises:
+      UserError: their data differ.
+    """
+    kinds = [_kind(run.experiment) for run in runs]
+    if any(kind != kinds[0] for kind in kinds):
+        listed = '; '.join(
+            f'{run.label} has {name} of {" x ".join(map(str, shape))} in {len(classes)} classes'
+            for run, (name, shape, classes) in zip(runs, kinds, strict=True)
+        )
+        raise UserError(f'Runs on different data cannot be compared: {listed}.')
+
+
+def _kind(experiment: Experiment) -> tuple[str, tuple[int, ...], list[str]]:
+    """Name, shape of an image and classes of the data."""
+    dataset = experiment.dataset
+    return experiment.config.data.name, tuple(dataset.image_shape), list(dataset.class_names)
+
+
+def check_options(**options: tuple[float, float]) -> None:
+    """Checks options of a picture.
+
+    Args:
+      **options: by name, the value and the least that it may be.
+
+    Raises:
+      UserError: a value is less, or not a number.
+    """
+    for name, (value, least) in options.items():
+        if not value >= least:
+            raise UserError(f'{name} is {value:g}, expected at least {least:g}.')
+
+
+def spread_examples(dataset: Dataset, split: Split, count: int) -> ArraySource:
+    """Takes examples at even distances from a split, without augmentation: a split may be sorted by class.
+
+    Args:
+      dataset: the data set.
+      split: 'train' or 'test'.
+      count: examples; all there are, if they are fewer.
+
+    Returns:
+      The examples as they reach the network: images uint8 `[N, H, W, C]` or events `[N, T, H, W, C]`.
+
+    Raises:
+      ValueError: `count` is below 1, or there is no such split.
+    """
+    if count < 1:
+        raise ValueError(f'count must be at least 1, got {count}.')
+    if split not in ('train', 'test'):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}.")
+    source = getattr(dataset, split)
+    count = min(count, len(source))
+    examples = [dataset.prepare(source[index]) for index in np.arange(count) * len(source) // count]
+    return ArraySource(
+        np.stack([example['image'] for example in examples]), np.array([example['label'] for example in examples])
+    )
