@@ -8,36 +8,57 @@ The configuration is the run's own. Pictures and tables are written to `analysis
 HTML page of all that the workdir holds, of a run or of `python -m cpng_jax.experiments`.
 """
 
+import ast
+import functools
+import inspect
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
 
 from cpng_jax import command
-from cpng_jax.analysis import beta, chi, cost, membrane, report_page
+from cpng_jax.analysis import beta, chi, cost, landscape, membrane, report_page, saliency
+from cpng_jax.analysis.compared import compared_with_versus
 from cpng_jax.analysis.run import Run
 from cpng_jax.config import nearest
 from cpng_jax.errors import UserError
 
+Analysis = Callable[[Run], list[pathlib.Path]]
+
+
+def _compares(draw: Callable[..., list[pathlib.Path]]) -> Analysis:
+    """An analysis that draws runs side by side, with the options of `--option`."""
+
+    def analyse(run: Run) -> list[pathlib.Path]:
+        return draw(compared_with_versus(run), run.folder, **_options_of(draw))
+
+    return functools.wraps(draw)(analyse)
+
+
 # Each takes a run and returns the files that it wrote.
-ANALYSES: dict[str, Callable[[Run], list[pathlib.Path]]] = {
+ANALYSES: dict[str, Analysis] = {
     'membrane': membrane.analyse,
     'chi': chi.analyse,
     'beta': beta.analyse,
     'cost': cost.analyse,
+    'saliency': _compares(saliency.draw),
+    'landscape': _compares(landscape.draw),
     'report': report_page.analyse,
 }
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; of a run or of experiments for report.')
 _VERSUS = flags.DEFINE_string(
-    'versus', None, 'Folder of a second run, for chi, beta and cost, such as one without CPNG.'
+    'versus', None, 'Folder of a second run, such as one without CPNG, for all but membrane and report.'
 )
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'latest', ['latest', 'best'], 'Which checkpoint to look at.')
+_OPTIONS = flags.DEFINE_multi_string('option', [], 'Of saliency and landscape, such as --option=images=16.')
 
 
 def main(argv: list[str]) -> None:
     """Runs the analyses that the command line names, and prints what they wrote."""
     names = _names(argv[1:])
+    _check_options(names)
     if _WORKDIR.value is None:
         raise UserError('expected --workdir, the folder of a run.')
     workdir, versus = pathlib.Path(_WORKDIR.value), None
@@ -50,6 +71,40 @@ def main(argv: list[str]) -> None:
     for name in names:
         for path in ANALYSES[name](run):
             print(path, flush=True)
+
+
+def _settable(draw: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a drawing, with their defaults."""
+    parameters = inspect.signature(draw).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+def _check_options(names: list[str]) -> None:
+    known = {key: name for name in names for key in _settable(ANALYSES[name])}
+    for option in _OPTIONS.value:
+        key, equals, _ = option.partition('=')
+        if not equals or key not in known:
+            expected = f'one of {", ".join(known)}' if known else 'none, which only saliency and landscape take'
+            raise UserError(f'--option is {option!r}, expected KEY=VALUE with a key of {", ".join(names)}: {expected}.')
+
+
+def _options_of(draw: Callable[..., Any]) -> dict[str, Any]:
+    """What `--option` sets of a drawing, of the type that its default has; a word or a number for what is a word."""
+    options, defaults = {}, _settable(draw)
+    for key, _, text in (option.partition('=') for option in _OPTIONS.value):
+        if key not in defaults:
+            continue  # of another analysis
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        default = defaults[key]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number if isinstance(default, str | float) else type(value) is type(default)
+        if not fits and not (isinstance(default, str) and isinstance(value, str)):
+            raise UserError(f'--option is {key}={text!r}, expected a value like that without it, {default!r}.')
+        options[key] = value
+    return options
 
 
 def _names(arguments: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from cpng_jax.analysis.run import Run, labels
 from cpng_jax.data.dataset import ArraySource, Dataset
 from cpng_jax.errors import UserError
 from cpng_jax.experiment import Experiment
@@ -25,6 +26,25 @@ class Compared(NamedTuple):
     label: str
     experiment: Experiment
     state: TrainState
+
+
+def compared_with_versus(run: Run) -> list[Compared]:
+    """A run, after the one it is set beside, if there is one: the order of the paper's pictures.
+
+    Args:
+      run: with or without `versus`.
+
+    Returns:
+      One or two runs, named by what differs between them.
+
+    Raises:
+      UserError: there is no run, or no checkpoint in a folder.
+    """
+    if run.versus is None:
+        return [Compared(run.title(), run.experiment, run.state)]
+    runs = (run.versus, run)
+    names = reversed(labels(run, run.versus))
+    return [Compared(name, each.experiment, each.state) for name, each in zip(names, runs, strict=True)]
 
 
 def check_comparable(runs: Sequence[Compared]) -> None:

@@ -49,6 +49,18 @@ def folders(tmp_path, workdir):
         (['chi', '--workdir={run}', '--versus={run}'], 'the run of --workdir itself: expected another.'),
         (['report', '--workdir={nowhere}'], 'There is nothing to report in {nowhere}: expected the folder of a run or'),
         (['chi', '--workdir={run}', '--checkpoint=first'], 'latest|best'),
+        (
+            ['saliency', '--workdir={run}', '--option=image=2'],
+            "--option is 'image=2', expected KEY=VALUE with a key of",
+        ),
+        (['saliency', '--workdir={run}', '--option=images'], "--option is 'images', expected KEY=VALUE with a key of"),
+        (['chi', '--workdir={run}', '--option=images=2'], 'a key of chi: none, which only saliency and landscape take'),
+        (
+            ['saliency', '--workdir={run}', '--option=images=few'],
+            "--option is images='few', expected a value like that",
+        ),
+        (['saliency', '--workdir={run}', '--option=beta=wide'], 'wide'),
+        (['landscape', '--workdir={run}', '--option=count=3'], 'count is 3, expected at least 5'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
 )
@@ -80,3 +92,14 @@ def test_runs_are_named_by_what_differs(workdir, fixed_workdir, tmp_path):
     config['log']['every_steps'] = 77
     (tmp_path / 'config.json').write_text(json.dumps(config))
     assert labels(Run(tmp_path), Run(workdir)) == (str(tmp_path), str(workdir))
+
+
+def test_saliency_and_landscape_take_their_options(workdir):
+    options = ['images=3', 'samples=2', 'beta=trained', 'count=5', 'lines_drawn=2', 'radius=0.5']
+    process = analyse('saliency', 'landscape', f'--workdir={workdir}', *(f'--option={option}' for option in options))
+    assert process.returncode == 0, process.stderr
+    written = [pathlib.Path(line) for line in process.stdout.splitlines()]
+    names = ['saliency.png', 'landscape_1d.png', 'landscape_2d.png', 'landscape.csv']
+    assert [path.name for path in written] == names
+    assert all(path.stat().st_size for path in written)
+    assert len((workdir / 'analysis' / 'landscape.csv').read_text().splitlines()) == 1 + 2 * 5 + 5 * 5
