@@ -109,7 +109,7 @@ def test_a_panel_shows_histogram_gaussian_surrogate_and_domain():
     domain = axes.patches[0]
     assert domain.get_x() == pytest.approx(0.5)
     assert domain.get_width() == pytest.approx(1.0)
-    assert axes.get_title() == 'conv01  χ 0.400, counted 0.390'
+    assert axes.get_title() == 'conv01\nχ 0.400, counted 0.390'
 
 
 @pytest.mark.parametrize('count', [1, 5, 41])
