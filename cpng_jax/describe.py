@@ -31,12 +31,13 @@ def describe(config: Config, workdir: pathlib.Path) -> Summary:
       UserError: the parts of the configuration do not fit, or the workdir belongs to another one.
     """
     trained = (workdir / 'checkpoints').is_dir()
+    if trained:
+        check(workdir, config)
+    config = config.copy_and_resolve_references()
+    config.remat = 'none'  # which is for the backward pass, and would hide what goes on within a block
     if not trained:
-        config = config.copy_and_resolve_references()
         config.data.fake = True
         config.data.fake_examples = 4 * config.batch_size
-    else:
-        check(workdir, config)
     experiment = build(config)
     state = restore(experiment, workdir) if trained else None
     density = None if state is None else measured_density(experiment, state)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -81,6 +82,17 @@ def test_the_summary_of_a_trained_network_counts_what_its_spikes_cost(undisturbe
     assert costs['conv01/conv'][0] == costs['conv01/conv'][1] == 64 * 4 * 9
     assert 0 < costs['conv02/conv'][1] < 0.9 * costs['conv02/conv'][0]
     assert 'at most' not in text
+
+
+def test_the_summary_sees_into_blocks_that_the_backward_pass_computes_again(undisturbed, tiny_config, tmp_path, capsys):
+    workdir, _ = undisturbed
+    train.run(tiny_config, workdir, 'summary')
+    expected = capsys.readouterr().out
+    tiny_config.remat = 'block'
+    run = shutil.copytree(workdir, tmp_path / 'run')
+    (run / 'config.json').write_text(tiny_config.to_json())
+    train.run(tiny_config, run, 'summary')
+    assert capsys.readouterr().out == expected
 
 
 def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):

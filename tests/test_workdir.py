@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from cpng_jax import workdir
+from cpng_jax.config import flatten
 from cpng_jax.errors import UserError
 
 
@@ -43,6 +44,22 @@ def test_another_configuration_is_refused_by_the_changed_keys(tmp_path, tiny_con
 def test_check_writes_nothing(tmp_path, tiny_config):
     workdir.check(tmp_path / 'nowhere', tiny_config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_configuration_of_a_run_is_read_back(tmp_path, tiny_config):
+    workdir.claim(tmp_path, tiny_config)
+    assert flatten(workdir.load_config(tmp_path)) == flatten(tiny_config)
+    stored = json.loads((tmp_path / 'config.json').read_text())
+    for key in ('beta_from', 'beta_from_epoch'):  # as a run before there were these keys
+        del stored['cpng'][key]
+    (tmp_path / 'config.json').write_text(json.dumps(stored))
+    assert flatten(workdir.load_config(tmp_path)) == flatten(tiny_config)
+    stored['epochs'] = 0
+    (tmp_path / 'config.json').write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r'config\.epochs is 0, expected an integer of at least 1'):
+        workdir.load_config(tmp_path)
+    with pytest.raises(UserError, match=r'There is no run in .*: it has no config.json\.'):
+        workdir.load_config(tmp_path / 'nowhere')
 
 
 def test_a_damaged_file_is_named(tmp_path, tiny_config):

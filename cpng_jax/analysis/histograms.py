@@ -32,7 +32,7 @@ def draw(layers: Sequence['Layer'], v_th: float, surrogate: str, half_width: flo
     """
     columns = min(len(layers), 4 if len(layers) <= 40 else 6)
     rows = -(-len(layers) // columns)
-    figure = new_figure(2.7 * columns + 0.3, 1.9 * rows + 0.9)
+    figure = new_figure(2.5 * columns + 0.3, 2.0 * rows + 0.9)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, layer in zip(panels, layers, strict=False):
         _draw_layer(axes, layer, v_th, surrogate, half_width)
@@ -66,7 +66,7 @@ def _draw_layer(axes: 'Axes', layer: 'Layer', v_th: float, surrogate: str, half_
     axes.spines[['top', 'right', 'left']].set_visible(False)
     axes.tick_params(labelsize=8)
     name = layer.name.removesuffix('/lif')
-    axes.set_title(f'{name}  χ {layer.chi_gaussian:.3f}, counted {layer.chi_counted:.3f}', fontsize=8)
+    axes.set_title(f'{name}\nχ {layer.chi_gaussian:.3f}, counted {layer.chi_counted:.3f}', fontsize=8)
 
 
 def _limits(layer: 'Layer', v_th: float, radius: float) -> tuple[float, float]:

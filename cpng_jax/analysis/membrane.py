@@ -19,9 +19,9 @@ from cpng_jax.data.dataset import Example, Source
 from cpng_jax.data.pipeline import Batch, eval_batches
 from cpng_jax.effective_domain import chi, domain_half_width
 from cpng_jax.experiment import Experiment
-from cpng_jax.neuron import MembraneStats
+from cpng_jax.neuron import MembraneStats, membrane_stats
 from cpng_jax.surrogate import Array
-from cpng_jax.train_state import TrainState, by_layer
+from cpng_jax.train_state import TrainState, layer_paths
 from cpng_jax.train_step import network_input
 
 # Test images that are looked at; if there are more, evenly spaced ones, since splits may be sorted by class.
@@ -53,7 +53,7 @@ class Layer(NamedTuple):
 
     Attributes:
       name: its path.
-      beta: width parameter.
+      beta: width parameter; the mean where each channel has one.
       count: number of potentials.
       mean: of the potentials.
       std: standard deviation, biased.
@@ -141,12 +141,12 @@ def measure(experiment: Experiment, state: TrainState) -> list[Layer]:
         frame = frame or frame_of(variables, image)
         sums = [_without_filling(each, keep) for each in jax.device_get(potentials_of(variables, image, frame))]
         totals = [jax.tree.map(np.add, *pair) for pair in zip(totals, sums, strict=True)] if totals else sums
-    betas = by_layer(state.surrogate)
+    names, betas = layer_paths(state.surrogate), jax.tree.leaves(jax.device_get(state.surrogate))
     config = experiment.config
     domain = dict(v_th=config.neuron.v_th, surrogate=config.neuron.surrogate, interval=config.cpng.interval)
     return [
         _layer(name, beta, where, total, domain)
-        for (name, beta), where, total in zip(betas.items(), jax.device_get(frame), totals, strict=True)
+        for name, beta, where, total in zip(names, betas, jax.device_get(frame), totals, strict=True)
     ]
 
 
@@ -180,14 +180,13 @@ def _steps(experiment: Experiment) -> tuple[Callable[..., list[Sums]], Callable[
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     half_width = domain_half_width(config.neuron.surrogate, config.cpng.interval)
 
-    def applied(variables: dict[str, Any], image: Array, collection: str) -> Any:
+    def potentials_of(variables: dict[str, Any], image: Array) -> list[Array]:
         images = network_input(image, dataset.mean, dataset.std, config.dtype)
-        return model.apply(variables, images, mutable=[collection])[1][collection]
+        return jax.tree.leaves(model.apply(variables, images, mutable=['potentials'])[1])
 
     @jax.jit
     def sums(variables: dict[str, Any], image: Array, frame: list[MembraneStats]) -> list[Sums]:
-        potentials = jax.tree.leaves(applied(variables, image, 'potentials'))
-        betas = jax.tree.leaves(variables['surrogate'])
+        potentials, betas = potentials_of(variables, image), jax.tree.leaves(variables['surrogate'])
         return [
             count(u, where, config.neuron.v_th, half_width / beta)
             for u, beta, where in zip(potentials, betas, frame, strict=True)
@@ -195,8 +194,7 @@ def _steps(experiment: Experiment) -> tuple[Callable[..., list[Sums]], Callable[
 
     @jax.jit
     def frame(variables: dict[str, Any], image: Array) -> list[MembraneStats]:
-        stats = applied(variables, image, 'membrane')
-        return jax.tree.leaves(stats, is_leaf=lambda node: isinstance(node, MembraneStats))
+        return [membrane_stats(u) for u in potentials_of(variables, image)]
 
     return sums, frame
 
@@ -237,7 +235,7 @@ def _without_filling(sums: Sums, keep: np.ndarray) -> tuple[np.ndarray, int, np.
 
 def _layer(
     name: str,
-    beta: float,
+    beta: np.ndarray,
     frame: MembraneStats,
     total: tuple[np.ndarray, int, np.ndarray, int],
     domain: dict[str, Any],
@@ -251,12 +249,13 @@ def _layer(
     mean, std = float(frame.mean) + scale * first, scale * variance**0.5
     return Layer(
         name=name,
-        beta=beta,
+        beta=float(np.mean(beta)),
         count=potentials,
         mean=mean,
         std=std,
         skewness=skewness,
-        chi_gaussian=float(chi(MembraneStats(jnp.asarray(mean), jnp.asarray(std**2)), beta, **domain)),
+        # A mean, since a layer may have a beta for each channel.
+        chi_gaussian=float(jnp.mean(chi(MembraneStats(jnp.asarray(mean), jnp.asarray(std**2)), beta, **domain))),
         chi_counted=inside / potentials,
         edges=float(frame.mean) + scale * np.linspace(-_REACH, _REACH, BINS + 1),
         bins=bins[1:-1],

@@ -3,6 +3,7 @@
 import csv
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,6 +70,18 @@ def test_the_table_is_what_numpy_and_scipy_make_of_all_potentials(run):
         assert layer.bins.sum() > 0.99 * u.size
 
 
+def test_a_layer_may_have_a_beta_for_each_channel(run):
+    betas = [np.linspace(0.5, 2, 4, dtype=np.float32), np.linspace(1, 3, 8, dtype=np.float32)]
+    surrogate = jax.tree.unflatten(jax.tree.structure(run.state.surrogate), list(map(jnp.asarray, betas)))
+    layers = membrane.measure(run.experiment, run.state.replace(surrogate=surrogate))
+    for layer, beta, u in zip(layers, betas, all_potentials(run).values(), strict=True):
+        gaussian = scipy.stats.norm(u.mean(), u.std())
+        each = gaussian.cdf(1 + 1 / beta) - gaussian.cdf(1 - 1 / beta)
+        assert layer.beta == pytest.approx(beta.mean())
+        np.testing.assert_allclose(layer.chi_gaussian, each.mean(), atol=1e-5)
+        np.testing.assert_allclose(layer.chi_counted, np.mean(np.abs(u - 1) < 1 / beta), atol=10 / u.size)
+
+
 @pytest.mark.parametrize('most', [1, 7, 360, 1000])
 def test_part_of_a_split_is_spaced_evenly(most):
     part = membrane._EvenlySpaced(range(360), most)
@@ -109,7 +122,7 @@ def test_a_panel_shows_histogram_gaussian_surrogate_and_domain():
     domain = axes.patches[0]
     assert domain.get_x() == pytest.approx(0.5)
     assert domain.get_width() == pytest.approx(1.0)
-    assert axes.get_title() == 'conv01  χ 0.400, counted 0.390'
+    assert axes.get_title() == 'conv01\nχ 0.400, counted 0.390'
 
 
 @pytest.mark.parametrize('count', [1, 5, 41])
