@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _BRIGHTEST = 1.0
 
 # Letters that fit beside a picture.
-_LINE = 16
+_LINE = 20
 
 # Examples looked through for each one that is shown, so that different classes are.
 _POOL = 4
@@ -201,7 +201,7 @@ def draw(
             if guess != label:
                 axes.set_xlabel(f'taken for {names[guess]}', fontsize=7, color=GREY)
     for axes, label in zip(rows[:, 0], ['image', *(run.label for run in runs)], strict=True):
-        axes.set_ylabel(textwrap.fill(label, _LINE), fontsize=9)
+        axes.set_ylabel(textwrap.fill(label, _LINE, break_long_words=False), fontsize=8)
     whose = f'β = {width:g} in every layer' if width is not None else 'β as trained'
     figure.suptitle(f'SmoothGrad of the output for the {_CLASS[of]} class, {whose}', fontsize=10)
     folder.mkdir(parents=True, exist_ok=True)
