@@ -188,7 +188,7 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
     good = train.train_step.make_train_step
 
     def poisoned(*arguments, **options):
-        step_function = good(*arguments, **options)
+        step_function = good(*arguments, **options).__wrapped__
 
         def step(state, batch):
             state = step_function(state, batch)

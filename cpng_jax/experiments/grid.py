@@ -133,7 +133,7 @@ def measured(folder: pathlib.Path) -> Row:
       `images_per_second` over the epochs but the first, `beta_mean` and `chi_mean` over the layers of the last epoch;
       NaN, and 0 epochs, where no epoch has ended.
     """
-    rows = [row for row in metrics.read(folder) if row['event'] == 'epoch']
+    rows = metrics.read_epochs(folder)
     if not rows:
         nothing = ('test_accuracy', 'best_accuracy', 'train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
         return {'epochs': 0, **dict.fromkeys(nothing, float('nan')), 'best_epoch': 0}
