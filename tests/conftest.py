@@ -21,6 +21,15 @@ for _name, _value in {
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
 
+# Files that take minutes come first, so that at the end no worker waits for another's.
+_LONG = ('test_processes.py', 'test_train.py', 'test_configs.py')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Brings the tests of long files to the front, and leaves the rest in its order."""
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
 # The first example of a test compiles: time says nothing here, least of all on a busy machine.
 settings.register_profile('cpng_jax', deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile('cpng_jax')

@@ -77,7 +77,7 @@ def test_the_numbers_are_the_paper_s(name):
 
 
 def test_every_row_has_its_file():
-    assert set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'mnist5k'}
+    assert set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'mnist5k'}
 
 
 @pytest.mark.parametrize('name', NAMES)
