@@ -13,7 +13,7 @@ train: $(READY)
 	$(RUN) train.py $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .
