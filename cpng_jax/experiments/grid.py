@@ -74,7 +74,8 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
             changed = config.copy_and_resolve_references()
             changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
             if arm.beta_of is not None:
-                changed.cpng.beta_from = str(_folder(workdir, folders[arm.beta_of], seed))
+                # The whole path, so that the same workdir may be named from anywhere.
+                changed.cpng.beta_from = str(_folder(workdir, folders[arm.beta_of], seed).resolve())
             cells.append(Cell(arm, seed, _folder(workdir, folders[arm.label], seed), changed))
     return cells
 
