@@ -68,7 +68,7 @@ def step_without_statistics(work: Experiment, inputs: Arrays) -> Callable[[], No
     surrogate = start.surrogate
     images, labels = jnp.asarray(inputs['images']), jnp.asarray(inputs['labels'])
 
-    @jax.jit(donate_argnums=0)
+    @jax.jit(donate_argnums=0, compiler_options=train_step.compiler_options(work.mesh))
     def train(carried: Any, images: jax.Array, labels: jax.Array) -> Any:
         params, batch_stats, opt_state = carried
         x = train_step.network_input(images, work.dataset.mean, work.dataset.std, work.config.dtype)
@@ -82,11 +82,7 @@ def step_without_statistics(work: Experiment, inputs: Arrays) -> Callable[[], No
         changes, opt_state = work.optimizer.update(gradients, opt_state, params)
         return optax.apply_updates(params, changes), batch_stats, opt_state
 
-    def step() -> None:
-        nonlocal carried
-        carried = jax.block_until_ready(train(carried, images, labels))
-
-    return step
+    return ours.stepping(train, carried, images, labels)
 
 
 def algorithm_1(work: Experiment) -> Callable[[], None]:

@@ -99,10 +99,24 @@ def training_step(work: Experiment, inputs: Arrays) -> Callable[[], None]:
     state = experiment.initial_state(work)
     train, _ = experiment.compile_steps(work)
     batch = sharding.put_batch({'image': inputs['images'], 'label': inputs['labels']}, work.mesh)
+    return stepping(train, state, batch)
+
+
+def stepping(train: Callable[..., Any], state: Any, *batch: Any) -> Callable[[], None]:
+    """Makes a function that goes a step on from where the last call has left the state, and waits for it.
+
+    Args:
+      train: maps a state and the batch to the next state.
+      state: to begin with.
+      *batch: the same for each step.
+
+    Returns:
+      The function.
+    """
 
     def step() -> None:
         nonlocal state
-        state = jax.block_until_ready(train(state, batch))
+        state = jax.block_until_ready(train(state, *batch))
 
     return step
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
@@ -127,6 +128,16 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def read_epochs(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the rows of the epochs of a run, as `read` does."""
     return [row for row in read(workdir) if row['event'] == 'epoch']
+
+
+def best_epoch(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the epoch with the best test accuracy, of equals the later; of at least one row."""
+    return max(rows, key=lambda row: (row['test_accuracy'], row['epoch']))
+
+
+def typical_speed(rows: list[dict[str, Any]]) -> float:
+    """Median images per second over the epochs but the first, which warms up; of at least one row."""
+    return float(np.median([row['images_per_second'] for row in rows[1:] or rows]))
 
 
 def _whole_rows(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:

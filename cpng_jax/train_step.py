@@ -156,14 +156,18 @@ def make_train_step(
 
     # One sharding stands for every leaf of its argument.
     home: Any = replicated(mesh) if state_sharding is None else state_sharding
-    on_cpu = mesh.devices.flat[0].platform == 'cpu'
     return jax.jit(
         step,
         in_shardings=(home, over_batch(mesh)),
         out_shardings=home,
         donate_argnums=0,
-        compiler_options=_CPU_OPTIONS if on_cpu else None,
+        compiler_options=compiler_options(mesh),
     )
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+    """Tells what XLA is to be told of a training step on the devices of a mesh; None for nothing."""
+    return _CPU_OPTIONS if mesh.devices.flat[0].platform == 'cpu' else None
 
 
 def _hits(logits: Array, labels: Array) -> Array:

@@ -69,7 +69,7 @@ def accuracy_and_loss(rows: Rows, *, stacked: bool = False) -> 'Figure':
             axes.plot(epochs, values, color=colour, marker=_marker(epochs), label=split)
         _epoch_axis(axes, epochs)
         tidy(axes)
-    best = max(reversed(rows), key=lambda row: row['test_accuracy'])
+    best = metrics.best_epoch(rows)
     left.plot(best['epoch'], 100 * best['test_accuracy'], 'o', color=ACCENT, markerfacecolor='white', markersize=8)
     last = rows[-1]['test_accuracy']
     left.set_title(f'Test accuracy: last {last:.2%}, best {best["test_accuracy"]:.2%} (epoch {best["epoch"]})')

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cpng_jax import command
+from cpng_jax import command, metrics
 from cpng_jax.analysis import page, plots, tables
 from cpng_jax.analysis.run import Run
 from cpng_jax.config import Config, flatten
@@ -54,14 +54,13 @@ def _of_run(run: Run) -> list[str]:
 
 def _facts(run: Run) -> dict[str, str]:
     rows = run.epochs
-    last, best = rows[-1], max(rows, key=lambda row: (row['test_accuracy'], row['epoch']))
-    speed = np.median([row['images_per_second'] for row in rows[1:] or rows])
+    last, best = rows[-1], metrics.best_epoch(rows)
     return {
         'test accuracy, last epoch': f'{last["test_accuracy"]:.2%}',
         f'best, epoch {best["epoch"]}': f'{best["test_accuracy"]:.2%}',
         'epochs': f'{last["epoch"]} of {run.config.epochs}',
         'spiking layers': str(len(last['beta'])),
-        'training speed': f'{speed:,.0f} images/s',
+        'training speed': f'{metrics.typical_speed(rows):,.0f} images/s',
         'CPNG': f'every {run.config.cpng.every}' if run.config.cpng.enabled else 'off',
     }
 

@@ -18,6 +18,7 @@ try:
     from ml_collections import config_flags
 
     from cpng_jax import command, distributed, workdir
+    from cpng_jax.analysis.tables import write_text
     from cpng_jax.config import nearest, validate
     from cpng_jax.errors import UserError
     from cpng_jax.experiments import catalogue, figures, grid, tables
@@ -51,12 +52,14 @@ def main(argv: list[str]) -> None:
         workdir.check(cell.folder, cell.config)
     distributed.start(config)
     progress = grid.Progress(cells)
-    _say(f'{name}, {plan.source}: {progress.opening()}; {folder}')
+    if distributed.leads():
+        print(f'{name}, {plan.source}: {progress.opening()}; {folder}', flush=True)
     _keep_compiled(folder)
 
     def done(cell: grid.Cell, row: grid.Row) -> None:
-        _say(progress.line(cell, row))
-        write_tables(name, plan, cells, folder)
+        if distributed.leads():
+            print(progress.line(cell, row), flush=True)
+            write_tables(name, plan, cells, folder)
 
     if _RUN.value:
         grid.run_cells(part, done)
@@ -79,16 +82,11 @@ def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], folder
     Returns:
       The two files.
     """
-    texts = {
-        folder / f'{name}.csv': tables.results_csv(_finished(cells), folder),
-        folder / f'{name}.md': tables.results_markdown(plan, _finished(cells)),
-    }
-    if distributed.leads():
-        for path, text in texts.items():
-            temporary = path.with_suffix('.tmp')
-            temporary.write_text(text)
-            temporary.replace(path)
-    return list(texts)
+    finished = _finished(cells)
+    return [
+        write_text(folder / f'{name}.csv', tables.results_csv(finished, folder)),
+        write_text(folder / f'{name}.md', tables.results_markdown(plan, finished)),
+    ]
 
 
 def _finished(cells: list[grid.Cell]) -> tables.Finished:
@@ -133,11 +131,6 @@ def _keep_compiled(folder: pathlib.Path) -> None:
     if getattr(jax.config, 'jax_compilation_cache_dir', None) is None:
         part = _SHARD.value.replace('/', '_of_')
         jax.config.update('jax_compilation_cache_dir', str(folder.resolve() / 'compiled' / part))
-
-
-def _say(line: str) -> None:
-    if distributed.leads():
-        print(line, flush=True)
 
 
 if __name__ == '__main__':

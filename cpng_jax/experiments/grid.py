@@ -138,14 +138,14 @@ def measured(folder: pathlib.Path) -> Row:
     if not rows:
         nothing = ('test_accuracy', 'best_accuracy', 'train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
         return {'epochs': 0, **dict.fromkeys(nothing, float('nan')), 'best_epoch': 0}
-    last, best = rows[-1], max(rows, key=lambda row: (row['test_accuracy'], row['epoch']))
+    last, best = rows[-1], metrics.best_epoch(rows)
     return {
         'epochs': last['epoch'],
         'test_accuracy': last['test_accuracy'],
         'best_accuracy': best['test_accuracy'],
         'best_epoch': best['epoch'],
         'train_loss': _number(last['train_loss']),
-        'images_per_second': float(np.median([row['images_per_second'] for row in rows[1:] or rows])),
+        'images_per_second': metrics.typical_speed(rows),
         'beta_mean': float(np.mean(list(map(_number, last['beta'].values())))),
         'chi_mean': float(np.mean(list(map(_number, last['chi'].values())))),
     }

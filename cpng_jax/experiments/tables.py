@@ -1,10 +1,9 @@
 """Results of an experiment as tidy CSV and as a Markdown table."""
 
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
 
+from cpng_jax.analysis.tables import to_csv
 from cpng_jax.experiments.catalogue import Arm, Plan
 from cpng_jax.experiments.grid import Cell, Row
 from cpng_jax.experiments.statistics import Interval, mean_and_std, paired_difference
@@ -22,22 +21,17 @@ def results_csv(finished: Finished, workdir: pathlib.Path) -> str:
     Returns:
       The CSV, with a heading.
     """
-    text = io.StringIO()
     rows = [
         {
             'arm': cell.arm.label,
             **cell.arm.factors,
             'seed': cell.seed,
             **row,
-            'folder': cell.folder.relative_to(workdir),
+            'folder': str(cell.folder.relative_to(workdir)),
         }
         for cell, row in finished
     ]
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
+    return to_csv(rows) if rows else ''
 
 
 def of_arm(finished: Finished, label: str, column: str) -> dict[int, float]:
