@@ -82,7 +82,9 @@ def get_config() -> Config:
     config.cpng.chi_limit = 0.2  # Sec. 5.2
     config.cpng.limit_mode = 'delayed'  # as Algorithm 1 prints it, or immediate
     config.cpng.interval = 'paper'  # [v_th - 1/beta, v_th + 1/beta] for every shape, or support
-    config.cpng.rule = 'cpng'  # Algorithm 1, or a rule of other papers: mpd_agl, ds_atgo, lsg; see cpng_jax/rules.py
+    config.cpng.rule = 'cpng'  # Algorithm 1, or a rule of other papers: mpd_agl, ds_atgo, lsg, dspike
+    config.cpng.dspike_epsilon = 0.3  # shift of weights for dspike's finite differences, by their root mean square
+    config.cpng.dspike_step = 0.1  # of beta
     config.cpng.per = 'layer'  # or channel: a beta for each channel of a layer; not in the paper
     config.cpng.every = 'epoch'  # or batch (Table 1)
     config.cpng.statistics = 'last_batch'  # of the epoch (A.2), or epoch_mean

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cpng_jax import cpng, data, losses, metrics, mixing, optim, rules, sharding, train_state, train_step
+from cpng_jax import cpng, data, dspike, losses, metrics, mixing, optim, rules, sharding, train_state, train_step
 from cpng_jax.config import Config
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.errors import UserError
 from cpng_jax.models import registry
 from cpng_jax.surrogate import Array
 from cpng_jax.train_state import TrainState, layer_paths
+
+
+Controller = Callable[[TrainState, train_step.Batch], tuple[TrainState, cpng.CPNGReport]]
 
 
 class Experiment(NamedTuple):
@@ -73,7 +76,7 @@ def build(config: Config) -> Experiment:
         v_th=config.neuron.v_th,
     )
     rule = None
-    if config.cpng.rule != 'cpng':
+    if config.cpng.rule in rules.RULES:
         rule = rules.make_rule(
             config.cpng.rule,
             surrogate=config.neuron.surrogate,
@@ -99,10 +102,15 @@ def _check_options(config: Config) -> None:
             'config.cpng.chi is counted and config.cpng.per is channel, expected gaussian or layer with it: '
             'counts of each channel would need more memory than the potentials.'
         )
-    if counted and controller.rule != 'cpng':
+    if counted and controller.rule in ('mpd_agl', 'ds_atgo'):
         raise UserError(
             f'config.cpng.chi is counted and config.cpng.rule is {controller.rule}, which goes by mean and variance: '
             'expected gaussian with it.'
+        )
+    if controller.rule == 'dspike' and controller.every == 'batch':
+        raise UserError(
+            'config.cpng.rule is dspike and config.cpng.every is batch, expected epoch with it: its finite differences '
+            'compute the loss twice for each weight of the first layer.'
         )
     if neuron.learn_tau and not 0 < neuron.tau < 1:
         raise UserError(f'config.neuron.tau is {neuron.tau}, expected a number between 0 and 1 for it to be learnt.')
@@ -222,6 +230,35 @@ def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_ste
         experiment.model, experiment.mesh, mean=dataset.mean, std=dataset.std, dtype=config.dtype
     )
     return step_function, evaluate
+
+
+def make_controller(experiment: Experiment) -> Controller:
+    """Makes what `config.cpng` sets beta by between epochs, whether or not it is enabled.
+
+    Args:
+      experiment: from `build`.
+
+    Returns:
+      Maps the state at the end of an epoch, and a batch that tells what the training data are like, to the state with
+      the new beta, and a report.
+    """
+    config, dataset = experiment.config, experiment.dataset
+    settings, rule = experiment.cpng_config, experiment.rule
+    if config.cpng.rule != 'dspike' or not config.cpng.enabled:
+        return lambda state, _: train_step.cpng_step(state, settings, rule)
+    rule_of = dspike.make_rule_of_batch(
+        experiment.model,
+        example_input(dataset),
+        experiment.mesh,
+        mean=dataset.mean,
+        std=dataset.std,
+        dtype=config.dtype,
+        loss=_loss(config, len(dataset.class_names)),
+        accumulate=config.optim.accumulate,
+        epsilon=config.cpng.dspike_epsilon,
+        step=config.cpng.dspike_step,
+    )
+    return lambda state, batch: train_step.cpng_step(state, settings, rule_of(state, batch))
 
 
 def _loss(config: Config, classes: int) -> train_step.Loss:

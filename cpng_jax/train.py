@@ -16,7 +16,16 @@ from cpng_jax.config import Config, validate
 from cpng_jax.describe import describe
 from cpng_jax.errors import DivergedError, UserError
 from cpng_jax.evaluate import evaluate_checkpoint, evaluate_split
-from cpng_jax.experiment import Experiment, build, compile_steps, initial_state, train_batches, with_found_beta
+from cpng_jax.experiment import (
+    Controller,
+    Experiment,
+    build,
+    compile_steps,
+    initial_state,
+    make_controller,
+    train_batches,
+    with_found_beta,
+)
 from cpng_jax.feed import Feed, Mark
 from cpng_jax.metrics import Display, MetricsWriter
 from cpng_jax.profile import Profile
@@ -106,6 +115,7 @@ def _train_from(
     """Makes the steps that are left: returns the last and best accuracy."""
     config, first, leads = experiment.config, int(state.step), distributed.leads()
     step_function, evaluate = compile_steps(experiment)
+    control = make_controller(experiment)
     writer = MetricsWriter(workdir, first_step=first, silent=not leads)
     console = None if leads else Console(quiet=True)
     display = Display(
@@ -133,7 +143,7 @@ def _train_from(
             if ends_epoch:
                 _check_loss(state, checkpoints)
                 pace = Mark.now(step, feed).since(mark, config.batch_size)
-                state, row = _end_epoch(experiment, state, evaluate)
+                state, row = _end_epoch(experiment, state, batch, control, evaluate)
                 row |= pace
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
@@ -156,14 +166,18 @@ def _train_from(
 
 
 def _end_epoch(
-    experiment: Experiment, state: TrainState, evaluate: train_step.EvalStep
+    experiment: Experiment,
+    state: TrainState,
+    batch: train_step.Batch,
+    control: Controller,
+    evaluate: train_step.EvalStep,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Runs CPNG and the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
     config = experiment.config
     loss, accuracy = _running(state, config.batch_size)
     rates = state.epoch.firing_rate
     schedule = optim.learning_rate(config.optim, experiment.steps)
-    controlled, report = train_step.cpng_step(state, experiment.cpng_config, experiment.rule)
+    controlled, report = control(state, batch)
     if config.cpng.enabled and config.cpng.every == 'epoch':
         state = controlled
     state = with_found_beta(experiment, state)

@@ -138,7 +138,7 @@ def make_train_step(
         else:
             batch_axis = images.ndim - 4  # events have T before it
             parts = tuple(
-                _split(array, accumulate, axis)
+                split(array, accumulate, axis)
                 for array, axis in ((images, batch_axis), (labels, 0), (batch['label'], 0))
             )
             batch_stats, whole = _work_off(part, state.batch_stats, parts, accumulate)
@@ -175,8 +175,17 @@ def _hits(logits: Array, labels: Array) -> Array:
     return (jnp.argmax(jnp.mean(logits.astype(jnp.float32), axis=0), axis=-1) == labels).astype(jnp.int32)
 
 
-def _split(array: Array, parts: int, axis: int = 0) -> Array:
-    """Splits the batch axis: `[B, ...]` to `[parts, B / parts, ...]`, every part with examples of every device."""
+def split(array: Array, parts: int, axis: int = 0) -> Array:
+    """Splits the batch axis into parts, every part with examples of every device.
+
+    Args:
+      array: `[..., B, ...]`.
+      parts: how many.
+      axis: of the batch.
+
+    Returns:
+      `[parts, ..., B / parts, ...]`.
+    """
     batch = array.shape[axis]
     split = array.reshape(*array.shape[:axis], batch // parts, parts, *array.shape[axis + 1 :])
     return jnp.moveaxis(split, axis + 1, 0)

@@ -194,6 +194,7 @@ def test_a_decay_at_the_end_of_its_range_cannot_be_learnt(tau, tiny_config):
             {'cpng.rule': 'mpd_agl', 'cpng.chi': 'counted'},
             r'config\.cpng\.chi is counted and config\.cpng\.rule is mpd',
         ),
+        ({'cpng.rule': 'dspike', 'cpng.every': 'batch'}, r'config\.cpng\.every is batch, expected epoch with it'),
         ({'neuron.learn_tau': True, 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
     ],
 )

@@ -142,7 +142,7 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
 
 def test_events_are_split_along_the_batch():
     frames = jnp.arange(2 * 6 * 3).reshape(2, 6, 3)
-    split = train_step._split(frames, 3, axis=1)
+    split = train_step.split(frames, 3, axis=1)
     assert split.shape == (3, 2, 2, 3)
     for part in range(3):
         np.testing.assert_array_equal(split[part], frames[:, part::3])

@@ -119,6 +119,7 @@ def compare(config: Config, values: Sequence[float] | None) -> Plan:
         'CPNG, chi counted': CPNG | {'cpng.chi': 'counted'},
         'CPNG per channel': CPNG | {'cpng.per': 'channel'},
         'MPD-AGL': at_each_batch | {'cpng.rule': 'mpd_agl'},
+        'Dspike': CPNG | {'cpng.rule': 'dspike'},  # once an epoch
         'DS-ATGO, backward half': at_each_batch | {'cpng.rule': 'ds_atgo'},
     }
     if 0 < config.neuron.tau < 1:  # others cannot be learnt
