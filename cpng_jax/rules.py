@@ -1,5 +1,7 @@
 """Rules of other papers that set the width of the surrogate gradient, next to Algorithm 1 of `cpng`.
 
+Those of this file go by the membrane potentials or the decay; that of `dspike`, by the loss, has a file of its own.
+
     rule = rules.make_rule('mpd_agl', surrogate='triangular')
     beta, skipped = rules.update(rule, stats, params, beta)
 
@@ -79,6 +81,7 @@ def ds_atgo(stats: MembraneStats, *, beta_init: float = 1.0, v_th: float = 1.0) 
     at the start, which is one line for both of its cases.
 
     Adapted: the backward half alone, which their ablation calls w/ TGO. In the forward pass the threshold stays v_th.
+    Their published code leaves the mean out of Eq. 7; here it is as printed.
 
     Args:
       stats: `MembraneStats`, any shape.
