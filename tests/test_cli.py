@@ -44,8 +44,12 @@ def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, tmp_path
     assert not (tmp_path / 'run').exists(), 'nothing is written before the configuration is right'
 
 
-def test_a_missing_package_is_named_with_the_command():
-    code = "import runpy, sys; sys.modules['ml_collections'] = None; runpy.run_path('train.py', run_name='__main__')"
+@pytest.mark.parametrize('program', ['train', 'cpng_jax.experiments', 'cpng_jax.analysis'])
+def test_a_missing_package_is_named_with_the_command(program):
+    code = (
+        f"import runpy, sys; sys.modules['ml_collections'] = None; runpy.run_module('{program}', run_name='__main__')"
+    )
     process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert process.returncode == 1
-    assert process.stderr == 'train.py: the package ml_collections is not installed: pip install -r requirements.txt\n'
+    name = 'train.py' if program == 'train' else program
+    assert process.stderr == f'{name}: the package ml_collections is not installed: pip install -r requirements.txt\n'

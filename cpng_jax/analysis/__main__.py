@@ -12,17 +12,21 @@ import ast
 import functools
 import inspect
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+try:
+    from absl import app, flags
 
-from cpng_jax import command
-from cpng_jax.analysis import beta, chi, cost, landscape, membrane, report_page, saliency
-from cpng_jax.analysis.compared import compared_with_versus
-from cpng_jax.analysis.run import Run
-from cpng_jax.config import nearest
-from cpng_jax.errors import UserError
+    from cpng_jax import command
+    from cpng_jax.analysis import beta, chi, cost, landscape, membrane, report_page, saliency
+    from cpng_jax.analysis.compared import compared_with_versus
+    from cpng_jax.analysis.run import Run
+    from cpng_jax.config import nearest
+    from cpng_jax.errors import UserError
+except ModuleNotFoundError as missing:
+    sys.exit(f'cpng_jax.analysis: the package {missing.name} is not installed: pip install -r requirements.txt')
 
 Analysis = Callable[[Run], list[pathlib.Path]]
 
