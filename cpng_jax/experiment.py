@@ -17,7 +17,6 @@ from cpng_jax.models import registry
 from cpng_jax.surrogate import Array
 from cpng_jax.train_state import TrainState, layer_paths
 
-
 Controller = Callable[[TrainState, train_step.Batch], tuple[TrainState, cpng.CPNGReport]]
 
 
