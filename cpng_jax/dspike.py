@@ -137,7 +137,7 @@ def make_rule_of_batch(
         images = train_step.network_input(batch['image'], mean, std, dtype)
         images = train_step.split(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
         labels = train_step.split(batch['label'], accumulate)[0]
-        others = flatten_dict(params)
+        others: Any = flatten_dict(params)
 
         def loss_of(weights: Array, beta: PyTree) -> Array:
             variables = {

@@ -32,6 +32,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of runs and results; run
 _SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds of each arm, from config.seed on.', lower_bound=1)
 _SHARD = flags.DEFINE_string('shard', '1/1', 'Part of the cells to run, such as 3/8.')
 _RUN = flags.DEFINE_boolean('run', True, '--norun writes the results of the cells that are finished, and runs none.')
+_ARMS = flags.DEFINE_multi_string('arm', [], 'An arm to keep, by its name in the table; again for others; all if none.')
 _VALUES = flags.DEFINE_list(
     'values', None, f'Values of the factor of {", ".join(catalogue.WITH_VALUES)}, instead of their own.'
 )
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     validate(config)
     file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
     folder = pathlib.Path(_WORKDIR.value or f'runs/{file.stem}-experiments')
-    plan = catalogue.EXPERIMENTS[name](config, _values(name))
+    plan = catalogue.keep_arms(catalogue.EXPERIMENTS[name](config, _values(name)), _ARMS.value)
     seeds = range(config.seed, config.seed + _SEEDS.value)
     cells = grid.cells_of(plan, config, seeds, folder)
     part = _shard(cells)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cpng_jax.config import Config, flatten
+from cpng_jax.config import Config, flatten, nearest
+from cpng_jax.errors import UserError
 from cpng_jax.surrogate import SURROGATES
 
 FIXED = {'cpng.enabled': False}
@@ -147,6 +148,30 @@ EXPERIMENTS: dict[str, Callable[[Config, Sequence[float] | None], Plan]] = {
 }
 # Those that take other values than their own.
 WITH_VALUES = ('beta_sweep', 'chi_limit', 'frequency')
+
+
+def keep_arms(plan: Plan, labels: Sequence[str]) -> Plan:
+    """Leaves out all arms but some.
+
+    Args:
+      plan: the experiment.
+      labels: of the arms to keep; none keeps all.
+
+    Returns:
+      The plan with those arms, in its own order.
+
+    Raises:
+      UserError: there is no such arm, or one of them takes the beta of an arm that would be left out.
+    """
+    known = [arm.label for arm in plan.arms]
+    for label in labels:
+        if label not in known:
+            raise UserError(f'--arm is {label!r}; the nearest is {nearest(label, known)!r} of {"; ".join(known)}.')
+    arms = tuple(arm for arm in plan.arms if arm.label in labels or not labels)
+    for arm in arms:
+        if arm.beta_of is not None and arm.beta_of not in {other.label for other in arms}:
+            raise UserError(f'{arm.label!r} takes the beta of {arm.beta_of!r}: keep it, too, --arm={arm.beta_of!r}.')
+    return plan._replace(arms=arms)
 
 
 def folder_of(arm: Arm, plan: Plan, config: Config) -> str:

@@ -44,16 +44,19 @@ def difference(finished: Finished, arm: Arm, column: str = 'test_accuracy') -> I
 
     Args:
       finished: cells and what they gave.
-      arm: one that has a baseline; None is returned for others.
+      arm: what is compared.
       column: what is compared.
 
     Returns:
-      The mean difference over the seeds that both have, with its interval.
+      The mean difference over the seeds that both have, with its interval; None where the arm has no baseline or they
+      have no seed in common.
     """
     if arm.baseline in (None, arm.label):
         return None
     ours, theirs = (of_arm(finished, label, column) for label in (arm.label, arm.baseline))
     seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
     return paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
 
 

@@ -56,6 +56,17 @@ def test_the_factors_of_the_paper():
     assert swept == [0.5, 1, 2]
 
 
+def test_some_arms_are_kept():
+    plan = plan_of('from_scratch')
+    assert catalogue.keep_arms(plan, []) == plan
+    kept = catalogue.keep_arms(plan, ['found, at once', 'CPNG'])
+    assert [arm.label for arm in kept.arms] == ['CPNG', 'found, at once']
+    with pytest.raises(UserError, match=r"--arm is 'CPGN'; the nearest is 'CPNG' of fixed; CPNG; found, after 4"):
+        catalogue.keep_arms(plan, ['CPGN'])
+    with pytest.raises(UserError, match=r"'found, at once' takes the beta of 'CPNG': keep it, too, --arm='CPNG'"):
+        catalogue.keep_arms(plan, ['fixed', 'found, at once'])
+
+
 def test_equal_runs_of_two_experiments_share_a_folder(tmp_path):
     config = digits.get_config()
 
@@ -226,6 +237,9 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
     assert lines[1].startswith('[1/2] fixed, seed 0: test ')
     second = run(*arguments, '--shard=2/2', workdir=tmp_path)
     assert '[2/2] chi_limit = 0.3, seed 0' in second.stdout
+    one = run(*arguments, '--arm=chi_limit = 0.3', '--norun', workdir=tmp_path)
+    assert '1 cells, of which 1 are finished' in one.stdout
+    assert '| fixed |' not in one.stdout
     again = run(*arguments, '--seeds=2', '--norun', workdir=tmp_path)
     assert '4 cells, of which 2 are finished' in again.stdout
     assert '| chi_limit = 0.3 | 1 |' in again.stdout
