@@ -48,6 +48,7 @@ def get_config() -> Config:
     config.neuron = ConfigDict()
     config.neuron.tau = 0.5  # decay of the membrane potential; 1 is integrate-and-fire
     config.neuron.learn_tau = False  # True learns the decay of each layer, from tau on; not in the paper
+    config.neuron.ds_atgo = False  # True has threshold and width follow the potentials at each step; not in the paper
     config.neuron.v_th = 1.0  # threshold
     config.neuron.surrogate = 'triangular'  # triangular, rectangular, arctan (Eq. 3 and 4)
     config.neuron.detach_reset = False  # True drops the gradient through the reset (Eq. 8)

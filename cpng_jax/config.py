@@ -90,6 +90,7 @@ RULES: dict[str, Rule] = {
     'model.time_steps': _integer(1),
     'neuron.tau': _number(0, 1),
     'neuron.learn_tau': _BOOLEAN,
+    'neuron.ds_atgo': _BOOLEAN,
     'neuron.v_th': _number(0, open_low=True),
     'neuron.surrogate': _choice(*SURROGATES),
     'neuron.detach_reset': _BOOLEAN,
@@ -144,6 +145,7 @@ ADDED = {
     'cpng.dspike_step': 0.1,
     'cpng.per': 'layer',
     'cpng.rule': 'cpng',
+    'neuron.ds_atgo': False,
     'neuron.learn_tau': False,
 }
 

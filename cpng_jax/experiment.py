@@ -91,10 +91,16 @@ def _check_options(config: Config) -> None:
     """Refuses options that do not go together, by a sentence on each pair."""
     neuron, controller = config.neuron, config.cpng
     counted, channel, lsg = controller.chi == 'counted', controller.per == 'channel', controller.rule == 'lsg'
-    if neuron.implementation == 'pallas' and (counted or channel or neuron.learn_tau):
+    if neuron.implementation == 'pallas' and (counted or channel or neuron.learn_tau or neuron.ds_atgo):
         raise UserError(
-            'config.neuron.implementation is pallas, whose kernels know a fixed tau and measure mean and variance of '
-            'whole layers: take scan, or cpng.chi gaussian, cpng.per layer and neuron.learn_tau False.'
+            'config.neuron.implementation is pallas, whose kernels know a fixed tau and threshold and measure mean and '
+            'variance of whole layers: take scan, or cpng.chi gaussian, cpng.per layer, neuron.learn_tau False and '
+            'neuron.ds_atgo False.'
+        )
+    if neuron.ds_atgo and counted:
+        raise UserError(
+            'config.neuron.ds_atgo is True and config.cpng.chi is counted, expected gaussian with it: '
+            'distances are counted from a fixed threshold.'
         )
     if counted and channel:
         raise UserError(

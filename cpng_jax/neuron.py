@@ -1,7 +1,7 @@
 """Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -130,8 +130,8 @@ def _run(
     """What `lif` does and returns; and, if asked to count, how near the potentials are to the threshold."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
-    terms, surrogate = _terms(currents, tau), get_surrogate(surrogate)
-    neurons = time_loop.Neurons(surrogate, detach_reset, _count_steps(terms, time_steps), count, per_channel)
+    terms, surrogate = check_terms(currents, tau), get_surrogate(surrogate)
+    neurons = time_loop.Neurons(surrogate, detach_reset, count_steps(terms, time_steps), count, per_channel)
     if implementation == 'pallas':
         if count or per_channel:
             raise ValueError(
@@ -170,15 +170,26 @@ def potentials(
       TypeError: as `lif`.
       ValueError: as `lif`.
     """
-    terms = _terms(currents, tau)
+    terms = check_terms(currents, tau)
     # The surrogate gradient has no part in the forward pass.
-    neurons = time_loop.Neurons(TRIANGULAR, detach_reset=False, time_steps=_count_steps(terms, time_steps))
+    neurons = time_loop.Neurons(TRIANGULAR, detach_reset=False, time_steps=count_steps(terms, time_steps))
     u = terms[0].values[0]
     return time_loop.potentials(terms, broadcastable('tau', tau, u), broadcastable('v_th', v_th, u), neurons)
 
 
-def _count_steps(terms: time_loop.Terms, time_steps: int | None) -> int:
-    """T, checked against the time steps of the currents."""
+def count_steps(terms: time_loop.Terms, time_steps: int | None) -> int:
+    """Tells T, checked against the time steps of the currents.
+
+    Args:
+      terms: of the currents.
+      time_steps: T, or None for that of the currents.
+
+    Returns:
+      T.
+
+    Raises:
+      ValueError: the currents have neither 1 nor `time_steps`.
+    """
     given = len(terms[0].values)
     time_steps = given if time_steps is None else time_steps
     if given not in (1, time_steps):
@@ -219,7 +230,7 @@ def lif_reference(
       TypeError: as `lif`.
       ValueError: as `lif`.
     """
-    terms = _terms(currents, tau)
+    terms = check_terms(currents, tau)
     total, out = time_loop.sum_of(terms), terms[0].values.dtype
 
     def step(carry: tuple[Array, Array], current: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -234,8 +245,20 @@ def lif_reference(
     return spikes, membrane_stats(of_all_steps)
 
 
-def _terms(currents: Term | Sequence[Term], tau: ArrayLike) -> time_loop.Terms:
-    """The terms of the currents, once they and tau have been checked."""
+def check_terms(currents: Term | Sequence[Term], tau: ArrayLike) -> time_loop.Terms:
+    """Brings currents into terms, once they and tau have been checked.
+
+    Args:
+      currents: as of `lif`.
+      tau: as of `lif`.
+
+    Returns:
+      The terms.
+
+    Raises:
+      TypeError: as `lif`.
+      ValueError: as `lif`.
+    """
     if isinstance(tau, int | float) and not 0 <= tau <= 1:
         raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
     one = isinstance(currents, Normalised) or not isinstance(currents, tuple | list)
@@ -305,19 +328,11 @@ class LIF(nn.Module):
         Returns:
           `[T, B, ...]`, in the dtype of `currents`.
         """
-        if not self.beta_init > 0:
-            raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
-        if self.learn_tau and not 0 < self.tau < 1:
-            raise ValueError(f'tau must lie strictly between 0 and 1 to be learnt, got {self.tau}.')
-        logit = math.log(self.tau / (1 - self.tau)) if self.learn_tau else None
-        tau = self.tau if logit is None else nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), ()))
-        # The first leaf is the first term's values.
-        shape = jax.tree.leaves(currents)[0].shape[-1:] if self.per_channel else ()
-        beta = self.variable('surrogate', 'beta', lambda: jnp.full(shape, self.beta_init, jnp.float32))
+        tau, beta = self.decay(), self.width(currents)
         count = self.is_mutable_collection('distances') and not self.is_initializing()
         spikes, stats, distances = _run(
             currents,
-            beta.value,
+            beta,
             tau,
             self.v_th,
             self.surrogate,
@@ -327,15 +342,39 @@ class LIF(nn.Module):
             count,
             self.per_channel,
         )
-        if not self.is_initializing():
-            if self.is_mutable_collection('membrane'):
-                self.put_variable('membrane', 'beta', stats)
-            if count:
-                self.put_variable('distances', 'beta', distances)
-            if self.is_mutable_collection('firing_rate'):
-                rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
-                self.put_variable('firing_rate', 'beta', rate)
-            if self.is_mutable_collection('potentials'):
-                u = potentials(currents, tau=tau, v_th=self.v_th, time_steps=time_steps)
-                self.put_variable('potentials', 'beta', u)
+        u = lambda: potentials(currents, tau=tau, v_th=self.v_th, time_steps=time_steps)
+        self.report(spikes, stats, distances, u)
         return spikes
+
+    def decay(self) -> ArrayLike:
+        """The decay of the membrane potential: `tau`, or what has been learnt."""
+        if not self.learn_tau:
+            return self.tau
+        if not 0 < self.tau < 1:
+            raise ValueError(f'tau must lie strictly between 0 and 1 to be learnt, got {self.tau}.')
+        logit = math.log(self.tau / (1 - self.tau))
+        return nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), ()))
+
+    def width(self, currents: Term | Sequence[Term]) -> Array:
+        """The width parameter beta, a scalar or one for each channel of the currents."""
+        if not self.beta_init > 0:
+            raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
+        # The first leaf is the first term's values.
+        shape = jax.tree.leaves(currents)[0].shape[-1:] if self.per_channel else ()
+        return self.variable('surrogate', 'beta', lambda: jnp.full(shape, self.beta_init, jnp.float32)).value
+
+    def report(
+        self, spikes: Array, stats: MembraneStats, distances: MembraneDistances | None, u: Callable[[], Array]
+    ) -> None:
+        """Writes what is asked for into the collections of measurements; `u` computes the potentials."""
+        if self.is_initializing():
+            return
+        if self.is_mutable_collection('membrane'):
+            self.put_variable('membrane', 'beta', stats)
+        if distances is not None:
+            self.put_variable('distances', 'beta', distances)
+        if self.is_mutable_collection('firing_rate'):
+            rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
+            self.put_variable('firing_rate', 'beta', rate)
+        if self.is_mutable_collection('potentials'):
+            self.put_variable('potentials', 'beta', u())

@@ -80,8 +80,8 @@ def ds_atgo(stats: MembraneStats, *, beta_init: float = 1.0, v_th: float = 1.0) 
     f_c (mean + standard deviation), with f_c = 1; Eq. 7: width = (1 + tanh(adaptive threshold - v_th)) times the width
     at the start, which is one line for both of its cases.
 
-    Adapted: the backward half alone, which their ablation calls w/ TGO. In the forward pass the threshold stays v_th.
-    Their published code leaves the mean out of Eq. 7; here it is as printed.
+    Adapted: the backward half alone, which their ablation calls w/ TGO. In the forward pass the threshold stays v_th;
+    `ds_atgo.AdaptedLIF` has both halves. Their published code leaves the mean out of Eq. 7; here it is as printed.
 
     Args:
       stats: `MembraneStats`, any shape.

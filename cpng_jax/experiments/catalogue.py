@@ -121,6 +121,7 @@ def compare(config: Config, values: Sequence[float] | None) -> Plan:
         'CPNG per channel': CPNG | {'cpng.per': 'channel'},
         'MPD-AGL': at_each_batch | {'cpng.rule': 'mpd_agl'},
         'Dspike': CPNG | {'cpng.rule': 'dspike'},  # once an epoch
+        'DS-ATGO': FIXED | {'neuron.ds_atgo': True},  # at each time step
         'DS-ATGO, backward half': at_each_batch | {'cpng.rule': 'ds_atgo'},
     }
     if 0 < config.neuron.tau < 1:  # others cannot be learnt
@@ -133,7 +134,7 @@ def compare(config: Config, values: Sequence[float] | None) -> Plan:
         factors = {key: settled[f'cpng.{key}'] for key in ('rule', 'chi', 'per')}
         if not settled['cpng.enabled']:
             factors['rule'] = 'fixed'
-        factors['learn_tau'] = settled['neuron.learn_tau']
+        factors |= {key: settled[f'neuron.{key}'] for key in ('ds_atgo', 'learn_tau')}
         arms.append(Arm(label, changes, factors, None if label == 'fixed' else 'fixed'))
     return Plan('CPNG, its options, and rules of other papers', 'Table 3, and beyond the paper', tuple(arms))
 

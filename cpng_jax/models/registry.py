@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 
 from cpng_jax.config import Config, Rule, nearest
+from cpng_jax.ds_atgo import AdaptedLIF
 from cpng_jax.errors import UserError
 from cpng_jax.layers import TdBN
 from cpng_jax.models.resnet import ResNet
@@ -130,7 +131,9 @@ def build(config: Config, classes: int) -> nn.Module:
         fields['alpha_residual'] = alpha_residual
     fields['remat'] = config.remat
     per_channel = config.cpng.per == 'channel'
-    neuron = functools.partial(LIF, beta_init=config.cpng.beta_init, per_channel=per_channel, **config.neuron)
+    neuron_fields = dict(config.neuron.items())
+    kind = AdaptedLIF if neuron_fields.pop('ds_atgo') else LIF
+    neuron = functools.partial(kind, beta_init=config.cpng.beta_init, per_channel=per_channel, **neuron_fields)
     try:
         return variant.module(
             classes=classes, neuron=neuron, norm=functools.partial(TdBN, v_th=config.neuron.v_th, **norm), **fields
