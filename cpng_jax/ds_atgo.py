@@ -1,8 +1,8 @@
 """Neurons of DS-ATGO: the threshold, and with it the surrogate gradient's width, follows the potentials of each step.
 
-Jiang et al., "DS-ATGO: Dual-Stage Synergistic Learning via Forward Adaptive Threshold and Backward Gradient Optimization
-for Spiking Neural Networks", AAAI 2026. Eq. 5: the threshold is f_c (mean + standard deviation) of a layer's potentials
-at that time step, f_c = 1. Eq. 7: width = (1 + tanh(threshold - v_th)) times the width at the start, one line for both
+Jiang et al., "DS-ATGO: Dual-Stage Synergistic Learning via Forward Adaptive Threshold and Backward Gradient
+Optimization for Spiking Neural Networks", AAAI 2026. Eq. 5: the threshold is f_c (mean + standard deviation) of a
+layer's potentials at that time step, f_c = 1. Eq. 7: width = (1 + tanh(threshold - v_th)) times the width at the start, one line for both
 of its cases. As in their published code no gradient flows through the threshold, and evaluation takes its running
 average; that code leaves the mean out of Eq. 7, which here is as printed.
 
@@ -94,7 +94,8 @@ class AdaptedLIF(LIF):
     """`LIF` with the threshold and the width of DS-ATGO; its variables, and the running `threshold`, `[T]`.
 
     The latter is in the collection `batch_stats`. While that is mutable, as in training, thresholds are those of the
-    potentials at hand; otherwise the running ones. `MembraneStats` and the collection `potentials` are of `Adapted.near`.
+    potentials at hand; otherwise the running ones. `MembraneStats` and the collection `potentials` are of
+    `Adapted.near`.
     """
 
     @nn.compact

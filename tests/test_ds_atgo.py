@@ -28,10 +28,7 @@ def equations(currents, tau, v_th):
     for current in np.float64(currents):
         u = tau * kept + current
         threshold = u.mean() + u.std()
-        if threshold <= v_th:
-            width = 1 - np.tanh(v_th - threshold)
-        else:
-            width = 1 + np.tanh(threshold - v_th)
+        width = 1 - np.tanh(v_th - threshold) if threshold <= v_th else 1 + np.tanh(threshold - v_th)
         s = np.float64(u >= threshold)
         kept = u * (1 - s)
         rows.append((u, s, threshold, width))
