@@ -2,9 +2,9 @@
 
 Jiang et al., "DS-ATGO: Dual-Stage Synergistic Learning via Forward Adaptive Threshold and Backward Gradient
 Optimization for Spiking Neural Networks", AAAI 2026. Eq. 5: the threshold is f_c (mean + standard deviation) of a
-layer's potentials at that time step, f_c = 1. Eq. 7: width = (1 + tanh(threshold - v_th)) times the width at the start, one line for both
-of its cases. As in their published code no gradient flows through the threshold, and evaluation takes its running
-average; that code leaves the mean out of Eq. 7, which here is as printed.
+layer's potentials at that time step, f_c = 1. Eq. 7: width = (1 + tanh(threshold - v_th)) times the width at the
+start, one line for both of its cases. As in their published code no gradient flows through the threshold, and
+evaluation takes its running average; that code leaves the mean out of Eq. 7, which here is as printed.
 
 Written for comparison, by `lax.scan` as JAX differentiates it: slower than `LIF`, and with several devices they wait
 for each other at each time step. The backward half alone, at a fixed threshold, is `rules.ds_atgo`.
