@@ -20,7 +20,7 @@ try:
     from absl import app, flags
 
     from cpng_jax import command
-    from cpng_jax.analysis import beta, chi, cost, landscape, membrane, report_page, saliency
+    from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, report_page, saliency
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
     from cpng_jax.config import nearest
@@ -46,6 +46,7 @@ ANALYSES: dict[str, Analysis] = {
     'chi': chi.analyse,
     'beta': beta.analyse,
     'cost': cost.analyse,
+    'gradients': _compares(gradients.draw),
     'saliency': _compares(saliency.draw),
     'landscape': _compares(landscape.draw),
     'report': report_page.analyse,
@@ -56,7 +57,7 @@ _VERSUS = flags.DEFINE_string(
     'versus', None, 'Folder of a second run, such as one without CPNG, for all but membrane and report.'
 )
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'latest', ['latest', 'best'], 'Which checkpoint to look at.')
-_OPTIONS = flags.DEFINE_multi_string('option', [], 'Of saliency and landscape, such as --option=images=16.')
+_OPTIONS = flags.DEFINE_multi_string('option', [], 'Of gradients, saliency and landscape, such as --option=images=16.')
 
 
 def main(argv: list[str]) -> None:
@@ -88,7 +89,9 @@ def _check_options(names: list[str]) -> None:
     for option in _OPTIONS.value:
         key, equals, _ = option.partition('=')
         if not equals or key not in known:
-            expected = f'one of {", ".join(known)}' if known else 'none, which only saliency and landscape take'
+            expected = (
+                f'one of {", ".join(known)}' if known else 'none, which only gradients, saliency and landscape take'
+            )
             raise UserError(f'--option is {option!r}, expected KEY=VALUE with a key of {", ".join(names)}: {expected}.')
 
 

@@ -54,7 +54,10 @@ def folders(tmp_path, workdir):
             "--option is 'image=2', expected KEY=VALUE with a key of",
         ),
         (['saliency', '--workdir={run}', '--option=images'], "--option is 'images', expected KEY=VALUE with a key of"),
-        (['chi', '--workdir={run}', '--option=images=2'], 'a key of chi: none, which only saliency and landscape take'),
+        (
+            ['chi', '--workdir={run}', '--option=images=2'],
+            'a key of chi: none, which only gradients, saliency and landscape take',
+        ),
         (
             ['saliency', '--workdir={run}', '--option=images=few'],
             "--option is images='few', expected a value like that",
