@@ -128,12 +128,13 @@ def _picture(
         depth = np.arange(1, relative.shape[1] + 1)
         for index, (beta, values) in enumerate(zip(betas, relative, strict=True)):
             colour = colormaps['viridis'](0.95 * index / max(len(betas) - 1, 1))
-            label = f'β = {beta:g}: × {growth(values):.2f} a layer'
+            label = f'β = {beta:g}: {growth(values):.2f} times a layer'
             shown = np.where(values > 0, values, np.nan)  # there is no place for 0 on a logarithmic axis
             axes.semilogy(depth, shown, color=colour, marker='.', label=label)
         axes.set_xlabel('depth of the kernel')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(run.label, fontsize=10)
+        config = run.experiment.config
+        axes.set_title(run.label if len(runs) > 1 else f'{config.model.name} on {config.data.name}', fontsize=10)
         axes.legend(frameon=False, fontsize=8)
         plots.tidy(axes)
     panels[0].set_ylabel('norm of the gradient / norm of the kernel')
