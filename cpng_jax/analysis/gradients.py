@@ -15,6 +15,7 @@ from cpng_jax.analysis.compared import Compared, check_comparable, check_options
 from cpng_jax.errors import UserError
 from cpng_jax.experiment import initial_state
 from cpng_jax.losses import mean_output_cross_entropy
+from cpng_jax.surrogate import Array
 from cpng_jax.train_state import TrainState
 
 _NOTE = (
@@ -41,18 +42,21 @@ def relative_gradients(run: Compared, state: TrainState, betas: Sequence[float],
     examples = spread_examples(dataset, 'train', images)
     batch = train_step.network_input(jnp.asarray(examples.images), dataset.mean, dataset.std)
 
+    # All of it arguments: what is large and constant XLA would try to compute with while it compiles.
     @jax.jit
-    def measure(beta: jax.Array) -> jax.Array:
-        def loss(params: Any) -> jax.Array:
-            surrogate = jax.tree.map(lambda leaf: jnp.full_like(leaf, beta), state.surrogate)
+    def measure(state: TrainState, batch: Array, labels: Array, beta: Array) -> Array:
+        surrogate = jax.tree.map(lambda leaf: jnp.full_like(leaf, beta), state.surrogate)
+
+        def loss(params: Any) -> Array:
             variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': surrogate}
             logits, _ = model.apply(variables, batch, train=True, mutable=['batch_stats'])
-            return jnp.mean(mean_output_cross_entropy(logits, jnp.asarray(examples.labels)))
+            return jnp.mean(mean_output_cross_entropy(logits, labels))
 
         norms = lambda tree: jnp.stack([jnp.linalg.norm(leaf.ravel()) for _, leaf in _kernels(tree)])
         return norms(jax.grad(loss)(state.params)) / norms(state.params)
 
-    return np.stack([np.asarray(measure(jnp.float32(beta)), np.float64) for beta in betas])
+    labels = jnp.asarray(examples.labels)
+    return np.stack([np.asarray(measure(state, batch, labels, jnp.float32(beta)), np.float64) for beta in betas])
 
 
 def growth(relative: np.ndarray) -> float:
