@@ -32,7 +32,8 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 th { background: var(--panel); position: sticky; top: 0; font-weight: 600; white-space: normal; vertical-align: bottom }
 tr:last-child td { border-bottom: 0 }
-.text { text-align: left; white-space: normal }
+td.text { text-align: left; white-space: normal; min-width: 7rem }
+th.text { text-align: left }
 td { vertical-align: top }
 summary { cursor: pointer; color: var(--accent); padding: .4rem 0 }
 """

@@ -66,13 +66,13 @@ def _side_by_side(left: 'Axes', right: 'Axes', plan: Plan, finished: Finished) -
         left.plot(accuracies, [place] * len(accuracies), 'o', color=QUIET, markersize=4)
         left.plot(mean_and_std(accuracies)[0], place, '|', color=ACCENT, markersize=16, markeredgewidth=2)
         interval = difference(finished, arm)
-        if interval is not None and interval.count:
+        if interval is not None:
             right.plot(100 * interval.mean, place, 'o', color=ACCENT)
             right.plot([100 * interval.low, 100 * interval.high], [place, place], color=ACCENT, linewidth=1.5)
     left.set_yticks(range(len(plan.arms)), [arm.label for arm in plan.arms])
     left.set_ylim(len(plan.arms) - 0.5, -0.5)  # from top to bottom
     left.set_xlabel('test accuracy, last epoch [%]: runs, mean')
     right.axvline(0, color=GREY, linestyle='--', linewidth=1)
-    right.set_xlabel('difference to its baseline, seed by seed [points]: mean, 95 %')
+    right.set_xlabel('difference to its baseline [points]: mean, 95 % interval')
     for axes in (left, right):
         tidy(axes)
