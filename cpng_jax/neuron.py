@@ -346,6 +346,7 @@ class LIF(nn.Module):
         self.report(spikes, stats, distances, u)
         return spikes
 
+    @nn.nowrap
     def decay(self) -> ArrayLike:
         """The decay of the membrane potential: `tau`, or what has been learnt."""
         if not self.learn_tau:
@@ -355,6 +356,7 @@ class LIF(nn.Module):
         logit = math.log(self.tau / (1 - self.tau))
         return nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), ()))
 
+    @nn.nowrap
     def width(self, currents: Term | Sequence[Term]) -> Array:
         """The width parameter beta, a scalar or one for each channel of the currents."""
         if not self.beta_init > 0:
@@ -363,6 +365,7 @@ class LIF(nn.Module):
         shape = jax.tree.leaves(currents)[0].shape[-1:] if self.per_channel else ()
         return self.variable('surrogate', 'beta', lambda: jnp.full(shape, self.beta_init, jnp.float32)).value
 
+    @nn.nowrap
     def report(
         self, spikes: Array, stats: MembraneStats, distances: MembraneDistances | None, u: Callable[[], Array]
     ) -> None:
