@@ -110,8 +110,8 @@ class AdaptedLIF(LIF):
           As of `LIF`.
         """
         tau, beta = self.decay(), self.width(currents)
-        steps = count_steps(check_terms(currents, tau), time_steps)
-        running = self.variable('batch_stats', 'threshold', lambda: jnp.full(steps, self.v_th, jnp.float32))
+        steps = lambda: count_steps(check_terms(currents, tau), time_steps)
+        running = self.variable('batch_stats', 'threshold', lambda: jnp.full(steps(), self.v_th, jnp.float32))
         training = self.is_mutable_collection('batch_stats') and not self.is_initializing()
         spikes, near, thresholds = adapted_lif(
             currents,

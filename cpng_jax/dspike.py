@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from cpng_jax import rules, train_step
@@ -78,7 +79,7 @@ def best_beta(loss: Loss, weights: Array, beta: PyTree, *, epsilon: float, step:
 
     def likeness(by: Array) -> Array:
         candidate = moved(by)
-        positive = jnp.all(jnp.stack([jnp.all(leaf > 0) for leaf in jax.tree.leaves(candidate)]))
+        positive = jnp.all(ravel_pytree(candidate)[0] > 0)
         value = cosine(jax.grad(loss)(weights, candidate), reference)
         return jnp.where(positive & jnp.isfinite(value), value, -jnp.inf)
 
@@ -145,8 +146,7 @@ def make_rule_of_batch(
                 'batch_stats': batch_stats,
                 'surrogate': beta,
             }
-            logits, _ = model.apply(variables, images, train=True, mutable=['batch_stats'])
-            return jnp.mean(loss(logits, labels))
+            return train_step.batch_loss(model, variables, images, labels, loss)
 
         return best_beta(loss_of, others[path], beta, epsilon=epsilon, step=step)
 

@@ -165,6 +165,25 @@ def make_train_step(
     )
 
 
+def batch_loss(
+    model: nn.Module, variables: dict[str, Any], images: Array, labels: Array, loss: Loss = mean_output_cross_entropy
+) -> Array:
+    """The mean loss of a batch as training sees it, normalised by itself; running statistics stay as they are.
+
+    Args:
+      model: the network.
+      variables: its collections `params`, `batch_stats` and `surrogate`.
+      images: in the form that the network takes, see `network_input`.
+      labels: of the images.
+      loss: of each example, from logits `[T, B, classes]` and labels.
+
+    Returns:
+      A scalar, in nats.
+    """
+    logits, _ = model.apply(variables, images, train=True, mutable=['batch_stats'])
+    return jnp.mean(loss(logits, labels))
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Tells what XLA is to be told of a training step on the devices of a mesh; None for nothing."""
     return _CPU_OPTIONS if mesh.devices.flat[0].platform == 'cpu' else None

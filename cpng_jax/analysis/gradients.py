@@ -14,7 +14,6 @@ from cpng_jax.analysis import plots, tables
 from cpng_jax.analysis.compared import Compared, check_comparable, check_options, spread_examples
 from cpng_jax.errors import UserError
 from cpng_jax.experiment import initial_state
-from cpng_jax.losses import mean_output_cross_entropy
 from cpng_jax.surrogate import Array
 from cpng_jax.train_state import TrainState
 
@@ -49,8 +48,7 @@ def relative_gradients(run: Compared, state: TrainState, betas: Sequence[float],
 
         def loss(params: Any) -> Array:
             variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': surrogate}
-            logits, _ = model.apply(variables, batch, train=True, mutable=['batch_stats'])
-            return jnp.mean(mean_output_cross_entropy(logits, labels))
+            return train_step.batch_loss(model, variables, batch, labels)
 
         norms = lambda tree: jnp.stack([jnp.linalg.norm(leaf.ravel()) for _, leaf in _kernels(tree)])
         return norms(jax.grad(loss)(state.params)) / norms(state.params)
