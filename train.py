@@ -7,8 +7,9 @@ try:
     from absl import flags
     from ml_collections import config_flags
 
-    from cpng_jax import command, train
-    from cpng_jax.errors import UserError
+    from cpng_jax.runtime import command
+    from cpng_jax.runtime.errors import UserError
+    from cpng_jax.training import loop as train
 except ModuleNotFoundError as missing:
     sys.exit(f'train.py: the package {missing.name} is not installed: pip install -r requirements.txt')
 

@@ -22,7 +22,7 @@ from benchmarks.contest import PEERS, Result, contest
 from benchmarks.cpng_cost import Cost
 from benchmarks.process import peers_python
 from benchmarks.scaling import AXES, Growth
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 _OURS, _NEUTRAL = '#1f77b4', '#555555'
 

@@ -18,8 +18,8 @@ from absl import app, flags
 from benchmarks.contest import Spread
 from benchmarks.cpng_cost import seconds_of
 from benchmarks.memory import table
-from cpng_jax.convolution import convolve
-from cpng_jax.surrogate import Array
+from cpng_jax.nn.convolution import convolve
+from cpng_jax.nn.surrogate import Array
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternating rounds.', lower_bound=1)
 

@@ -25,9 +25,10 @@ from benchmarks import cases, ours
 from benchmarks.cases import NETWORKS, Arrays, Case
 from benchmarks.contest import Spread
 from benchmarks.memory import table
-from cpng_jax import experiment, train_step
-from cpng_jax.experiment import Experiment
-from cpng_jax.losses import mean_output_cross_entropy
+from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.training import setup as experiment
+from cpng_jax.training import step as train_step
+from cpng_jax.training.setup import Experiment
 
 EPOCH_IMAGES = 50_000
 

@@ -19,12 +19,12 @@ from absl import app, flags
 from flax import linen as nn
 
 from configs import cifar100_vgg16, imagenet_sew_resnet34
-from cpng_jax.config import Config
 from cpng_jax.data import fake
-from cpng_jax.losses import mean_output_cross_entropy
 from cpng_jax.models import registry
 from cpng_jax.models.blocks import REMATS
-from cpng_jax.surrogate import Array
+from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.runtime.config import Config
 
 NETWORKS = {'VGG16, CIFAR': cifar100_vgg16, 'SEW-ResNet34, ImageNet': imagenet_sew_resnet34}
 TIME_STEPS = (1, 2, 4, 8, 16)

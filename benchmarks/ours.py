@@ -16,10 +16,13 @@ from flax import traverse_util
 from benchmarks import cases
 from benchmarks.cases import NETWORKS, Arrays, Case
 from benchmarks.worker import Work
-from cpng_jax import experiment, lif, sharding, train_step
-from cpng_jax.config import Config
-from cpng_jax.experiment import Experiment
-from cpng_jax.losses import mean_output_cross_entropy
+from cpng_jax import lif
+from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.runtime import sharding
+from cpng_jax.runtime.config import Config
+from cpng_jax.training import setup as experiment
+from cpng_jax.training import step as train_step
+from cpng_jax.training.setup import Experiment
 
 VERSIONS = {'jax': jax.__version__}
 DIFFERS = ''

@@ -35,10 +35,11 @@ from absl import app, flags
 
 from benchmarks import memory
 from configs import imagenet_sew_resnet34
-from cpng_jax import optim, train_state
-from cpng_jax.config import Config
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.summary import Summary, summarise
+from cpng_jax.runtime.config import Config
+from cpng_jax.training import optim
+from cpng_jax.training import state as train_state
 
 _IMAGES = 1_281_167  # for training in ImageNet
 _FLOAT32 = 4  # bytes

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from typing import Any
 
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -32,7 +32,7 @@ from benchmarks.cases import NETWORKS, Case, lif_case, network_case
 from benchmarks.contest import PEERS, Result, Spread, contest
 from benchmarks.memory import table
 from benchmarks.process import peers_python
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 CASES = ('lif', *NETWORKS)
 

@@ -21,8 +21,8 @@ from benchmarks import ours
 from benchmarks.cpng_cost import seconds_of
 from benchmarks.memory import table
 from configs import cifar10_resnet19
-from cpng_jax import experiment
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
+from cpng_jax.training import setup as experiment
 
 # Axis -> sizes and the power of the size that the work grows with.
 AXES: dict[str, tuple[tuple[int, ...], int]] = {

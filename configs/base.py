@@ -5,7 +5,7 @@ An experiment's file calls `get_config()` and changes what is its own. `cpng_jax
 
 from ml_collections import ConfigDict
 
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

@@ -5,7 +5,7 @@ First: `python -m cpng_jax.data.prepare cifar100`.
 """
 
 from configs import cifar100_vgg16
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

@@ -4,7 +4,7 @@ Without CPNG (`--config.cpng.enabled=False`) 69.08 %. First: `python -m cpng_jax
 """
 
 from configs import base
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

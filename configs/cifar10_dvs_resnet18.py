@@ -5,7 +5,7 @@ Without CPNG (`--config.cpng.enabled=False`) 75.6 %; with TET as well (`--config
 """
 
 from configs import base
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

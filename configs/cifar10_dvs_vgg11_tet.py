@@ -5,7 +5,7 @@ other CIFAR10-DVS experiment are taken, 72 and 200. First: `python -m cpng_jax.d
 """
 
 from configs import cifar10_dvs_resnet18
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

@@ -5,7 +5,7 @@ made at the first use and kept in `data.dir`.
 """
 
 from configs import base
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

@@ -4,7 +4,7 @@ Not in the paper. What `python -m cpng_jax.experiments` is run on for docs/resul
 """
 
 from configs import digits
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

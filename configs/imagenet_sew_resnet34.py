@@ -5,7 +5,7 @@ Integrate-and-fire neurons with the reset detached, as the authors of SEW-ResNet
 """
 
 from configs import base
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

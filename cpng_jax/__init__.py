@@ -3,14 +3,14 @@
 The library, usable in anyone's JAX code. The training program lives in the other modules and is not imported here.
 """
 
-from cpng_jax import cpng
-from cpng_jax.cpng import CPNGConfig, CPNGReport, CPNGState
-from cpng_jax.effective_domain import beta_for_chi, chi
-from cpng_jax.layers import Conv, Dense, TdBN, avg_pool
-from cpng_jax.losses import mean_output_cross_entropy
+from cpng_jax.control import cpng
+from cpng_jax.control.cpng import CPNGConfig, CPNGReport, CPNGState
+from cpng_jax.control.effective_domain import beta_for_chi, chi
 from cpng_jax.models.vgg import VGG
-from cpng_jax.neuron import LIF, MembraneDistances, MembraneStats, lif, membrane_stats
-from cpng_jax.surrogate import Surrogate, spike
+from cpng_jax.nn.layers import Conv, Dense, TdBN, avg_pool
+from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.nn.neuron import LIF, MembraneDistances, MembraneStats, lif, membrane_stats
+from cpng_jax.nn.surrogate import Surrogate, spike
 
 __version__ = '0.1.0'
 

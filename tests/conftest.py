@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from configs import digits
-from cpng_jax.config import Config
+from cpng_jax.runtime.config import Config
 
 # What several tests, or processes of one, compile alike is compiled once; each worker of pytest-xdist has a folder of
 # its own, since JAX does not write its files in one go.

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from configs import digits
-from cpng_jax import metrics
-from cpng_jax.checkpoint import Checkpoints
-from cpng_jax.config import flatten
-from cpng_jax.experiment import build, initial_state
+from cpng_jax.runtime import metrics
+from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime.config import flatten
+from cpng_jax.training.setup import build, initial_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 

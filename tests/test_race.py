@@ -13,7 +13,7 @@ import pytest
 from benchmarks import bench, cases, contest, convolutions, cpng_cost, equality, ours, process, race, scaling, worker
 from benchmarks.contest import Contender, Result, Spread
 from cpng_jax import data
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 LIF = cases.lif_case(3, 128)
 

@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml  # which ml_collections needs
 
-from cpng_jax.config import flatten
+from cpng_jax.runtime.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = ROOT / 'scripts'

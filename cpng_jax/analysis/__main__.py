@@ -19,12 +19,13 @@ from typing import Any
 try:
     from absl import app, flags
 
-    from cpng_jax import command
-    from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, report_page, saliency
+    from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, saliency
+    from cpng_jax.analysis import report as report_page
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
-    from cpng_jax.config import nearest
-    from cpng_jax.errors import UserError
+    from cpng_jax.runtime import command
+    from cpng_jax.runtime.config import nearest
+    from cpng_jax.runtime.errors import UserError
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.analysis: the package {missing.name} is not installed: pip install -r requirements.txt')
 

@@ -2,9 +2,9 @@
 
 import pathlib
 
-from cpng_jax.analysis import plots, tables
 from cpng_jax.analysis.run import Run, labels
-from cpng_jax.errors import UserError
+from cpng_jax.runtime import plots, tables
+from cpng_jax.runtime.errors import UserError
 
 
 def analyse(run: Run) -> list[pathlib.Path]:

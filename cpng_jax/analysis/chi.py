@@ -2,8 +2,8 @@
 
 import pathlib
 
-from cpng_jax.analysis import plots, tables
 from cpng_jax.analysis.run import Run, labels
+from cpng_jax.runtime import plots, tables
 
 
 def analyse(run: Run) -> list[pathlib.Path]:

@@ -7,9 +7,9 @@ import numpy as np
 
 from cpng_jax.analysis.run import Run, labels
 from cpng_jax.data.dataset import ArraySource, Dataset
-from cpng_jax.errors import UserError
-from cpng_jax.experiment import Experiment
-from cpng_jax.train_state import TrainState
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.training.setup import Experiment
+from cpng_jax.training.state import TrainState
 
 Split = Literal['train', 'test']
 

@@ -6,12 +6,12 @@ import time
 import jax
 import numpy as np
 
-from cpng_jax.analysis import tables
 from cpng_jax.analysis.run import Run, labels
-from cpng_jax.describe import measured_density
-from cpng_jax.experiment import example_input
 from cpng_jax.models.summary import summarise
-from cpng_jax.train_step import cpng_step
+from cpng_jax.runtime import tables
+from cpng_jax.training.setup import example_input
+from cpng_jax.training.step import cpng_step
+from cpng_jax.training.summary import measured_density
 
 _CALLS = 20
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cpng_jax import train_step
-from cpng_jax.analysis import plots, tables
 from cpng_jax.analysis.compared import Compared, check_comparable, check_options, spread_examples
-from cpng_jax.errors import UserError
-from cpng_jax.experiment import initial_state
-from cpng_jax.surrogate import Array
-from cpng_jax.train_state import TrainState
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.runtime import plots, tables
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import step as train_step
+from cpng_jax.training.setup import initial_state
+from cpng_jax.training.state import TrainState
 
 _NOTE = (
     'Norm of the gradient of each kernel by the loss (Eq. 5), divided by the norm of the kernel, on {images} training '

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from cpng_jax.analysis.plots import ACCENT, GREY, QUIET, new_figure
-from cpng_jax.surrogate import get_surrogate
+from cpng_jax.nn.surrogate import get_surrogate
+from cpng_jax.runtime.plots import ACCENT, GREY, QUIET, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

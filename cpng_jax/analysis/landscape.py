@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cpng_jax import sharding
 from cpng_jax.analysis.compared import Compared, Split, check_comparable, check_options, spread_examples
-from cpng_jax.analysis.plots import ACCENT, QUIET, new_figure, save, tidy
 from cpng_jax.analysis.surface import PyTree, lines, losses_at, plane, random_directions, sharpness, steps
 from cpng_jax.data.pipeline import eval_batches
-from cpng_jax.errors import UserError
-from cpng_jax.experiment import compile_steps
+from cpng_jax.runtime import sharding
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.plots import ACCENT, QUIET, new_figure, save, tidy
+from cpng_jax.training.setup import compile_steps
 
 
 def loss_of(run: Compared, *, split: Split = 'test', images: int = 1000) -> Callable[[PyTree], float]:

@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cpng_jax import sharding
-from cpng_jax.analysis import histograms, plots, tables
+from cpng_jax.analysis import histograms
 from cpng_jax.analysis.run import Run
+from cpng_jax.control.effective_domain import chi, domain_half_width
 from cpng_jax.data.dataset import Example, Source
 from cpng_jax.data.pipeline import Batch, eval_batches
-from cpng_jax.effective_domain import chi, domain_half_width
-from cpng_jax.experiment import Experiment
-from cpng_jax.neuron import MembraneStats, membrane_stats
-from cpng_jax.surrogate import Array
-from cpng_jax.train_state import TrainState, layer_paths
-from cpng_jax.train_step import network_input
+from cpng_jax.nn.neuron import MembraneStats, membrane_stats
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.runtime import plots, sharding, tables
+from cpng_jax.training.setup import Experiment
+from cpng_jax.training.state import TrainState, layer_paths
+from cpng_jax.training.step import network_input
 
 # Test images that are looked at; if there are more, evenly spaced ones, since splits may be sorted by class.
 MOST_IMAGES = 1024

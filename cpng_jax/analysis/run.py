@@ -5,13 +5,13 @@ import functools
 import pathlib
 from typing import Any
 
-from cpng_jax import metrics
-from cpng_jax.config import FREE, Config, flatten
-from cpng_jax.errors import UserError
-from cpng_jax.evaluate import restore
-from cpng_jax.experiment import Experiment, build
-from cpng_jax.train_state import TrainState
-from cpng_jax.workdir import load_config
+from cpng_jax.runtime import metrics
+from cpng_jax.runtime.config import FREE, Config, flatten
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.workdir import load_config
+from cpng_jax.training.evaluate import restore
+from cpng_jax.training.setup import Experiment, build
+from cpng_jax.training.state import TrainState
 
 # Differences that two runs are told apart by in a picture.
 _MOST_DIFFERENCES = 2

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cpng_jax.analysis.compared import Compared, check_comparable, check_options, spread_examples
-from cpng_jax.analysis.plots import GREY, new_figure, save
 from cpng_jax.data.dataset import ArraySource
-from cpng_jax.errors import UserError
-from cpng_jax.surrogate import Array, ArrayLike
-from cpng_jax.train_step import network_input
+from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.plots import GREY, new_figure, save
+from cpng_jax.training.step import network_input
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

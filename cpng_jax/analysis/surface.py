@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cpng_jax.surrogate import Array
+from cpng_jax.nn.surrogate import Array
 
 PyTree = Any
 

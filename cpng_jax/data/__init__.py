@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from cpng_jax.config import Config
 from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake, imagenet, mnist5k
 from cpng_jax.data.dataset import ArraySource, Dataset, few_of_each
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 
 __all__ = ['DATASETS', 'ArraySource', 'Dataset', 'load']
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cpng_jax.data.events import Events
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 SENSOR = 128
 """Edge of the sensor in pixels."""

@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 
-from cpng_jax.config import Config
 from cpng_jax.data.dataset import Augmentation, Example
 from cpng_jax.data.policies import autoaugment, randaugment
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 
 
 def random_crop(image: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from cpng_jax.config import Config
 from cpng_jax.data import tfds_builders
 from cpng_jax.data.augment import standard
 from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics
 from cpng_jax.data.tfds_builders import Archive
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 
 _SERVER = 'https://www.cs.toronto.edu/~kriz/'
 # As TFDS lists them.

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from cpng_jax.config import Config
 from cpng_jax.data import tfds_builders
 from cpng_jax.data.aedat import SENSOR, read_aedat
 from cpng_jax.data.dataset import Dataset, Example
 from cpng_jax.data.events import Events, cached_frames, random_shift
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 
 _NAME, _VERSION = 'cifar10_dvs', '1.0.0'
 _ARTICLE = 'https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671'

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 Example = dict[str, Any]
 """`image`: uint8 `[H, W, C]`, event counts `[T, H, W, C]`, or as raw as a source has it; `label`: int32 scalar."""

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from cpng_jax.config import Config
 from cpng_jax.data.augment import standard
 from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics, stratified_split
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 
 _TEST_SHARE = 0.2
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpng_jax.config import Config
 from cpng_jax.data import digits
 from cpng_jax.data.dataset import ArraySource, Dataset
 from cpng_jax.data.events import Events, cached_frames, random_shift
+from cpng_jax.runtime.config import Config
 
 
 class Camera(NamedTuple):

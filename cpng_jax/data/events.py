@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpng_jax.config import Config
 from cpng_jax.data.dataset import Augmentation, Example
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 
 SLICINGS = ('count', 'time')
 

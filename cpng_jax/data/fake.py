@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cpng_jax.config import Config
 from cpng_jax.data.augment import standard
 from cpng_jax.data.dataset import Dataset, Example
 from cpng_jax.data.events import random_shift
+from cpng_jax.runtime.config import Config
 
 # name -> (shape of an image from config.data, number of classes)
 SHAPES: dict[str, tuple[Callable[[Config], tuple[int, ...]], int]] = {

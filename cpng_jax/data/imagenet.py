@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cpng_jax.config import Config
 from cpng_jax.data import tfds_builders
 from cpng_jax.data.augment import standard
 from cpng_jax.data.dataset import Dataset, Example
 from cpng_jax.data.jpeg import decode_random_resized_crop, decode_resize_centre_crop
 from cpng_jax.data.tfds_builders import Archive
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 
 NAME = 'imagenet2012'
 _PAGE = 'https://image-net.org/download-images'

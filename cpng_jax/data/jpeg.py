@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 # Of the crop, as is customary for ImageNet: share of the area, and width by height (Szegedy et al., 2015).
 _AREA = (0.08, 1.0)

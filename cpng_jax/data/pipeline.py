@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from cpng_jax.data.dataset import Augmentation, Dataset, Example, Source, as_it_is
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 Batch = dict[str, np.ndarray]
 

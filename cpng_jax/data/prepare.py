@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from cpng_jax.data import cifar, cifar10_dvs, imagenet, tfds_builders
 from cpng_jax.data.tfds_builders import Archive
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 Archives = tuple[Archive, ...]
 

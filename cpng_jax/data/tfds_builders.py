@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 
 class Archive(NamedTuple):

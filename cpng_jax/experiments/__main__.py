@@ -17,11 +17,11 @@ try:
     from absl import flags
     from ml_collections import config_flags
 
-    from cpng_jax import command, distributed, workdir
-    from cpng_jax.analysis.tables import write_text
-    from cpng_jax.config import nearest, validate
-    from cpng_jax.errors import UserError
     from cpng_jax.experiments import catalogue, figures, grid, tables
+    from cpng_jax.runtime import command, distributed, workdir
+    from cpng_jax.runtime.config import nearest, validate
+    from cpng_jax.runtime.errors import UserError
+    from cpng_jax.runtime.tables import write_text
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cpng_jax.config import Config, flatten, nearest
-from cpng_jax.errors import UserError
-from cpng_jax.surrogate import SURROGATES
+from cpng_jax.nn.surrogate import SURROGATES
+from cpng_jax.runtime.config import Config, flatten, nearest
+from cpng_jax.runtime.errors import UserError
 
 FIXED = {'cpng.enabled': False}
 CPNG = {'cpng.enabled': True}

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpng_jax import distributed, metrics, train
-from cpng_jax.config import Config
-from cpng_jax.errors import DivergedError, UserError
 from cpng_jax.experiments.catalogue import Arm, Plan, folder_of
-from cpng_jax.workdir import write_json
+from cpng_jax.runtime import distributed, metrics
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import DivergedError, UserError
+from cpng_jax.runtime.workdir import write_json
+from cpng_jax.training import loop as train
 
 _RESULT = 'result.json'
 

@@ -3,10 +3,10 @@
 import pathlib
 from collections.abc import Sequence
 
-from cpng_jax.analysis.tables import to_csv
 from cpng_jax.experiments.catalogue import Arm, Plan
 from cpng_jax.experiments.grid import Cell, Row
 from cpng_jax.experiments.statistics import Interval, mean_and_std, paired_difference
+from cpng_jax.runtime.tables import to_csv
 
 Finished = list[tuple[Cell, Row]]
 

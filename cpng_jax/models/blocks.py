@@ -5,10 +5,10 @@ from typing import TypeVar
 
 from flax import linen as nn
 
-from cpng_jax.layers import Conv, TdBN
-from cpng_jax.neuron import LIF
-from cpng_jax.surrogate import Array
-from cpng_jax.time_loop import Normalised
+from cpng_jax.nn.layers import Conv, TdBN
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.time_loop import Normalised
 
 
 def scaled(features: int, width: float) -> int:

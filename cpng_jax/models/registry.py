@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from cpng_jax.config import Config, Rule, nearest
-from cpng_jax.ds_atgo import AdaptedLIF
-from cpng_jax.errors import UserError
-from cpng_jax.layers import TdBN
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
-from cpng_jax.neuron import LIF
+from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.runtime.config import Config, Rule, nearest
+from cpng_jax.runtime.errors import UserError
 
 
 class Variant(NamedTuple):

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cpng_jax.layers import Dense, TdBN
 from cpng_jax.models.blocks import ConvBlock, ConvNorm, rematerialised, scaled, time_first
-from cpng_jax.neuron import LIF
-from cpng_jax.surrogate import Array
-from cpng_jax.time_loop import Normalised
+from cpng_jax.nn.layers import Dense, TdBN
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.time_loop import Normalised
 
 
 class ResidualBlock(nn.Module):

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cpng_jax.layers import Dense, TdBN, max_pool
 from cpng_jax.models.blocks import ConvBlock, rematerialised, scaled, time_first
-from cpng_jax.neuron import LIF
-from cpng_jax.surrogate import Array
+from cpng_jax.nn.layers import Dense, TdBN, max_pool
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.surrogate import Array
 
 # name -> g(spikes of the branch, spikes of the shortcut) (Fang et al., Table 1)
 CONNECTS: dict[str, Callable[[Array, Array], Array]] = {

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cpng_jax.layers import TdBN
-from cpng_jax.neuron import LIF
-from cpng_jax.surrogate import Array
+from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.surrogate import Array
 
 
 class Layer(NamedTuple):

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 from flax import linen as nn
 
-from cpng_jax.layers import Dense, TdBN, avg_pool
 from cpng_jax.models.blocks import ConvBlock, rematerialised, scaled, time_first
-from cpng_jax.neuron import LIF
-from cpng_jax.surrogate import Array
+from cpng_jax.nn.layers import Dense, TdBN, avg_pool
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.surrogate import Array
 
 
 class VGG(nn.Module):

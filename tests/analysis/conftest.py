@@ -3,8 +3,8 @@
 import pytest
 
 from configs import digits
-from cpng_jax import train
 from cpng_jax.analysis.run import Run
+from cpng_jax.training import loop as train
 
 
 def _train(tmp_path_factory, shrink, enabled):

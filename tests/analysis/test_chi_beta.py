@@ -2,10 +2,10 @@ import csv
 
 import pytest
 
-from cpng_jax import metrics
 from cpng_jax.analysis import beta, chi
 from cpng_jax.analysis.run import Run
-from cpng_jax.errors import UserError
+from cpng_jax.runtime import metrics
+from cpng_jax.runtime.errors import UserError
 
 
 def test_chi_of_every_epoch_is_in_the_table(run):

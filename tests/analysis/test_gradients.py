@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from cpng_jax.analysis import gradients
 from cpng_jax.analysis.compared import Compared, spread_examples
-from cpng_jax.errors import UserError
-from cpng_jax.experiment import build, initial_state
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.training.setup import build, initial_state
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from matplotlib.image import imread
 
 from cpng_jax.analysis import landscape
 from cpng_jax.analysis.compared import Compared
-from cpng_jax.errors import UserError
-from cpng_jax.evaluate import evaluate_split
-from cpng_jax.experiment import build, compile_steps, initial_state
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.training.evaluate import evaluate_split
+from cpng_jax.training.setup import build, compile_steps, initial_state
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from cpng_jax.analysis import saliency
 from cpng_jax.analysis.compared import Compared, spread_examples
 from cpng_jax.analysis.saliency import smooth_grad
 from cpng_jax.data.dataset import ArraySource
-from cpng_jax.errors import UserError
-from cpng_jax.experiment import build, initial_state
-from cpng_jax.train_step import network_input
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.training.setup import build, initial_state
+from cpng_jax.training.step import network_input
 
 KEY = jax.random.key(0)
 IMAGE = np.random.default_rng(1).uniform(0, 255, (5, 4, 3)).astype(np.float32)

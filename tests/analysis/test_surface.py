@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpng_jax.analysis import surface
-from cpng_jax.layers import TdBN
-from cpng_jax.losses import mean_output_cross_entropy
 from cpng_jax.models.vgg import VGG
+from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.losses import mean_output_cross_entropy
 
 KEY = jax.random.key(0)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cpng_jax.data.aedat import read_aedat
 from cpng_jax.data.events import Events
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 HEADER = b'#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n# Timestamps tick is 1 us\r\n'
 RECORDINGS = st.lists(

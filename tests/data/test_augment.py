@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from configs import base
 from cpng_jax.data.augment import cutout, random_crop, random_flip, standard
 from cpng_jax.data.policies import autoaugment
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 
 @given(height=st.integers(1, 9), width=st.integers(1, 9), padding=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))

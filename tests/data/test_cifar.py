@@ -16,7 +16,7 @@ from cpng_jax import data
 from cpng_jax.data import cifar, prepare, tfds_builders
 from cpng_jax.data.pipeline import TrainBatches, eval_batches
 from cpng_jax.data.tfds_builders import Archive
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 FINE, COARSE = ([f'{kind}{number:02d}' for number in range(count)] for kind, count in (('fine', 100), ('coarse', 20)))
 TEN = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']

@@ -12,7 +12,7 @@ from cpng_jax.data import cifar10_dvs
 from cpng_jax.data.aedat import read_aedat
 from cpng_jax.data.events import frames
 from cpng_jax.data.pipeline import TrainBatches, eval_batches
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 RECORDINGS = 11

@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from configs import base
 from cpng_jax import data
 from cpng_jax.data.dataset import few_of_each
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 
 def settings(**changes):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cpng_jax.data import events as module
 from cpng_jax.data.events import Events, cached_frames, flip_and_roll, frames
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 
 def recording(count: int, sensor: int, seed: int, duration: int = 1000) -> Events:

@@ -12,7 +12,7 @@ from configs import base
 from cpng_jax import data
 from cpng_jax.data import imagenet, jpeg, prepare, tfds_builders
 from cpng_jax.data.pipeline import TrainBatches, eval_batches
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 from tests.data.test_cifar import published
 
 SYNSETS = ['n01440764', 'n01443537', 'n15075141']  # the first, the second and the last class

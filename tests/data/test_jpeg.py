@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.datasets import load_sample_image
 
 from cpng_jax.data import jpeg
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope='module')

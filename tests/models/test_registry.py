@@ -2,11 +2,11 @@ import functools
 
 import pytest
 
-from cpng_jax.errors import UserError
-from cpng_jax.layers import TdBN
 from cpng_jax.models import registry
 from cpng_jax.models.vgg import VGG
-from cpng_jax.neuron import LIF
+from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.runtime.errors import UserError
 
 
 def test_the_configuration_reaches_the_layers(tiny_config):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from configs import base
-from cpng_jax.config import RULES
 from cpng_jax.models import registry
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import SEWResNet
 from cpng_jax.models.vgg import VGG
-from cpng_jax.neuron import LIF
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.runtime.config import RULES
 
 # A low threshold, so that nets this small are alive from their start.
 SMALL = {'time_steps': 2, 'neuron': functools.partial(LIF, surrogate='arctan', v_th=0.3)}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cpng_jax.layers import TdBN
 from cpng_jax.models.vgg import VGG
-from cpng_jax.neuron import LIF, MembraneStats
+from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.neuron import LIF, MembraneStats
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 KEY = jax.random.key(0)

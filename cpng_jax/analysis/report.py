@@ -1,0 +1,150 @@
+"""One HTML page of all that a workdir holds: of a run, or of experiments."""
+
+import csv
+import io
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cpng_jax.analysis import html as page
+from cpng_jax.analysis.run import Run
+from cpng_jax.runtime import command, metrics, plots, tables
+from cpng_jax.runtime.config import Config, flatten
+from cpng_jax.runtime.errors import UserError
+
+# Of pictures that have no table with a heading.
+_HEADINGS = {'beta': 'Final β', 'chi': 'χ over the epochs'}
+
+
+def analyse(run: Run) -> list[pathlib.Path]:
+    """Writes the page of a workdir.
+
+    Args:
+      run: its workdir holds a run, or the results of `python -m cpng_jax.experiments`.
+
+    Returns:
+      `report.html`.
+
+    Raises:
+      UserError: there is neither, no epoch has ended yet, or matplotlib is missing.
+    """
+    if (run.workdir / 'config.json').exists():
+        title, parts = f'{run.config.model.name} on {run.config.data.name}: {run.workdir.name}', _of_run(run)
+    elif experiments := _experiments(run.workdir):
+        title = f'Experiments: {run.workdir.name}'
+        parts = [_of_experiment(path) for path in experiments]
+    else:
+        raise UserError(f'There is nothing to report in {run.workdir}: expected the folder of a run or of experiments.')
+    return [tables.write_text(run.folder / 'report.html', page.document(title, ''.join(parts)))]
+
+
+def _of_run(run: Run) -> list[str]:
+    curves = plots.to_png(plots.accuracy_and_loss(run.epochs, stacked=True))
+    return [
+        page.facts(_facts(run)),
+        page.section('Accuracy and loss', page.picture(curves, 'accuracy and loss')),
+        *_analyses(run.workdir),
+        page.section('Epochs', _epochs(run.epochs)),
+        _config(run.config),
+        _environment(run.workdir),
+    ]
+
+
+def _facts(run: Run) -> dict[str, str]:
+    rows = run.epochs
+    last, best = rows[-1], metrics.best_epoch(rows)
+    return {
+        'test accuracy, last epoch': f'{last["test_accuracy"]:.2%}',
+        f'best, epoch {best["epoch"]}': f'{best["test_accuracy"]:.2%}',
+        'epochs': f'{last["epoch"]} of {run.config.epochs}',
+        'spiking layers': str(len(last['beta'])),
+        'training speed': f'{metrics.typical_speed(rows):,.0f} images/s',
+        'CPNG': f'every {run.config.cpng.every}' if run.config.cpng.enabled else 'off',
+    }
+
+
+def _analyses(workdir: pathlib.Path) -> list[str]:
+    """What has been drawn and written, each table with its picture; an analysis replaces the plot of its name."""
+    drawn = {path.stem: path for folder in ('plots', 'analysis') for path in sorted((workdir / folder).glob('*.png'))}
+    drawn.pop('accuracy_and_loss', None)  # which the page has in a form of its own
+    written = {path.stem: path for path in sorted((workdir / 'analysis').glob('*.md'))}
+    sections = []
+    for name in sorted({*drawn, *written}):
+        drawing = page.picture_file(drawn[name]) if name in drawn else ''
+        if name in written:
+            sections.append(f'<section>\n{page.markdown(written[name].read_text("utf-8"), drawing)}</section>\n')
+        else:
+            sections.append(page.section(_HEADINGS.get(name, name.replace('_', ' ').capitalize()), drawing))
+    return sections
+
+
+def _epochs(rows: list[dict[str, Any]]) -> str:
+    columns = [
+        *('epoch', 'train accuracy, %', 'test accuracy, %', 'train loss', 'test loss'),
+        *('learning rate', 'β median', 'χ median', 'images/s'),
+    ]
+    middle = lambda values: float(np.median([np.nan if value is None else value for value in values]))
+    lines = [
+        (
+            row['epoch'],
+            f'{row["train_accuracy"]:.2%}'[:-1],
+            f'{row["test_accuracy"]:.2%}'[:-1],
+            row['train_loss'],
+            row['test_loss'],
+            row['learning_rate'],
+            middle(row['beta'].values()),
+            middle(row['chi'].values()),
+            round(row['images_per_second']),
+        )
+        for row in rows
+    ]
+    return page.table(columns, lines)
+
+
+def _config(config: Config) -> str:
+    """First what differs from configs/base.py, then every value."""
+    values = {key: json.dumps(value) for key, value in flatten(config).items()}
+    everything = page.folded('every value', page.table(['key', 'value'], sorted(values.items())))
+    base_file = command.DEFAULT_CONFIG.with_name('base.py')
+    if not base_file.is_file():  # an installed library has no configs beside it
+        return page.section('Configuration', everything)
+    base = {key: json.dumps(value) for key, value in flatten(command.load(str(base_file))).items()}
+    changed = [(key, value, base.get(key, '')) for key, value in sorted(values.items()) if base.get(key) != value]
+    heading = ['key', 'value', 'configs/base.py']
+    return page.section('Configuration', page.table(heading, changed), everything)
+
+
+def _environment(workdir: pathlib.Path) -> str:
+    """What the run was made with, the last time it was taken up."""
+    path = workdir / 'environment.json'
+    if not path.is_file():
+        return ''
+    now = json.loads(path.read_text())[-1]
+    rows = [(name, value) for name, value in now.items() if isinstance(value, str)]
+    rows += [(name, version or 'not installed') for name, version in now['packages'].items()]
+    return page.section('Environment', page.table(['', ''], rows))
+
+
+def _experiments(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The tables of experiments in a workdir: Markdown that has a CSV beside it."""
+    return [path for path in sorted(workdir.glob('*.md')) if path.with_suffix('.csv').is_file()]
+
+
+def _of_experiment(path: pathlib.Path) -> str:
+    drawing = path.with_suffix('.png')
+    parts = [page.markdown(path.read_text('utf-8'), page.picture_file(drawing) if drawing.is_file() else '')]
+    heading, *rows = [*csv.reader(io.StringIO(path.with_suffix('.csv').read_text('utf-8')))] or [[]]
+    if rows:
+        numbers = [[_number(value) for value in row] for row in rows]
+        parts.append(page.folded(f'each of the {len(rows)} runs', page.table(heading, numbers)))
+    return f'<section>\n{"".join(parts)}</section>\n'
+
+
+def _number(text: str) -> tables.Value:
+    """A fraction of many digits as a number, so that it is shown with few; all else as it is."""
+    try:
+        return float(text) if '.' in text else text
+    except ValueError:
+        return text

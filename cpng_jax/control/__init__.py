@@ -1,0 +1,1 @@
+"""What sets the width beta of the surrogate gradients: one file a rule, each the same pair (init, update)."""

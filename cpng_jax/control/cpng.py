@@ -1,0 +1,216 @@
+"""Control of the Proportion of Non-zero Gradients: Algorithm 1 as pure functions.
+
+    state = cpng.init(beta)
+    beta, state, report = cpng.update(stats, beta, state, cpng.CPNGConfig())
+
+`beta` is any pytree of arrays, one leaf per layer, `stats` the same tree with a `MembraneStats` in the
+place of each leaf, or a `MembraneDistances`: then chi is counted instead of taken from Eq. 6's Gaussian. Nothing here
+knows of models, devices or epochs: call `update` whenever the network has seen the data once.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from cpng_jax.control.effective_domain import beta_for_chi, chi, domain_half_width
+from cpng_jax.nn.neuron import MembraneDistances, MembraneStats
+from cpng_jax.nn.surrogate import Array, Surrogate
+
+PyTree = Any
+
+LIMIT_MODES = ('delayed', 'immediate')
+
+Stats = MembraneStats | MembraneDistances
+
+
+@dataclasses.dataclass(frozen=True)
+class CPNGConfig:
+    """How Algorithm 1 decides. Values are checked at construction.
+
+    Attributes:
+      chi_limit: the least share of potentials that a layer is held at, 0 <= chi_limit < 1 (Table 2).
+      limit_mode: 'delayed', as Algorithm 1 prints it: the recorder first takes a chi below the limit and is
+        raised to the limit at the next call; 'immediate': the recorder never stays below the limit.
+      interval: which interval chi counts, 'paper' or 'support', see `domain_half_width`.
+      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`: that of the network.
+      v_th: threshold of the network's neurons.
+
+    Raises:
+      ValueError: a value is out of range; the message names it.
+    """
+
+    chi_limit: float = 0.2
+    limit_mode: str = 'delayed'
+    interval: str = 'paper'
+    surrogate: str | Surrogate = 'triangular'
+    v_th: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.chi_limit < 1:
+            raise ValueError(f'chi_limit must lie in 0 <= chi_limit < 1, got {self.chi_limit!r}.')
+        if self.limit_mode not in LIMIT_MODES:
+            raise ValueError(f'limit_mode must be one of {", ".join(LIMIT_MODES)}, got {self.limit_mode!r}.')
+        domain_half_width(self.surrogate, self.interval)
+
+
+class CPNGState(NamedTuple):
+    """What Algorithm 1 remembers.
+
+    Attributes:
+      chi_recorder: the smallest chi of each layer so far, shaped like beta; infinite before the first.
+    """
+
+    chi_recorder: PyTree
+
+
+class CPNGReport(NamedTuple):
+    """What a call of `update` saw; each field is a pytree shaped like beta.
+
+    Attributes:
+      chi: chi at the beta that the statistics were taken with; NaN where they are not finite.
+      chi_min: the recorder after the call, which the new beta aims at.
+      skipped: True where the layer kept its beta because its potentials are constant or not
+        finite, or because no beta reaches chi_min.
+    """
+
+    chi: PyTree
+    chi_min: PyTree
+    skipped: PyTree
+
+    def skipped_layers(self) -> list[str]:
+        """Names the layers that were skipped, by their path in the beta tree; on the host only."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.skipped)
+        return [_path_name(path) for path, skipped in leaves if skipped.any()]
+
+
+def init(beta: PyTree) -> CPNGState:
+    """Starts Algorithm 1 with nothing recorded.
+
+    Args:
+      beta: pytree of arrays, one leaf per layer.
+
+    Returns:
+      The state for the first `update`, which only records.
+    """
+    return CPNGState(jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), jnp.inf, jnp.float32), beta))
+
+
+def update(
+    stats: PyTree, beta: PyTree, state: CPNGState, config: CPNGConfig | None = None
+) -> tuple[PyTree, CPNGState, CPNGReport]:
+    """Runs Algorithm 1 once on all layers.
+
+    The first call with usable statistics only records a layer's chi. Later, a layer whose chi
+    rose above the smallest recorded gets the beta that brings it back there; the recorder follows chi
+    downwards, but not below `chi_limit`. A layer whose potentials are constant or not finite keeps its beta
+    and its record. Pure: same numbers on the host and under `jit`.
+
+    Args:
+      stats: pytree like `beta` with a `MembraneStats` for each leaf, of the leaf's shape; or a `MembraneDistances` for
+        each, to count chi.
+      beta: pytree of floating arrays greater than 0: scalars, or one value per channel.
+      state: from `init` or the last `update`.
+      config: see `CPNGConfig`; the default is the paper's.
+
+    Returns:
+      `(beta, state, report)`; beta keeps its dtypes.
+
+    Raises:
+      ValueError: `stats` or `state` does not fit the layers of `beta`.
+
+    Source: Algorithm 1, Sec. 4.2.
+    """
+    config = CPNGConfig() if config is None else config
+    measured = _collect(stats, beta)
+    betas = _vector('beta', beta, beta)
+    recorder = _vector('state.chi_recorder', state.chi_recorder, beta)
+    betas, recorder, chi_now, skipped = _algorithm_1(measured, betas, recorder, config)
+
+    report = CPNGReport(_like(beta, chi_now), _like(beta, recorder), _like(beta, skipped))
+    new_beta = jax.tree.map(lambda old, new: new.astype(_floating(old).dtype), beta, _like(beta, betas))
+    new_state = CPNGState(jax.tree.map(lambda old, new: new.astype(old.dtype), state.chi_recorder, report.chi_min))
+    return new_beta, new_state, report
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _algorithm_1(stats: Stats, beta: Array, recorder: Array, config: CPNGConfig) -> tuple[Array, Array, Array, Array]:
+    """Algorithm 1 on vectors with an element per layer: returns beta, recorder, chi, skipped."""
+    domain: dict[str, Any] = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
+    chi_now = chi(stats, beta, **domain)
+    usable = jnp.isfinite(chi_now)
+    if isinstance(stats, MembraneStats):
+        usable &= jnp.isfinite(stats.mean) & (stats.variance > 0) & jnp.isfinite(stats.variance)
+    first = jnp.isinf(recorder)
+
+    smallest = jnp.minimum(recorder, chi_now)
+    if config.limit_mode == 'delayed':
+        smallest = jnp.where(recorder < config.chi_limit, config.chi_limit, smallest)
+    else:
+        smallest = jnp.where(first, smallest, jnp.maximum(smallest, config.chi_limit))
+    new_recorder = jnp.where(usable, smallest, recorder)
+
+    adapt = usable & ~first & (new_recorder != chi_now)
+    solution = beta_for_chi(new_recorder, stats, **domain)
+    solved = adapt & (solution > 0)
+    return jnp.where(solved, solution, beta), new_recorder, chi_now, ~usable | (adapt & ~solved)
+
+
+def _floating(leaf: Any) -> Array:
+    array = jnp.asarray(leaf)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
+
+
+def _vector(name: str, tree: PyTree, beta: PyTree) -> Array:
+    """The leaves of `tree` in one vector, checked to have the layers and shapes of `beta`."""
+    structure, expected = jax.tree.structure(tree), jax.tree.structure(beta)
+    if structure != expected:
+        here, there = _layers(tree), _layers(beta)
+        if here == there:  # The containers differ, a list and a tuple, say.
+            here, there = str(structure), str(expected)
+        raise ValueError(f'{name} must have the layers of beta, {there}, got {here}.')
+    for (path, leaf), twin in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
+        if jnp.shape(leaf) != jnp.shape(twin):
+            layer = _path_name(path)
+            raise ValueError(f'{name} of layer {layer} has shape {jnp.shape(leaf)}, its beta {jnp.shape(twin)}.')
+    return ravel_pytree(jax.tree.map(_floating, tree))[0]
+
+
+def _like(beta: PyTree, values: Array) -> PyTree:
+    """Lays a vector out over the layers of `beta`, in its own dtype."""
+    leaves, structure = jax.tree.flatten(beta)
+    ends = list(itertools.accumulate(jnp.size(leaf) for leaf in leaves))
+    parts = [values[end - jnp.size(leaf) : end] for leaf, end in zip(leaves, ends, strict=True)]
+    shaped = [part.reshape(jnp.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
+def _collect(stats: PyTree, beta: PyTree) -> Stats:
+    """The statistics of all layers in one, with an element for each."""
+    leaves = jax.tree.leaves(stats, is_leaf=is_stats)
+    kind = MembraneDistances if leaves and isinstance(leaves[0], MembraneDistances) else MembraneStats
+    for leaf in leaves:
+        if not isinstance(leaf, kind):
+            raise ValueError(f'stats must have a cpng_jax.{kind.__name__} for each beta, found {type(leaf).__name__}.')
+    vector = lambda field: _vector('stats', jax.tree.map(field, stats, is_leaf=is_stats), beta)
+    if kind is MembraneStats:
+        return MembraneStats(vector(lambda leaf: leaf.mean), vector(lambda leaf: leaf.variance))
+    vector(lambda leaf: leaf.shares[..., 0])  # checks the layers and their shapes
+    return MembraneDistances(jnp.concatenate([leaf.shares.reshape(-1, leaf.shares.shape[-1]) for leaf in leaves]))
+
+
+def is_stats(node: Any) -> bool:
+    """Tells whether a node of a pytree is the statistics of a layer: a leaf, as `update` sees it."""
+    return isinstance(node, MembraneStats | MembraneDistances)
+
+
+def _layers(tree: PyTree) -> str:
+    return '{' + ', '.join(_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)) + '}'
+
+
+def _path_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='/') or '(the only one)'

@@ -1,0 +1,129 @@
+"""Neurons of DS-ATGO: the threshold, and with it the surrogate gradient's width, follows the potentials of each step.
+
+Jiang et al., "DS-ATGO: Dual-Stage Synergistic Learning via Forward Adaptive Threshold and Backward Gradient
+Optimization for Spiking Neural Networks", AAAI 2026. Eq. 5: the threshold is f_c (mean + standard deviation) of a
+layer's potentials at that time step, f_c = 1. Eq. 7: width = (1 + tanh(threshold - v_th)) times the width at the
+start, one line for both of its cases. As in their published code no gradient flows through the threshold, and
+evaluation takes its running average; that code leaves the mean out of Eq. 7, which here is as printed.
+
+Written for comparison, by `lax.scan` as JAX differentiates it: slower than `LIF`, and with several devices they wait
+for each other at each time step. The backward half alone, at a fixed threshold, is `rules.ds_atgo`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cpng_jax.nn import time_loop
+from cpng_jax.nn.neuron import LIF, Term, check_terms, count_steps, membrane_stats
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
+
+# Share of the running threshold kept at each step of training, as in their code.
+_MOMENTUM = 0.9
+
+
+class Adapted(NamedTuple):
+    """What the neurons did.
+
+    Attributes:
+      spikes: 0 or 1, `[T, ...]`, in the dtype of the currents.
+      near: `v_th + (u - threshold) / widening`, `[T, ...]`: potentials as they would be at the fixed threshold `v_th`
+        and the width of `beta`, so that chi of them is the share within the width of their step from its threshold.
+      thresholds: `[T]`.
+    """
+
+    spikes: Array
+    near: Array
+    thresholds: Array
+
+
+def adapted_lif(
+    currents: Term | Sequence[Term],
+    beta: ArrayLike,
+    thresholds: Array | None = None,
+    *,
+    tau: ArrayLike = 0.5,
+    v_th: float = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    detach_reset: bool = False,
+    time_steps: int | None = None,
+) -> Adapted:
+    """Runs a layer of neurons whose threshold follows their potentials (Eq. 5 and 7 of DS-ATGO).
+
+    Args:
+      currents: as of `lif`.
+      beta: width parameter where the threshold is `v_th`; scalar or broadcastable to `[...]`.
+      thresholds: `[T]`, to be taken instead of those of the potentials, as evaluation does.
+      tau: as of `lif`.
+      v_th: threshold at the start, which that of a step is compared with.
+      surrogate: as of `lif`.
+      detach_reset: as of `lif`.
+      time_steps: as of `lif`.
+
+    Returns:
+      `Adapted`; no gradient flows through all but the spikes.
+
+    Raises:
+      TypeError: as `lif`.
+      ValueError: as `lif`.
+    """
+    terms = check_terms(currents, tau)
+    steps, out = count_steps(terms, time_steps), terms[0].values.dtype
+    total = time_loop.sum_of(terms)
+    total = jnp.broadcast_to(total, (steps, *total.shape[1:]))
+
+    def step(carry: tuple[Array, Array], now: tuple[Array, Array | None]) -> tuple[tuple[Array, Array], Adapted]:
+        (u, s), (current, threshold) = carry, now
+        kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
+        u = jnp.asarray(tau * u * kept + current, total.dtype)
+        seen = jax.lax.stop_gradient(u)
+        if threshold is None:
+            threshold = jnp.mean(seen) + jnp.std(seen)
+        widening = 1 + jnp.tanh(threshold - v_th)
+        s = spike(u, beta / widening, threshold, surrogate)
+        return (u, s), Adapted(s.astype(out), v_th + (seen - threshold) / widening, threshold)
+
+    rest = jnp.zeros(total.shape[1:], total.dtype)
+    return jax.lax.scan(step, (rest, rest), (total, thresholds))[1]
+
+
+class AdaptedLIF(LIF):
+    """`LIF` with the threshold and the width of DS-ATGO; its variables, and the running `threshold`, `[T]`.
+
+    The latter is in the collection `batch_stats`. While that is mutable, as in training, thresholds are those of the
+    potentials at hand; otherwise the running ones. `MembraneStats` and the collection `potentials` are of
+    `Adapted.near`.
+    """
+
+    @nn.compact
+    def __call__(self, currents: Term | Sequence[Term], time_steps: int | None = None) -> Array:
+        """Computes the spikes of the layer.
+
+        Args:
+          currents: as of `LIF`.
+          time_steps: as of `LIF`.
+
+        Returns:
+          As of `LIF`.
+        """
+        tau, beta = self.decay(), self.width(currents)
+        steps = lambda: count_steps(check_terms(currents, tau), time_steps)
+        running = self.variable('batch_stats', 'threshold', lambda: jnp.full(steps(), self.v_th, jnp.float32))
+        training = self.is_mutable_collection('batch_stats') and not self.is_initializing()
+        spikes, near, thresholds = adapted_lif(
+            currents,
+            beta,
+            None if training else running.value,
+            tau=tau,
+            v_th=self.v_th,
+            surrogate=self.surrogate,
+            detach_reset=self.detach_reset,
+            time_steps=time_steps,
+        )
+        if training:
+            running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * thresholds
+        self.report(spikes, membrane_stats(near, self.per_channel), None, lambda: near)
+        return spikes

@@ -1,0 +1,109 @@
+"""Convolution as XLA does it, with inputs kept as bytes, and ways round where XLA on a CPU is many times too slow."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cpng_jax.nn.surrogate import Array
+
+# Pixels from which on XLA:CPU gets slower, the more of them the gradient of a kernel sums over in one go; and parts
+# at most, since each costs time to compile.
+_PIXELS, _PARTS = 2048, 16
+
+Convolution = Callable[[Array, Array], Array]
+
+
+def convolve(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, unit: float | None = None, **options: Any
+) -> Array:
+    """Convolves as `jax.lax.conv_general_dilated` does, whose place it takes in `nn.Conv`.
+
+    Args:
+      x: `[N, H, W, C]`.
+      kernel: square, `[K, K, C, features]`.
+      strides: steps in H and W.
+      padding: as of `conv_general_dilated`; K // 2 on each side where the map is smaller than the kernel.
+      unit: says that `x` holds whole multiples of this, 0 to 255 times it: it is then kept for the backward pass as one
+        byte, without loss. 1 for spikes.
+      **options: as of `conv_general_dilated`.
+
+    Returns:
+      `[N, H', W', features]`.
+    """
+    # One object for custom_vjp, which wants what is not an array hashable.
+    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    parts = 1
+    if jax.default_backend() == 'cpu' and set(strides) == {1}:
+        if min(x.shape[1:3]) < kernel.shape[0]:
+            return _by_taps(x, kernel)
+        parts = _parts(x) if kernel.shape[0] > 1 else 1
+    return xla(x, kernel) if parts == 1 and unit is None else _with_own_gradient(x, kernel, parts, unit, xla)
+
+
+def _by_taps(x: Array, kernel: Array) -> Array:
+    """Convolution with stride 1 and zeros around: each tap of the kernel meets some pixels, in a matrix product.
+
+    XLA:CPU takes a hundred times as long where the map is smaller than the kernel; and the zeros are left out.
+    """
+    (height, width), reach = x.shape[1:3], kernel.shape[0] // 2
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    y = jnp.zeros((*x.shape[:3], kernel.shape[-1]), wide)
+    for i, j in itertools.product(range(-reach, reach + 1), repeat=2):
+        if abs(i) < height and abs(j) < width:
+            here = slice(max(0, -i), height - max(0, i)), slice(max(0, -j), width - max(0, j))
+            there = slice(max(0, i), height + min(0, i)), slice(max(0, j), width + min(0, j))
+            product = jnp.matmul(x[:, *there], kernel[reach + i, reach + j], preferred_element_type=wide)
+            y = y.at[:, *here].add(product)
+    return y.astype(x.dtype)
+
+
+def _parts(x: Array) -> int:
+    """Into how many parts of equal size the examples go, so that none has too many pixels."""
+    batch, height, width = x.shape[:3]
+    wanted = min(_PARTS, batch * height * width // _PIXELS)
+    return max(part for part in range(1, max(wanted, 1) + 1) if batch % part == 0)
+
+
+def _packed(x: Array, unit: float) -> Array:
+    """Multiples of a unit as bytes, counted down from 255: XLA sees through a mere conversion and would keep floats."""
+    return jnp.uint8(255) - (x / unit).astype(jnp.uint8)
+
+
+def _unpacked(kept: Array, unit: float, dtype: jnp.dtype) -> Array:
+    return (255 - kept.astype(dtype)) * jnp.asarray(unit, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _with_own_gradient(x: Array, kernel: Array, parts: int, unit: float | None, xla: Convolution) -> Array:
+    """Convolution that keeps bytes, if there is a unit, and sums the kernel's gradient over parts of the examples."""
+    del parts, unit
+    return xla(x, kernel)
+
+
+def _forward(
+    x: Array, kernel: Array, parts: int, unit: float | None, xla: Convolution
+) -> tuple[Array, tuple[Array, Array]]:
+    kept = x if unit is None else _packed(x, unit)
+    return _with_own_gradient(x, kernel, parts, unit, xla), (kept, kernel)
+
+
+def _backward(
+    parts: int, unit: float | None, xla: Convolution, residuals: tuple[Array, Array], d_y: Array
+) -> tuple[Array, Array]:
+    kept, kernel = residuals
+    x = kept if unit is None else _unpacked(kept, unit, d_y.dtype)
+    (d_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](d_y)
+    # Every part has examples of every device.
+    xs, d_ys = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (x, d_y))
+    d_kernel = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
+    for part in range(parts):
+        _, gradient = jax.vjp(lambda kernel, part=part: xla(xs[:, part], kernel), kernel)
+        d_kernel += gradient(d_ys[:, part])[0]
+    return d_x, d_kernel.astype(kernel.dtype)
+
+
+_with_own_gradient.defvjp(_forward, _backward)

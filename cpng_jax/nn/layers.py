@@ -1,0 +1,225 @@
+"""Layers between the spikes: time-merged convolution, dense and pooling, and tdBN.
+
+Arrays are `[T, B, ...]`, time first. Convolution, dense and pooling have no state in time, so T is folded into
+the batch and each layer is one large operation, which every device does for its own examples. A layer computes in
+the dtype of its input, with float32 parameters; tdBN takes its statistics in float32.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cpng_jax.nn.convolution import convolve
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.time_loop import Affine, Normalised
+
+
+def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
+    """Applies a function of `[batch, ...]` to `[T, B, ...]` as one batch of T * B.
+
+    Args:
+      function: maps `[batch, ...]` to `[batch, ...]`, each example by itself.
+      x: `[T, B, ...]`.
+
+    Returns:
+      `[T, B, ...]`.
+    """
+    # Devices share the examples: these must come first then, or the whole batch would be gathered on each device.
+    shared = jax.device_count() > 1
+    x = jnp.swapaxes(x, 0, 1) if shared else x
+    y = function(x.reshape(-1, *x.shape[2:]))
+    y = y.reshape(*x.shape[:2], *y.shape[1:])
+    return jnp.swapaxes(y, 0, 1) if shared else y
+
+
+class Conv(nn.Module):
+    """Square convolution without bias on `[T, B, H, W, C]`, padded to keep H and W at stride 1.
+
+    Attributes:
+      features: number of output channels.
+      kernel_size: edge of the kernel.
+      stride: step in H and W.
+      unit: what the input holds whole multiples of, 0 to 255 times, to keep it as bytes for the backward pass: 1 for
+        spikes and small sums of them; None for any other input.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    unit: float | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns `[T, B, H', W', features]`."""
+        x = jnp.asarray(x)
+        _check_rank(x, 5, '[T, B, H, W, C]', 'Conv')
+        if self.kernel_size % 2 != 1:
+            raise ValueError(f'Conv: kernel_size must be odd to keep H and W, got {self.kernel_size}.')
+        conv = nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            strides=self.stride,
+            padding=self.kernel_size // 2,
+            use_bias=False,
+            dtype=x.dtype,
+            kernel_init=nn.initializers.he_normal(),
+            conv_general_dilated=functools.partial(convolve, unit=self.unit),
+            name='conv',
+        )
+        return merge_time(conv, x)
+
+
+class Dense(nn.Module):
+    """Fully connected layer on `[T, B, features]`.
+
+    Attributes:
+      features: number of outputs.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Returns `[T, B, features]`."""
+        x = jnp.asarray(x)
+        _check_rank(x, 3, '[T, B, features]', 'Dense')
+        return merge_time(nn.Dense(self.features, dtype=x.dtype, name='dense'), x)
+
+
+def avg_pool(x: Array, window: int) -> Array:
+    """Averages over square windows that do not overlap.
+
+    Args:
+      x: `[T, B, H, W, C]`.
+      window: edge of a window.
+
+    Returns:
+      `[T, B, H // window, W // window, C]`.
+
+    Raises:
+      ValueError: `x` has another rank, or the map is smaller than the window.
+    """
+    _check_rank(x, 5, '[T, B, H, W, C]', 'avg_pool')
+    if min(x.shape[2:4]) < window:
+        raise ValueError(f'avg_pool: a map of {x.shape[2]} x {x.shape[3]} is smaller than its window of {window}.')
+    return merge_time(lambda y: nn.avg_pool(y, (window, window), (window, window)), x)
+
+
+def max_pool(x: Array, window: int, stride: int) -> Array:
+    """Takes the maximum over square windows, padded so that every pixel has one about it.
+
+    Args:
+      x: `[T, B, H, W, C]`.
+      window: edge of a window, odd.
+      stride: step from one window to the next.
+
+    Returns:
+      `[T, B, ceil(H / stride), ceil(W / stride), C]`.
+
+    Raises:
+      ValueError: `x` has another rank.
+    """
+    _check_rank(x, 5, '[T, B, H, W, C]', 'max_pool')
+    padding: Any = ((window // 2, window // 2),) * 2
+    return merge_time(lambda y: nn.max_pool(y, (window, window), (stride, stride), padding), x)
+
+
+class TdBN(nn.Module):
+    """Threshold-dependent batch normalisation (Zheng et al., 2020; Sec. 5.1).
+
+    `scale * (alpha * v_th * (x - mean) / sqrt(variance + epsilon)) + bias` with mean and variance of each
+    channel over T, the global batch, H and W, in float32. In evaluation the running statistics serve.
+
+    Attributes:
+      v_th: threshold of the neurons that follow.
+      alpha: 1, or 1/sqrt(2) for each of two branches that are summed.
+      momentum: share of the running statistics kept at each step.
+      epsilon: added to the variance.
+    """
+
+    v_th: float = 1.0
+    alpha: float = 1.0
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Normalised:
+        """Works out the normalisation and leaves it to the neurons to apply it.
+
+        Args:
+          x: `[T, B, ..., C]`.
+          train: take the batch's statistics and update the running ones.
+
+        Returns:
+          What `LIF` takes; its method `array` applies it.
+        """
+        x = jnp.asarray(x)
+        mean, variance = RunningMoments(self.momentum, name='norm')(x, train=train)
+        scale = self.param('scale', nn.initializers.ones, mean.shape, jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, mean.shape, jnp.float32)
+        gain = jax.lax.rsqrt(variance + self.epsilon) * (self.alpha * self.v_th * scale)
+        return Normalised(x, Affine(mean, gain, bias))
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of each channel, and their running averages in the collection `batch_stats`.
+
+    Attributes:
+      momentum: share of the running averages kept at each step.
+    """
+
+    momentum: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
+        """Returns mean and variance `[C]`: of `x`, `[..., C]`, in training; the running averages in evaluation."""
+        channels = x.shape[-1]
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,), jnp.float32)
+        running_variance = self.variable('batch_stats', 'var', jnp.ones, (channels,), jnp.float32)
+        if not train:
+            return running_mean.value, running_variance.value
+        mean, variance = moments(x)
+        if not self.is_initializing():
+            for running, now in ((running_mean, mean), (running_variance, variance)):
+                running.value = self.momentum * running.value + (1 - self.momentum) * now
+        return mean, variance
+
+
+@jax.custom_vjp
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel in at least float32; for the backward pass `x` alone is kept.
+
+    Args:
+      x: `[..., C]`.
+
+    Returns:
+      `(mean, variance)`, each `[C]`.
+    """
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.mean(x, axes)
+    # Not the difference of two squares, which loses digits where |mean| >> std.
+    return mean, jnp.mean(jnp.square(x - mean), axes)
+
+
+def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    mean, variance = moments(x)
+    return (mean, variance), (x, mean)
+
+
+def _moments_backward(residuals: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Array]:
+    (x, mean), (d_mean, d_variance) = residuals, cotangents
+    count = x.size // x.shape[-1]
+    return ((d_mean / count + (x - mean) * (2 / count * d_variance)).astype(x.dtype),)
+
+
+moments.defvjp(_moments_forward, _moments_backward)
+
+
+def _check_rank(x: Array, rank: int, layout: str, layer: str) -> None:
+    if x.ndim != rank:
+        raise ValueError(f'{layer} takes {layout}, got an array of shape {x.shape}.')

@@ -1,0 +1,125 @@
+"""What the programs share: flags that name a configuration, and errors that become one sentence and an exit code."""
+
+import os
+import pathlib
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, logging
+
+from cpng_jax.runtime import distributed
+from cpng_jax.runtime.config import ConfigDict, flatten, nearest
+from cpng_jax.runtime.errors import LostProcessError, UserError
+from cpng_jax.runtime.signals import Stopped
+
+DEFAULT_CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py'
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags, after a check of the configuration file and of the keys that the flags change.
+
+    Args:
+      argv: the command line.
+
+    Returns:
+      What is left of it: the program and its positional arguments.
+    """
+    try:
+        return app.parse_flags_with_usage(_with_config(argv))
+    except UserError as error:
+        fail(error)
+
+
+def run(main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = parse_flags) -> None:
+    """Runs a program; exits with 2 and one sentence on what the user can set right.
+
+    75 tells that another process of the run has ended, so that the same command will do.
+
+    Args:
+      main: takes what the parser leaves.
+      flags_parser: parses the command line; `app.parse_flags_with_usage` for a program without a configuration.
+    """
+    app.run(lambda argv: _guarded(main, argv), flags_parser=flags_parser)
+
+
+def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    logging.set_verbosity(logging.FATAL)  # of Orbax and Grain, whose errors become sentences here
+    try:
+        main(argv)
+    except LostProcessError as lost:
+        print(f'{_program()}: {lost}', file=sys.stderr)
+        distributed.leave(os.EX_TEMPFAIL)
+    except UserError as error:
+        fail(error)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except KeyboardInterrupt:
+        distributed.leave(130)
+    except Exception:
+        traceback.print_exc()
+        distributed.leave(1)
+
+
+def fail(sentence: object) -> NoReturn:
+    """Says what is wrong and leaves with 2.
+
+    Args:
+      sentence: for the user.
+    """
+    print(f'{_program()}: {sentence}', file=sys.stderr)
+    distributed.leave(2)
+
+
+def _program() -> str:
+    """train.py, or cpng_jax.experiments for the __main__.py of a package."""
+    path = pathlib.Path(sys.argv[0])
+    return f'{path.parent.parent.name}.{path.parent.name}' if path.name == '__main__.py' else path.name
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """The command line with a configuration file, once that and the keys of its overrides have been checked."""
+    given = [index for index, argument in enumerate(argv) if re.match('--?config(=|$)', argument)]
+    if not given:
+        argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
+        given = [1]
+    _, _, file = argv[given[-1]].partition('=')
+    known = flatten(load(file or ''.join(argv[given[-1] + 1 : given[-1] + 2])))
+    for argument in argv[1:]:
+        override = re.match(r'--?(?:no)?config\.([^=]*)', argument)
+        if override and not any(key == override[1] or key.startswith(f'{override[1]}.') for key in known):
+            raise UserError(f'config has no key {override[1]!r}; the nearest is {nearest(override[1], known)!r}.')
+    return argv
+
+
+def load(file: str) -> ConfigDict:
+    """Reads the configuration that a file makes, before any flag changes it.
+
+    Args:
+      file: its path; `path:argument` hands the argument to its function.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      UserError: there is no such file, or it makes no configuration.
+    """
+    path, _, argument = file.partition(':')
+    if not pathlib.Path(path).is_file():
+        raise UserError(f'--config is {path!r}, which is not a file; those at hand are in {DEFAULT_CONFIG.parent}.')
+    try:
+        get_config = runpy.run_path(path).get('get_config')
+        config = get_config and (get_config(argument) if argument else get_config())
+    except Exception as error:  # Whatever the user's file may raise.
+        raise UserError(f'{path} fails with {type(error).__name__}: {error}') from error
+    if get_config is None:
+        raise UserError(f'{path} has no function get_config().')
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f'get_config() of {path} must return an ml_collections.ConfigDict, got {type(config).__name__}.'
+        )
+    return config

@@ -1,0 +1,168 @@
+"""Many processes that make one run: how they find each other, agree, and end."""
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import LostProcessError, UserError
+
+_VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+_GRACE = 5  # seconds
+_EXPECTED = (
+    f'the variables {", ".join(_VARIABLES)}; srun of SLURM or mpirun of Open MPI with more than one task; an indexed '
+    'Job of Kubernetes; or a Cloud TPU'
+)
+
+
+def found_cluster(environment: Mapping[str, str]) -> str | None:
+    """Tells what has started this process as one of several.
+
+    Args:
+      environment: the environment variables.
+
+    Returns:
+      'variables', 'SLURM', 'Open MPI', 'Kubernetes' or 'Cloud TPU'; None for a process on its own.
+
+    Raises:
+      UserError: some, but not all, of JAX's own variables are there.
+    """
+    given = [name for name in _VARIABLES if environment.get(name)]
+    if given:
+        missing = [name for name in _VARIABLES if name not in given]
+        if missing:
+            raise UserError(
+                f'{" and ".join(given)} set, but not {" and ".join(missing)}: processes that form one run need all '
+                'three; unset them for a run on its own.'
+            )
+        return 'variables'
+    slurm = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID')
+    # A shell of an allocation has most of SLURM's variables too; only srun sets those of a step.
+    if all(name in environment for name in slurm) and _count(environment, 'SLURM_NTASKS') > 1:
+        return 'SLURM'
+    if 'OMPI_MCA_orte_hnp_uri' in environment and _count(environment, 'OMPI_COMM_WORLD_SIZE') > 1:
+        return 'Open MPI'
+    # Either is enough for JAX to take several hosts as one; a single TPU host is told apart by JAX itself.
+    hosts = environment.get('TPU_WORKER_HOSTNAMES') or environment.get('TPU_PROCESS_ADDRESSES')
+    if importlib.util.find_spec('libtpu') and (hosts or any(map(os.path.exists, ('/dev/accel0', '/dev/vfio/0')))):
+        return 'Cloud TPU'
+    if 'KUBERNETES_SERVICE_HOST' in environment and 'JOB_COMPLETION_INDEX' in environment:
+        return 'Kubernetes'
+    return None
+
+
+def _count(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, '')
+    return int(text) if text.isdecimal() else 0
+
+
+def start(config: Config) -> None:
+    """Joins the processes of a run; call it before anything asks JAX for a device.
+
+    Args:
+      config: `distributed` is 'auto' to join where a cluster is found, 'on' to insist on one, 'off' never to join.
+
+    Raises:
+      UserError: there is no cluster to join, or the other processes were not there in time.
+    """
+    if config.distributed == 'off' or jax.distributed.is_initialized():
+        return
+    cluster = found_cluster(os.environ)
+    if cluster is None:
+        if config.distributed == 'on':
+            raise UserError(f'config.distributed is on, but no cluster was found: expected {_EXPECTED}.')
+        return
+    if cluster == 'Kubernetes' and importlib.util.find_spec('kubernetes') is None:
+        raise UserError('A Job of Kubernetes is joined with its client: pip install "jax[k8s]"')
+    explicit = {}
+    if cluster == 'variables':
+        address, count, process = (os.environ[name] for name in _VARIABLES)
+        if not (count.isdecimal() and process.isdecimal() and int(process) < int(count) and ':' in address):
+            raise UserError(
+                f'JAX_COORDINATOR_ADDRESS is {address!r}, JAX_NUM_PROCESSES {count!r}, JAX_PROCESS_ID {process!r}: '
+                'expected host:port, the number of processes, and an integer from 0 to one below that number.'
+            )
+        explicit = {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(process)}
+        explicit['cluster_detection_method'] = 'deactivate'
+    try:
+        jax.distributed.initialize(
+            **explicit,
+            initialization_timeout=config.cluster.start_timeout,
+            heartbeat_timeout_seconds=config.cluster.heartbeat_timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f'The processes of this run ({cluster}) did not find each other within config.cluster.start_timeout = '
+            f'{config.cluster.start_timeout} s: {str(error).splitlines()[0]}. Start all of them, and let each reach '
+            'the address of the first.'
+        ) from error
+
+
+def leads() -> bool:
+    """Tells whether this process writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come to the same place; the name tells the places apart."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def all_agree(value: bool) -> bool:
+    """Tells, on every process alike, whether a value is true on every one."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
+
+
+def explained(error: RuntimeError) -> Exception:
+    """Says what an error of JAX's runtime means for the user, where that is known.
+
+    Args:
+      error: the `jax.errors.JaxRuntimeError`.
+
+    Returns:
+      A `UserError` for memory that ran out, a `LostProcessError` where there are others, otherwise the error itself.
+    """
+    reason = str(error).strip().splitlines()[0]
+    if 'RESOURCE_EXHAUSTED' in reason:
+        return UserError(
+            f'The device has not enough memory: {reason}. Try config.optim.accumulate=2, config.remat=block, '
+            'config.dtype=bfloat16, config.mesh.fsdp=True, or a smaller config.batch_size.'
+        )
+    return lost(error) if jax.process_count() > 1 else error
+
+
+def lost(error: Exception) -> LostProcessError:
+    """Says that another process of the run has ended.
+
+    Args:
+      error: what it led to in this one.
+
+    Returns:
+      What to raise instead.
+    """
+    reason = str(error).strip().splitlines()[0]
+    return LostProcessError(
+        f'Process {jax.process_index()} of {jax.process_count()} lost another, which has ended: {reason}. '
+        'Its own output says why. The same command goes on from the latest checkpoint.'
+    )
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once if it is one of several: JAX would first wait for the others, who wait for this one."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if leads():  # the others are aborted once it is gone: what ends all of them, each may say first
+            time.sleep(_GRACE)
+        os._exit(code)
+    sys.exit(code)

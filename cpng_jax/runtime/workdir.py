@@ -1,0 +1,123 @@
+"""The folder of a run: whose it is, and what it was made with."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+
+from cpng_jax.runtime.config import ADDED, Config, ConfigDict, changed_keys, validate
+from cpng_jax.runtime.errors import UserError
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'scikit-learn')
+
+
+def check(workdir: pathlib.Path, config: Config) -> None:
+    """Checks that a folder is new or belongs to the same configuration; writes nothing.
+
+    Args:
+      workdir: folder of the run.
+      config: of this run.
+
+    Raises:
+      UserError: it belongs to another configuration, named by the changed keys, or its `config.json` is damaged.
+    """
+    stored = _read(workdir / 'config.json')
+    changes = [] if stored is None else changed_keys(stored, config)
+    if changes:
+        raise UserError(
+            f'{workdir} holds a run of another configuration: {"; ".join(changes)}. '
+            'Choose another --workdir, or the old values to go on.'
+        )
+
+
+def load_config(workdir: pathlib.Path) -> Config:
+    """Reads the configuration of a run.
+
+    Args:
+      workdir: folder of the run.
+
+    Returns:
+      The configuration; keys that came after the run have the value that stands for what it did.
+
+    Raises:
+      UserError: the folder holds no run, or its `config.json` is damaged or no configuration.
+    """
+    stored = _read(workdir / 'config.json')
+    if stored is None:
+        raise UserError(f'There is no run in {workdir}: it has no config.json.')
+    for key, value in ADDED.items():
+        section, _, name = key.partition('.')
+        stored.setdefault(section, {}).setdefault(name, value)
+    config = ConfigDict(stored)
+    validate(config)
+    return config
+
+
+def claim(workdir: pathlib.Path, config: Config) -> None:
+    """Makes the folder, or checks that it belongs to the same configuration, and notes the package versions.
+
+    Writes `config.json`, and `environment.json` with an entry for each change of versions or devices.
+
+    Args:
+      workdir: folder of the run.
+      config: of this run.
+
+    Raises:
+      UserError: the folder cannot be written, its files are damaged, or it belongs to another configuration.
+    """
+    try:
+        check(workdir, config)
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / 'config.json', config.to_dict())
+        history = _read(workdir / 'environment.json') or []
+        now = _environment()
+        if not history or history[-1] != now:
+            write_json(workdir / 'environment.json', [*history, now])
+    except OSError as error:
+        raise UserError(f'Cannot write to the workdir {workdir}: {error.strerror}.') from error
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replaces a JSON file in one go, so that a process that is killed leaves the old one or the new one.
+
+    Args:
+      path: the file.
+      value: what JSON can hold.
+    """
+    temporary = path.with_suffix('.tmp')
+    with temporary.open('w') as file:
+        json.dump(value, file, indent=2)
+        file.write('\n')
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _read(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f'{path} is damaged ({error}). Restore it, or choose another --workdir.') from error
+
+
+def _environment() -> dict[str, Any]:
+    """Versions and devices, for whoever asks later what a result was made with."""
+    return {
+        'python': platform.python_version(),
+        'platform': platform.platform(),
+        'packages': {name: _version(name) for name in ('cpng-jax', *_PACKAGES)},
+        'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

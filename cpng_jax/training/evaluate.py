@@ -1,0 +1,116 @@
+"""Measuring a state or a checkpoint on the test split; each example counts exactly once."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from cpng_jax.data.pipeline import eval_batches
+from cpng_jax.runtime import distributed, sharding
+from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.workdir import check
+from cpng_jax.training import step as train_step
+from cpng_jax.training.setup import Experiment, compile_steps, initial_state
+from cpng_jax.training.state import TrainState
+
+
+class Accuracy(NamedTuple):
+    """Result of an evaluation."""
+
+    loss: float
+    correct: int
+    examples: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples that were classified rightly."""
+        return self.correct / self.examples
+
+
+def evaluate_split(experiment: Experiment, state: TrainState, evaluate: train_step.EvalStep) -> Accuracy:
+    """Measures a state on the test split; each example counts exactly once.
+
+    Args:
+      experiment: from `build`.
+      state: what to measure.
+      evaluate: from `train_step.make_eval_step`.
+
+    Returns:
+      Mean cross entropy in nats, and the number classified rightly.
+    """
+    devices = experiment.mesh.size
+    batch_size = -(-experiment.config.eval.batch_size // devices) * devices
+    sums = [
+        evaluate(state, sharding.put_batch(batch, experiment.mesh))
+        for batch in eval_batches(
+            experiment.dataset.test,
+            batch_size,
+            prepare=experiment.dataset.prepare,
+            threads=experiment.config.data.threads,
+            workers=experiment.config.data.workers,
+            shard=jax.process_index(),
+            shards=jax.process_count(),
+        )
+    ]
+    loss, correct, examples = (sum(float(value) for value in column) for column in zip(*sums, strict=True))
+    return Accuracy(loss / examples, round(correct), round(examples))
+
+
+def restore(experiment: Experiment, workdir: pathlib.Path) -> TrainState | None:
+    """Restores the checkpoint that `config.eval.checkpoint` names.
+
+    Args:
+      experiment: from `build`.
+      workdir: folder of the run, with a folder of checkpoints.
+
+    Returns:
+      The state; None when there is no checkpoint yet.
+
+    Raises:
+      UserError: none can be read, or one belongs to another network.
+    """
+    checkpoints = Checkpoints(workdir, keep=experiment.config.checkpoint.keep)
+    restored = checkpoints.restore(initial_state(experiment), experiment.config.eval.checkpoint)
+    checkpoints.close()
+    return None if restored is None else restored[0]
+
+
+def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+    """Restores the checkpoint that `config.eval.checkpoint` names and measures it on the test split.
+
+    Args:
+      experiment: from `build`.
+      workdir: folder of the run.
+
+    Returns:
+      `step`, `test_loss`, `test_accuracy`, `correct` and `examples`.
+
+    Raises:
+      UserError: the workdir has no checkpoint, or belongs to another configuration.
+    """
+    config = experiment.config
+    if not (workdir / 'checkpoints').is_dir():
+        raise UserError(
+            f'There is no checkpoint in {workdir}: train first, or name the folder of a run with --workdir.'
+        )
+    check(workdir, config)
+    state = restore(experiment, workdir)
+    if state is None:
+        raise UserError(f'There is no checkpoint in {workdir} yet: train at least one epoch first.')
+    _, evaluate = compile_steps(experiment)
+    result = evaluate_split(experiment, state, evaluate)
+    step = int(state.step)
+    if distributed.leads():
+        print(
+            f'{config.eval.checkpoint} checkpoint, step {step}: test accuracy {result.accuracy:.2%} '
+            f'({result.correct} of {result.examples}), loss {result.loss:.4f}',
+            flush=True,
+        )
+    return {
+        'step': step,
+        'test_loss': result.loss,
+        'test_accuracy': result.accuracy,
+        'correct': result.correct,
+        'examples': result.examples,
+    }

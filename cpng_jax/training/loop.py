@@ -1,0 +1,240 @@
+"""The training loop, readable from top to bottom: `run` is what train.py calls."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from cpng_jax.runtime import distributed, sharding
+from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime.config import Config, validate
+from cpng_jax.runtime.console import epoch_line, farewell, greeting, memory_line, memory_of
+from cpng_jax.runtime.errors import DivergedError, UserError
+from cpng_jax.runtime.metrics import Display, MetricsWriter
+from cpng_jax.runtime.plots import plot_run
+from cpng_jax.runtime.prefetch import Feed, Mark
+from cpng_jax.runtime.profile import Profile
+from cpng_jax.runtime.signals import Stopped, StopRequest
+from cpng_jax.runtime.workdir import claim
+from cpng_jax.training import optim
+from cpng_jax.training import state as train_state
+from cpng_jax.training import step as train_step
+from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
+from cpng_jax.training.setup import (
+    Controller,
+    Experiment,
+    build,
+    compile_steps,
+    initial_state,
+    make_controller,
+    train_batches,
+    with_found_beta,
+)
+from cpng_jax.training.state import EpochTotals, TrainState, by_layer, layer_name
+from cpng_jax.training.summary import describe
+
+MODES = ('train', 'eval', 'summary')
+
+Results = dict[str, Any]
+
+_NO_RESULTS: Results = {'test_accuracy': 0.0, 'best_accuracy': 0.0, 'best_epoch': 0}
+
+
+def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') -> dict[str, Any]:
+    """Trains, evaluates or summarises what a configuration describes.
+
+    Training goes on from the latest checkpoint in the workdir, if there is one.
+
+    Args:
+      config: see `configs/base.py`.
+      workdir: folder of the run; holds its configuration, checkpoints, metrics and plots.
+      mode: 'train', 'eval' or 'summary'.
+
+    Returns:
+      Facts about the result: accuracies, and the step they belong to; sizes for a summary.
+
+    Raises:
+      UserError: something the user can set right.
+      Stopped: a signal ended the training, after a checkpoint.
+    """
+    if mode not in MODES:
+        raise UserError(f'--mode is {mode!r}, expected one of {", ".join(MODES)}.')
+    validate(config)
+    folder = pathlib.Path(workdir)
+    if mode == 'summary':
+        summary = describe(config, folder)
+        print(summary, flush=True)
+        return {'parameters': summary.parameters, 'multiply_adds': summary.multiply_adds}
+    distributed.start(config)
+    try:
+        experiment = build(config)
+        return evaluate_checkpoint(experiment, folder) if mode == 'eval' else train(experiment, folder)
+    except jax.errors.JaxRuntimeError as error:
+        raise distributed.explained(error) from error
+
+
+def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains from the latest checkpoint to the end, or to a signal.
+
+    Args:
+      experiment: from `build`.
+      workdir: folder of the run.
+
+    Returns:
+      `step`, `test_accuracy`, `best_accuracy` and `best_epoch`.
+
+    Raises:
+      UserError: the workdir belongs to another configuration, cannot be written, or the training diverged.
+      Stopped: a signal asked for it; a checkpoint was saved.
+    """
+    config = experiment.config
+    if distributed.leads():
+        claim(workdir, config)
+    distributed.barrier('the workdir is claimed')
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    try:
+        fresh = initial_state(experiment)
+        state, results = checkpoints.restore(fresh) or (fresh, _NO_RESULTS)
+        results = _train_from(experiment, workdir, checkpoints, state, results)
+    except OSError as error:
+        raise UserError(
+            f'Cannot write to {workdir}: {error.strerror or error}. Checkpoints that are there stay good.'
+        ) from error
+    finally:
+        checkpoints.close()
+    if distributed.leads():
+        plots = plot_run(workdir)
+        print(farewell(results, workdir, plots), flush=True)
+    return results | {'step': experiment.steps}
+
+
+def _train_from(
+    experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints, state: TrainState, results: Results
+) -> Results:
+    """Makes the steps that are left: returns the last and best accuracy."""
+    config, first, leads = experiment.config, int(state.step), distributed.leads()
+    step_function, evaluate = compile_steps(experiment)
+    control = make_controller(experiment)
+    writer = MetricsWriter(workdir, first_step=first, silent=not leads)
+    console = None if leads else Console(quiet=True)
+    display = Display(
+        experiment.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
+    )
+    profile = Profile(workdir, config.profile.steps, on=leads)
+    with writer, train_batches(experiment, first) as batches, display, profile, StopRequest() as stop:
+        display.print(greeting(experiment, workdir, state))
+        if first == experiment.steps:
+            return results
+        feed = Feed(batches, experiment.mesh)
+        batch = feed.next()
+        step_function = step_function.lower(state, batch).compile()
+        memory = memory_of(step_function)
+        writer.write('memory', first, memory)
+        display.print(memory_line(memory))
+        mark = Mark.now(first, feed)
+        for step in range(first + 1, experiment.steps + 1):
+            with profile.before(step):
+                state = step_function(state, batch)
+            profile.after(step, state)
+            if step < experiment.steps:
+                batch = feed.next(state.step)  # travels while the devices work
+            ends_epoch = step % experiment.steps_per_epoch == 0
+            if ends_epoch:
+                _check_loss(state, checkpoints)
+                pace = Mark.now(step, feed).since(mark, config.batch_size)
+                state, row = _end_epoch(experiment, state, batch, control, evaluate)
+                row |= pace
+                results = _rank(results, row)
+                writer.write('epoch', step, row)
+                display.print(epoch_line(row, results, config.epochs))
+                mark = Mark.now(step, feed)
+            elif step % config.log.every_steps == 0:
+                _check_loss(state, checkpoints)
+                loss, accuracy = _running(state, config.batch_size)
+                display.update(step, epoch=experiment.epoch(step), loss=loss, accuracy=accuracy)
+                wait = Mark.now(step, feed).since(mark, config.batch_size)['data_wait']
+                writer.write('step', step, {'train_loss': loss, 'train_accuracy': accuracy, 'data_wait': wait})
+            stopping, every = stop.after(step), config.checkpoint.every_steps
+            if ends_epoch or stopping or (every and step % every == 0):
+                _save(checkpoints, state, results, rated=ends_epoch)
+            if stopping and step < experiment.steps:
+                checkpoints.wait()
+                raise Stopped(stop.signal, step, workdir)
+        checkpoints.wait()
+    return results
+
+
+def _end_epoch(
+    experiment: Experiment,
+    state: TrainState,
+    batch: train_step.Batch,
+    control: Controller,
+    evaluate: train_step.EvalStep,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Runs CPNG and the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
+    config = experiment.config
+    loss, accuracy = _running(state, config.batch_size)
+    rates = state.epoch.firing_rate
+    schedule = optim.learning_rate(config.optim, experiment.steps)
+    controlled, report = control(state, batch)
+    if config.cpng.enabled and config.cpng.every == 'epoch':
+        state = controlled
+    state = with_found_beta(experiment, state)
+    result = evaluate_split(experiment, state, evaluate)
+    row = {
+        'epoch': experiment.epoch(int(state.step)),
+        'train_loss': loss,
+        'train_accuracy': accuracy,
+        'test_loss': result.loss,
+        'test_accuracy': result.accuracy,
+        'learning_rate': float(jnp.asarray(schedule(int(state.step) - 1))),
+        'chi_limit': config.cpng.chi_limit,
+        'beta_init': config.cpng.beta_init,
+        'beta': by_layer(state.surrogate),
+        'chi': by_layer(report.chi),
+        'chi_min': by_layer(state.cpng.chi_recorder),
+        'firing_rate': by_layer(rates),
+        'skipped': [layer_name(name) for name in report.skipped_layers()],
+    }
+    start_epoch = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=sharding.replicated(experiment.mesh))
+    return state.replace(epoch=start_epoch(state.surrogate, config.cpng.chi == 'counted')), row
+
+
+def _running(state: TrainState, batch_size: int) -> tuple[float, float]:
+    """Mean loss and accuracy of the epoch so far."""
+    steps = int(state.epoch.steps)
+    return float(state.epoch.loss) / steps, int(state.epoch.correct) / (steps * batch_size)
+
+
+def _check_loss(state: TrainState, checkpoints: Checkpoints) -> None:
+    """Ends a training that has diverged, before anything of it is saved."""
+    if not np.isfinite(float(state.epoch.loss)):
+        _diverged('the loss', state, checkpoints)
+
+
+def _save(checkpoints: Checkpoints, state: TrainState, results: Results, *, rated: bool) -> None:
+    if not bool(train_state.all_finite(state)):
+        _diverged('a weight or a running statistic', state, checkpoints)
+    checkpoints.save(state, results, results['test_accuracy'] if rated else None)
+
+
+def _diverged(what: str, state: TrainState, checkpoints: Checkpoints) -> None:
+    checkpoints.wait()
+    kept = checkpoints.steps()
+    rest = f'The checkpoint of step {kept[-1]} is kept' if kept else 'There was no checkpoint yet'
+    raise DivergedError(
+        f'Training diverged: {what} became NaN or infinite by step {int(state.step)}. {rest}. '
+        'Try a lower config.optim.learning_rate or a longer config.optim.warmup_fraction, in another --workdir.'
+    )
+
+
+def _rank(results: Results, row: dict[str, Any]) -> Results:
+    """Keeps the last and the best test accuracy; of equals the later epoch, whose checkpoint is the one kept."""
+    results = results | {'test_accuracy': row['test_accuracy']}
+    if row['test_accuracy'] >= results['best_accuracy']:
+        results |= {'best_accuracy': row['test_accuracy'], 'best_epoch': row['epoch']}
+    return results

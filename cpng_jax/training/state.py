@@ -1,0 +1,133 @@
+"""What training carries from step to step and what a checkpoint holds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+
+from cpng_jax.control import cpng
+from cpng_jax.nn.neuron import MembraneDistances, MembraneStats
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.time_loop import DISTANCES
+
+PyTree = Any
+
+
+class EpochTotals(struct.PyTreeNode):
+    """Sums over the steps of the running epoch.
+
+    They are kept on the device, so that reading them out now and then costs no step any time, and in the
+    checkpoint, so that a run taken up within an epoch reports the whole epoch.
+
+    Attributes:
+      steps: number of steps, int32.
+      loss: sum of the steps' mean losses, in nats.
+      correct: number of examples classified rightly, int32.
+      firing_rate: mean over the steps of each layer's share of spikes, a scalar in the place of each beta.
+      membrane: `MembraneStats` of each layer, or `MembraneDistances` where chi is counted: of the last batch or of the
+        epoch so far.
+    """
+
+    steps: Array
+    loss: Array
+    correct: Array
+    firing_rate: PyTree
+    membrane: PyTree
+
+    @classmethod
+    def zeros(cls, surrogate: PyTree, counted: bool = False) -> 'EpochTotals':
+        """Starts an epoch for the layers of the collection `surrogate`; `counted` tells whether chi is."""
+        # Each leaf is an array of its own: the training step donates its buffers, and one cannot be donated twice.
+        zeros = lambda *more: jax.tree.map(lambda beta: jnp.zeros((*beta.shape, *more), jnp.float32), surrogate)
+        if counted:
+            membrane = jax.tree.map(MembraneDistances, zeros(len(DISTANCES)))
+        else:
+            membrane = jax.tree.map(MembraneStats, zeros(), zeros())
+        rates = jax.tree.map(lambda _: jnp.zeros(()), surrogate)
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), rates, membrane)
+
+
+class TrainState(struct.PyTreeNode):
+    """The whole state of a run; randomness needs none, since it depends on seed and step alone.
+
+    Attributes:
+      step: number of updates made, int32.
+      params: weights.
+      batch_stats: running statistics of the norms.
+      surrogate: width parameter beta of each layer, or of each channel of it.
+      opt_state: state of the optimiser.
+      cpng: what Algorithm 1 remembers.
+      epoch: sums over the running epoch.
+    """
+
+    step: Array
+    params: PyTree
+    batch_stats: PyTree
+    surrogate: PyTree
+    opt_state: optax.OptState
+    cpng: cpng.CPNGState
+    epoch: EpochTotals
+
+
+def create(
+    model: nn.Module, optimizer: optax.GradientTransformation, example: Array, seed: int, *, counted: bool = False
+) -> TrainState:
+    """Initialises a run.
+
+    Args:
+      model: the network.
+      optimizer: from optax.
+      example: a batch of images of the right shape; only the shape counts.
+      seed: of the initial weights.
+      counted: chi is counted.
+
+    Returns:
+      The state at step 0.
+    """
+    # Jitted, so that only the weights are computed and not the outputs.
+    variables = jax.jit(model.init)(jax.random.key(seed), example)
+    surrogate = variables['surrogate']
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables['params'],
+        batch_stats=variables.get('batch_stats', {}),
+        surrogate=surrogate,
+        opt_state=optimizer.init(variables['params']),
+        cpng=cpng.init(surrogate),
+        epoch=EpochTotals.zeros(surrogate, counted),
+    )
+
+
+@jax.jit
+def all_finite(state: TrainState) -> Array:
+    """Tells whether weights, running statistics, optimiser and loss hold neither NaN nor infinity; scalar, boolean.
+
+    A spike is 0 or 1 even where the potential is NaN, so the loss alone may look sound in a network that has diverged.
+    """
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.epoch.loss))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def layer_paths(tree: Any) -> list[str]:
+    """Names the layers of a pytree laid out like `surrogate`, by path: conv01/lif for conv01/lif/beta."""
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return [layer_name(jax.tree_util.keystr(path, simple=True, separator='/')) for path in paths]
+
+
+def layer_name(path: str) -> str:
+    """Names a layer after the path of its beta: conv01/lif for conv01/lif/beta."""
+    return path.removesuffix('/beta')
+
+
+def by_layer(tree: Any) -> dict[str, float]:
+    """Flattens a pytree laid out like `surrogate` to a number for each layer, by the layer's path, in its order.
+
+    The number of a layer with channels is the mean of those that are finite: some may never have fired, say.
+    """
+    leaves = map(np.asarray, jax.tree.leaves(jax.device_get(tree)))
+    finite = lambda leaf: leaf[np.isfinite(leaf)] if np.isfinite(leaf).any() else leaf
+    return {name: float(np.mean(finite(leaf))) for name, leaf in zip(layer_paths(tree), leaves, strict=True)}

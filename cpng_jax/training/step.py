@@ -1,0 +1,314 @@
+"""The jitted steps: one update of the weights, one update of beta, one batch of evaluation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from cpng_jax.control import cpng, rules
+from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.nn.neuron import MembraneDistances, MembraneStats
+from cpng_jax.nn.surrogate import Array
+from cpng_jax.runtime.sharding import over_batch, replicated
+from cpng_jax.training.state import EpochTotals, TrainState
+
+Batch = dict[str, Array]
+
+# By default XLA:CPU starts everything as soon as it can, and so keeps ready from the forward pass on what the backward
+# pass is to compute again: up to twice the memory of a step, and no less time.
+_CPU_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
+
+
+class EvalSums(NamedTuple):
+    """Sums over the examples of a split.
+
+    Attributes:
+      loss: cross entropy, in nats.
+      correct: number classified rightly.
+      examples: number of examples.
+    """
+
+    loss: Array
+    correct: Array
+    examples: Array
+
+
+class Part(NamedTuple):
+    """What the examples of a step, or some of them, give: means, and the number classified rightly."""
+
+    gradients: Any
+    loss: Array
+    correct: Array
+    firing_rate: Any
+    membrane: Any
+
+
+Loss = Callable[[Array, Array], Array]
+Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
+EvalStep = Callable[[TrainState, Batch], EvalSums]
+
+
+def network_input(images: Array, mean: np.ndarray, std: np.ndarray, dtype: str = 'float32') -> Array:
+    """Brings a batch into the form that networks take, each channel to zero mean and unit variance (A.1).
+
+    Args:
+      images: uint8, static `[B, H, W, C]` or frames of events `[B, T, H, W, C]`.
+      mean: of the training images by channel, in units of 0 to 1.
+      std: likewise the standard deviation.
+      dtype: that the network computes in.
+
+    Returns:
+      `[B, H, W, C]` or `[T, B, H, W, C]`.
+    """
+    scaled = ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    return jnp.moveaxis(scaled, 1, 0) if images.ndim == 5 else scaled
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    state_sharding: TrainState | None = None,
+    mean: np.ndarray,
+    std: np.ndarray,
+    dtype: str = 'float32',
+    loss: Loss = mean_output_cross_entropy,
+    mix: Mix | None = None,
+    accumulate: int = 1,
+    pool_statistics: bool = False,
+    counted: bool = False,
+    cpng_every_batch: cpng.CPNGConfig | None = None,
+    rule: rules.Rule | None = None,
+) -> jax.stages.Wrapped:
+    """Compiles a training step.
+
+    Args:
+      model: the network.
+      optimizer: from optax.
+      mesh: devices that share the batch.
+      state_sharding: where each part of the state lives, from `sharding.of_state`; whole on every device if not given.
+      mean: of the training images by channel, in units of 0 to 1.
+      std: likewise the standard deviation.
+      dtype: that the network computes in; parameters and statistics are float32.
+      loss: of each example, from logits `[T, B, classes]` and labels.
+      mix: changes images and labels of a batch, given the number of the step.
+      accumulate: parts that a batch is worked off in, one after the other, to need less memory. Gradients are those of
+        the whole batch, but each part is normalised by itself.
+      pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
+      counted: measure `MembraneDistances`, to count chi, instead of `MembraneStats`.
+      cpng_every_batch: run Algorithm 1 with this configuration after each step; None leaves beta alone.
+      rule: what sets beta then instead of Algorithm 1.
+
+    Returns:
+      Maps a `TrainState`, whose memory is reused, and a `Batch` to the next state.
+    """
+
+    statistics = 'distances' if counted else 'membrane'
+
+    def step(state: TrainState, batch: Batch) -> TrainState:
+        images, labels = batch['image'], batch['label']
+        if mix is not None:
+            images, labels = mix(images.astype(jnp.float32), labels, state.step)
+        images = network_input(images, mean, std, dtype)
+
+        def part(batch_stats: Any, images: Array, labels: Array, true_labels: Array) -> tuple[Any, Part]:
+            """Gradients and measurements of some examples."""
+
+            def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
+                variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': state.surrogate}
+                logits, updates = model.apply(
+                    variables, images, train=True, mutable=['batch_stats', statistics, 'firing_rate']
+                )
+                return jnp.mean(loss(logits, labels)), (logits, updates)
+
+            (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            hits = jnp.sum(_hits(logits, true_labels))
+            return updates.get('batch_stats', {}), Part(
+                gradients, value, hits, updates['firing_rate'], updates[statistics]
+            )
+
+        if accumulate == 1:
+            batch_stats, whole = part(state.batch_stats, images, labels, batch['label'])
+        else:
+            batch_axis = images.ndim - 4  # events have T before it
+            parts = tuple(
+                split(array, accumulate, axis)
+                for array, axis in ((images, batch_axis), (labels, 0), (batch['label'], 0))
+            )
+            batch_stats, whole = _work_off(part, state.batch_stats, parts, accumulate)
+        changes, opt_state = optimizer.update(whole.gradients, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, changes),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            epoch=_add_step(state.epoch, whole, pool_statistics),
+        )
+        if cpng_every_batch is None:
+            return state
+        return cpng_step(state, cpng_every_batch, rule)[0]
+
+    # One sharding stands for every leaf of its argument.
+    home: Any = replicated(mesh) if state_sharding is None else state_sharding
+    return jax.jit(
+        step,
+        in_shardings=(home, over_batch(mesh)),
+        out_shardings=home,
+        donate_argnums=0,
+        compiler_options=compiler_options(mesh),
+    )
+
+
+def batch_loss(
+    model: nn.Module, variables: dict[str, Any], images: Array, labels: Array, loss: Loss = mean_output_cross_entropy
+) -> Array:
+    """The mean loss of a batch as training sees it, normalised by itself; running statistics stay as they are.
+
+    Args:
+      model: the network.
+      variables: its collections `params`, `batch_stats` and `surrogate`.
+      images: in the form that the network takes, see `network_input`.
+      labels: of the images.
+      loss: of each example, from logits `[T, B, classes]` and labels.
+
+    Returns:
+      A scalar, in nats.
+    """
+    logits, _ = model.apply(variables, images, train=True, mutable=['batch_stats'])
+    return jnp.mean(loss(logits, labels))
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+    """Tells what XLA is to be told of a training step on the devices of a mesh; None for nothing."""
+    return _CPU_OPTIONS if mesh.devices.flat[0].platform == 'cpu' else None
+
+
+def _hits(logits: Array, labels: Array) -> Array:
+    """Tells, as int32 0 or 1, which examples the outputs averaged over time classify rightly."""
+    return (jnp.argmax(jnp.mean(logits.astype(jnp.float32), axis=0), axis=-1) == labels).astype(jnp.int32)
+
+
+def split(array: Array, parts: int, axis: int = 0) -> Array:
+    """Splits the batch axis into parts, every part with examples of every device.
+
+    Args:
+      array: `[..., B, ...]`.
+      parts: how many.
+      axis: of the batch.
+
+    Returns:
+      `[parts, ..., B / parts, ...]`.
+    """
+    batch = array.shape[axis]
+    split = array.reshape(*array.shape[:axis], batch // parts, parts, *array.shape[axis + 1 :])
+    return jnp.moveaxis(split, axis + 1, 0)
+
+
+def _work_off(
+    part: Callable[..., tuple[Any, Part]], batch_stats: Any, parts: tuple[Array, ...], count: int
+) -> tuple[Any, Part]:
+    """Runs the parts of a batch one after the other: the running statistics, and what the parts give together."""
+
+    def step(carry: tuple[Any, Part, Array], examples: tuple[Array, ...]) -> tuple[tuple[Any, Part, Array], None]:
+        batch_stats, so_far, done = carry
+        batch_stats, new = part(batch_stats, *examples)
+        share = 1 / (done + 1)
+        return (batch_stats, _join(so_far, new, share), done + 1), None
+
+    first = jax.tree.map(lambda array: array[0], parts)
+    _, shapes = jax.eval_shape(part, batch_stats, *first)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (batch_stats, whole, _), _ = jax.lax.scan(step, (batch_stats, nothing, jnp.zeros(())), parts, length=count)
+    return batch_stats, whole
+
+
+def _join(old: Part, new: Part, share: Array) -> Part:
+    """Measurements of two sets of examples taken together, the second being `share` of the whole."""
+    mean = lambda before, after: jax.tree.map(lambda a, b: a + (b - a) * share, before, after)
+    return Part(
+        gradients=mean(old.gradients, new.gradients),
+        loss=mean(old.loss, new.loss),
+        correct=old.correct + new.correct,
+        firing_rate=mean(old.firing_rate, new.firing_rate),
+        membrane=_pool_layers(old.membrane, new.membrane, share),
+    )
+
+
+def _add_step(totals: EpochTotals, whole: Part, pool_statistics: bool) -> EpochTotals:
+    """Adds a step to the epoch's sums."""
+    steps = totals.steps + 1
+    share = 1 / steps.astype(jnp.float32)
+    membrane = _pool_layers(totals.membrane, whole.membrane, share) if pool_statistics else whole.membrane
+    rates = jax.tree.map(lambda old, new: old + (new - old) * share, totals.firing_rate, whole.firing_rate)
+    return EpochTotals(steps, totals.loss + whole.loss, totals.correct + whole.correct, rates, membrane)
+
+
+def _pool_layers(old: Any, new: Any, share: Array) -> Any:
+    """`_pool` for each layer."""
+    return jax.tree.map(lambda a, b: _pool(a, b, share), old, new, is_leaf=cpng.is_stats)
+
+
+def _pool(old: cpng.Stats, new: cpng.Stats, share: Array) -> cpng.Stats:
+    """Statistics of two sets of potentials taken together, the second being `share` of the whole."""
+    if isinstance(old, MembraneDistances) or isinstance(new, MembraneDistances):
+        return jax.tree.map(lambda a, b: a + (b - a) * share, old, new)
+    difference = new.mean - old.mean
+    variance = old.variance + (new.variance - old.variance) * share + share * (1 - share) * jnp.square(difference)
+    return MembraneStats(old.mean + difference * share, variance)
+
+
+def cpng_step(
+    state: TrainState, config: cpng.CPNGConfig, rule: rules.Rule | None = None
+) -> tuple[TrainState, cpng.CPNGReport]:
+    """Runs Algorithm 1, or another rule, on the membrane statistics that the epoch has gathered.
+
+    Args:
+      state: with at least one step since the epoch began.
+      config: of Algorithm 1, and of the chi that is reported.
+      rule: what sets beta instead of Algorithm 1, from `rules.make_rule`; it records no chi.
+
+    Returns:
+      The state with the new beta, and the report.
+    """
+    beta, recorder, report = cpng.update(state.epoch.membrane, state.surrogate, state.cpng, config)
+    if rule is not None:
+        beta, skipped = rules.update(rule, state.epoch.membrane, state.params, state.surrogate)
+        recorder, report = state.cpng, report._replace(chi_min=state.cpng.chi_recorder, skipped=skipped)
+    return state.replace(surrogate=beta, cpng=recorder), report
+
+
+def make_eval_step(
+    model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.ndarray, dtype: str = 'float32'
+) -> EvalStep:
+    """Compiles an evaluation step.
+
+    Args:
+      model: the network.
+      mesh: devices that share the batch.
+      mean: of the training images by channel, in units of 0 to 1.
+      std: likewise the standard deviation.
+      dtype: that the network computes in.
+
+    Returns:
+      Maps a state and a batch to the sums over the examples whose `weight` is 1.
+    """
+
+    def step(variables: dict[str, Any], batch: Batch) -> EvalSums:
+        logits: Any = model.apply(variables, network_input(batch['image'], mean, std, dtype))
+        losses, hits = mean_output_cross_entropy(logits, batch['label']), _hits(logits, batch['label'])
+        weight = batch['weight']
+        return EvalSums(jnp.sum(losses * weight), jnp.sum(hits * weight), jnp.sum(weight))
+
+    # The variables are taken from where they live.
+    jitted = jax.jit(step, in_shardings=(None, over_batch(mesh)), out_shardings=replicated(mesh))
+
+    def evaluate(state: TrainState, batch: Batch) -> EvalSums:
+        return jitted({'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}, batch)
+
+    return evaluate

@@ -1,0 +1,61 @@
+"""What the network of a configuration consists of and costs: `--mode=summary`."""
+
+import pathlib
+
+import jax.numpy as jnp
+
+from cpng_jax.data.pipeline import eval_batches
+from cpng_jax.models.summary import Summary, input_density, summarise
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.workdir import check
+from cpng_jax.training.evaluate import restore
+from cpng_jax.training.setup import Experiment, build, example_input
+from cpng_jax.training.state import TrainState
+from cpng_jax.training.step import network_input
+
+# Test images that the share of inputs that are not zero is measured on.
+_MEASURED = 16
+
+
+def describe(config: Config, workdir: pathlib.Path) -> Summary:
+    """Summarises a network; a trained one with the spiking operations it needs on test images.
+
+    Args:
+      config: a valid configuration; its data set need not be there.
+      workdir: folder of a run. If it holds a checkpoint, the one that `config.eval.checkpoint` names is measured.
+
+    Returns:
+      The `Summary`.
+
+    Raises:
+      UserError: the parts of the configuration do not fit, or the workdir belongs to another one.
+    """
+    trained = (workdir / 'checkpoints').is_dir()
+    if trained:
+        check(workdir, config)
+    config = config.copy_and_resolve_references()
+    config.remat = 'none'  # which is for the backward pass, and would hide what goes on within a block
+    if not trained:
+        config.data.fake = True
+        config.data.fake_examples = 4 * config.batch_size
+    experiment = build(config)
+    state = restore(experiment, workdir) if trained else None
+    density = None if state is None else measured_density(experiment, state)
+    return summarise(experiment.model, example_input(experiment.dataset), density)
+
+
+def measured_density(experiment: Experiment, state: TrainState) -> dict[str, float]:
+    """Measures the share of inputs that are not zero for each convolution and dense layer, on a few test images.
+
+    Args:
+      experiment: from `build`.
+      state: of the trained network.
+
+    Returns:
+      Shares by path of the layer, for `summarise`.
+    """
+    dataset = experiment.dataset
+    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
+    batch = next(eval_batches(dataset.test, min(_MEASURED, len(dataset.test)), prepare=dataset.prepare))
+    images = network_input(jnp.asarray(batch['image']), dataset.mean, dataset.std)
+    return input_density(experiment.model, variables, images)

@@ -1,0 +1,152 @@
+"""The page stands by itself: well-formed, no link, pictures inside, made for a narrow screen."""
+
+import base64
+import csv
+import html.parser
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from cpng_jax.analysis import beta
+from cpng_jax.analysis import html as page
+from cpng_jax.analysis import report as report_page
+from cpng_jax.analysis.run import Run
+from cpng_jax.runtime import plots
+from cpng_jax.runtime.errors import UserError
+
+VOID = {'meta', 'img', 'br', 'link'}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a page consists of, and checks that each tag is closed in its turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.texts, self.tables = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f'not closed: {self.open}'
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == 'table':
+            self.tables.append([])
+        elif tag == 'tr':
+            self.tables[-1].append([])
+        elif tag in ('td', 'th'):
+            self.tables[-1][-1].append('')
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.open and self.open[-1] in ('td', 'th'):
+            self.tables[-1][-1][-1] += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def read(path):
+    text = path.read_text('utf-8')
+    parsed = Page(text)
+    assert not re.search(r'(?:src|href)="(?!data:)|https?://|url\(|@import', text), 'something from outside'
+    assert {'name': 'viewport', 'content': 'width=device-width, initial-scale=1'} in parsed.of('meta')
+    assert 'prefers-color-scheme: dark' in text
+    return parsed
+
+
+def pictures(parsed):
+    return {
+        image['alt']: imread(io.BytesIO(base64.b64decode(image['src'].removeprefix('data:image/png;base64,'))))
+        for image in parsed.of('img')
+    }
+
+
+def test_page_of_a_run(run, monkeypatch):
+    beta.analyse(run)
+    (path,) = report_page.analyse(run)
+    assert path == run.workdir / 'analysis' / 'report.html'
+    parsed = read(path)
+    drawn = pictures(parsed)
+    assert list(drawn)[:3] == ['accuracy and loss', 'beta', 'chi']
+    for attributes in parsed.of('img'):
+        height, width, _ = drawn[attributes['alt']].shape
+        assert (int(attributes['width']), int(attributes['height'])) == (width, height)
+    np.testing.assert_array_equal(drawn['beta'], imread(run.workdir / 'analysis' / 'beta.png'), 'not the later one')
+    words = ' '.join(parsed.texts)
+    last = run.epochs[-1]
+    assert f'{last["test_accuracy"]:.2%}' in words
+    assert '3 of 3' in words
+    tables = {tuple(table[0]): table[1:] for table in parsed.tables}
+    (epochs,) = (rows for heading, rows in tables.items() if heading[0] == 'epoch')
+    assert [row[0] for row in epochs] == ['1', '2', '3']
+    assert float(epochs[-1][2]) == pytest.approx(100 * last['test_accuracy'], abs=0.005)
+    assert float(epochs[-1][6]) == pytest.approx(np.median(list(last['beta'].values())), rel=1e-3)
+    changed = {row[0]: row[1:] for row in tables['key', 'value', 'configs/base.py']}
+    assert changed['batch_size'] == ['128', '256']
+    assert changed['model.stages'] == ['[[4], [8]]', '']
+    assert 'optim.momentum' not in changed
+    assert dict(map(tuple, tables['key', 'value']))['optim.momentum'] == '0.9'
+    environment = json.loads((run.workdir / 'environment.json').read_text())[-1]
+    assert ['jax', environment['packages']['jax']] in tables['', '']
+    betas = tables['layer', 'β with CPNG', 'β without CPNG']
+    assert [row[0] for row in betas] == list(last['beta'])
+
+
+def test_a_wide_table_and_a_wide_picture_scroll_in_boxes_of_their_own(workdir):
+    parsed = read(report_page.analyse(Run(workdir))[0])
+    boxes = [attributes for attributes in parsed.of('div') if 'box' in attributes.get('class', '').split()]
+    assert len(boxes) == len(parsed.of('table')) + len(parsed.of('img'))
+    for image in parsed.of('img'):
+        assert int(re.search(r'min-width:(\d+)px', image['style'])[1]) < 0.5 * int(image['width'])
+    curves = next(image for image in parsed.of('img') if image['alt'] == 'accuracy and loss')
+    assert int(re.search(r'min-width:(\d+)px', curves['style'])[1]) <= 350, 'fits a phone without scrolling'
+
+
+def write_experiment(folder):
+    rows = [
+        ['arm', 'seed', 'test_accuracy', 'folder'],
+        ['fixed', '0', '0.9472222222', 'cells/a'],
+        ['CPNG', '0', '0.95', 'b'],
+    ]
+    with (folder / 'compare.csv').open('w') as file:
+        csv.writer(file).writerows(rows)
+    (folder / 'compare.md').write_text(
+        '# CPNG & a fixed beta (Table 3)\n\nTest accuracy\nof the last epoch.\n\n'
+        '| arm | last accuracy, % | to |\n| --- | --- | --- |\n| fixed | 94.72 ± 0.10 |  |\n'
+        '| <CPNG> | 95.00 | fixed |\n'
+    )
+    plots.save(plots.new_figure(4, 3), folder / 'compare.png')
+
+
+def test_page_of_experiments(tmp_path):
+    write_experiment(tmp_path)
+    (tmp_path / 'notes.md').write_text('mine')
+    parsed = read(report_page.analyse(Run(tmp_path))[0])
+    assert list(pictures(parsed)) == ['compare']
+    summary, runs = parsed.tables
+    assert summary == [['arm', 'last accuracy, %', 'to'], ['fixed', '94.72 ± 0.10', ''], ['<CPNG>', '95.00', 'fixed']]
+    assert runs[1] == ['fixed', '0', '0.9472', 'cells/a']
+    assert 'CPNG & a fixed beta (Table 3)' in parsed.texts
+    assert 'Test accuracy of the last epoch.' in parsed.texts
+    assert 'mine' not in parsed.texts
+
+
+def test_a_folder_with_neither_is_said(tmp_path):
+    with pytest.raises(UserError, match=r'nothing to report in .*: expected the folder of a run or of experiments'):
+        report_page.analyse(Run(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_is_escaped():
+    text = page.document('<a>', page.section('b & c', page.table(['<x>'], [['<script>']]), page.folded('<d>', '')))
+    assert '<script>' not in text
+    Page(text)

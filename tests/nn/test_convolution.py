@@ -1,0 +1,121 @@
+"""The ways round XLA:CPU's slow convolutions against SciPy, and against `conv_general_dilated`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+from cpng_jax.nn import convolution
+from cpng_jax.nn.convolution import convolve
+
+OPTIONS = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC')}
+
+
+def by_scipy(x, kernel):
+    """Convolution with stride 1 and zeros around, in float64."""
+    x, kernel = np.float64(x), np.float64(kernel)
+    planes = lambda image, out: sum(
+        correlate(np.pad(image[..., c], len(kernel) // 2), kernel[..., c, out], 'valid') for c in range(x.shape[-1])
+    )
+    return np.stack([np.stack([planes(image, out) for out in range(kernel.shape[-1])], -1) for image in x])
+
+
+def ours(x, kernel):
+    padding = kernel.shape[0] // 2
+    return convolve(x, kernel, (1, 1), ((padding, padding),) * 2, **OPTIONS)
+
+
+def plain(x, kernel):
+    padding = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((padding, padding),) * 2, **OPTIONS)
+
+
+def arrays(shape, edge, features=4):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: np.float32(rng.normal(size=shape))
+    return draw(*shape), draw(edge, edge, shape[-1], features), draw(*shape[:-1], features)
+
+
+def gradients(function, x, kernel, upstream):
+    return jax.jit(lambda *arguments: jax.vjp(function, *arguments)[1](upstream))(x, kernel)
+
+
+def primitives(function, x, kernel):
+    return str(jax.make_jaxpr(lambda x, kernel: jax.vjp(function, x, kernel)[1](plain(x, kernel)))(x, kernel))
+
+
+@pytest.mark.parametrize('shape', [(3, 1, 1, 2), (3, 2, 2, 2), (2, 1, 2, 3), (2, 2, 5, 3), (1, 4, 3, 2)])
+@pytest.mark.parametrize('edge', [3, 5, 7])
+def test_maps_smaller_than_the_kernel(shape, edge):
+    x, kernel, upstream = arrays(shape, edge)
+    np.testing.assert_allclose(jax.jit(ours)(x, kernel), by_scipy(x, kernel), rtol=1e-4, atol=1e-4)
+    small = min(shape[1:3]) < edge
+    assert ('conv_general_dilated' not in str(jax.make_jaxpr(ours)(x, kernel))) == small
+    for mine, theirs in zip(*(gradients(f, x, kernel, upstream) for f in (ours, plain)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('batch', 'parts'), [(1, 1), (7, 7), (8, 8), (9, 9), (17, 1), (34, 2), (40, 10), (48, 16)])
+def test_the_gradient_of_a_kernel_is_summed_over_parts(batch, parts, monkeypatch):
+    monkeypatch.setattr(convolution, '_PIXELS', 6 * 6)
+    x, kernel, upstream = arrays((batch, 6, 6, 2), 3)
+    assert convolution._parts(x) == parts
+    np.testing.assert_array_equal(jax.jit(ours)(x, kernel), jax.jit(plain)(x, kernel))
+    # The kernel's gradient is one convolution for each part.
+    count = primitives(ours, x, kernel).count('conv_general_dilated[')
+    assert count - primitives(plain, x, kernel).count('conv_general_dilated[') >= parts - 1
+    for mine, theirs in zip(*(gradients(f, x, kernel, upstream) for f in (ours, plain)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_other_strides_platforms_and_small_batches_go_to_xla(monkeypatch):
+    x, kernel, _ = arrays((2, 2, 2, 2), 3)
+    strided = lambda x, kernel: convolve(x, kernel, (2, 2), ((1, 1), (1, 1)), **OPTIONS)
+    expected = jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), **OPTIONS)
+    np.testing.assert_array_equal(strided(x, kernel), expected)
+    assert 'custom_vjp' not in str(jax.make_jaxpr(ours)(*arrays((2, 8, 8, 2), 3)[:2]))
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert 'conv_general_dilated' in str(jax.make_jaxpr(ours)(x, kernel))
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_the_dtype_stays(dtype):
+    for shape in ((2, 2, 2, 2), (64, 8, 8, 2)):
+        x, kernel, upstream = (jnp.asarray(array, dtype) for array in arrays(shape, 3))
+        assert ours(x, kernel).dtype == dtype
+        assert {gradient.dtype for gradient in gradients(ours, x, kernel, upstream)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize(('unit', 'largest'), [(1.0, 1), (1.0, 255), (0.25, 4), (None, 4)])
+def test_multiples_of_a_unit_are_kept_as_bytes_without_loss(unit, largest, stride, dtype):
+    _, kernel, _ = arrays((64, 8, 8, 2), 3)
+    counts = np.random.default_rng(1).integers(0, largest, (64, 8, 8, 2), endpoint=True)
+    x, kernel = jnp.asarray(counts * (unit or 0.3), dtype), jnp.asarray(kernel, dtype)
+    mine, plain = (
+        functools.partial(f, **options)
+        for f, options in ((convolve, {'unit': unit}), (jax.lax.conv_general_dilated, {}))
+    )
+    run = lambda f: jax.vjp(lambda x, k: f(x, k, (stride,) * 2, ((1, 1),) * 2, **OPTIONS), x, kernel)
+    (y, pull), (expected, their_pull) = run(mine), run(plain)
+    np.testing.assert_array_equal(y, expected)
+    upstream = jnp.asarray(np.random.default_rng(2).normal(size=y.shape), dtype)
+    tolerance = {'float32': 1e-5, 'bfloat16': 2**-6}[dtype]
+    for gradient, right in zip(pull(upstream), their_pull(upstream), strict=True):
+        assert gradient.dtype == right.dtype
+        scale = np.abs(np.float64(right)).max()
+        np.testing.assert_allclose(np.float64(gradient), np.float64(right), atol=tolerance * scale)
+    kept = [leaf.dtype for leaf in jax.tree.leaves(pull) if leaf.shape == x.shape]
+    if unit is not None:
+        assert kept == [np.uint8]
+
+
+def test_bytes_come_back_as_they_were():
+    counts = np.arange(256, dtype=np.float32)
+    for unit in (1.0, 0.25):
+        packed = convolution._packed(jnp.asarray(counts * unit), unit)
+        np.testing.assert_array_equal(convolution._unpacked(packed, unit, jnp.dtype('float32')), counts * unit)

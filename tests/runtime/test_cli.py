@@ -1,0 +1,55 @@
+"""train.py as a user meets it: wrong flags, wrong files, wrong workdirs, each answered by one sentence."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / 'train.py'), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['--config.cpng.enabld=False'], "config has no key 'cpng.enabld'; the nearest is 'cpng.enabled'."),
+        (['--config.epoch=3'], "config has no key 'epoch'; the nearest is 'epochs'."),
+        (['--config.model.stags=((4,),)'], "config has no key 'model.stags'; the nearest is 'model.stages'."),
+        (['--config.cpng.chi_limit=1.5'], 'config.cpng.chi_limit is 1.5, expected a number of at least 0 and below 1.'),
+        (['--config.epochs=many'], "flag --config.epochs=many: invalid literal for int() with base 10: 'many'"),
+        (['--config.data.name=mnist'], "config.data.name is 'mnist', expected one of digits, digits_events, mnist5k, "),
+        (['--config.model.name=resnet'], "config.model.name is 'resnet', expected one of vgg, vgg16, "),
+        (['--config.batch_size=2000'], 'config.batch_size is 2000, but there are only 1437 training examples'),
+        (['--config.optim.accumulate=3'], 'which cannot be worked off evenly in config.optim.accumulate = 3 parts'),
+        (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
+        (['--config=configs/nowhere.py'], 'nowhere.py'),
+        (['--mode=test'], 'train|eval|summary'),
+        (['--mode=eval', '--workdir=nowhere/at/all'], 'There is no checkpoint in nowhere/at/all: train first'),
+        (['configs/digits.py'], "unexpected argument 'configs/digits.py'"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else '',
+)
+def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, tmp_path):
+    if not any(argument.startswith('--workdir') for argument in arguments):
+        arguments = [*arguments, f'--workdir={tmp_path / "run"}']
+    process = train(*arguments)
+    assert process.returncode != 0
+    assert sentence in process.stderr
+    assert 'Traceback' not in process.stderr
+    assert not (tmp_path / 'run').exists(), 'nothing is written before the configuration is right'
+
+
+@pytest.mark.parametrize('program', ['train', 'cpng_jax.experiments', 'cpng_jax.analysis'])
+def test_a_missing_package_is_named_with_the_command(program):
+    code = (
+        f"import runpy, sys; sys.modules['ml_collections'] = None; runpy.run_module('{program}', run_name='__main__')"
+    )
+    process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 1
+    name = 'train.py' if program == 'train' else program
+    assert process.stderr == f'{name}: the package ml_collections is not installed: pip install -r requirements.txt\n'

@@ -1,0 +1,149 @@
+"""Several processes on this machine that form one run: the same numbers, and nothing lost whatever ends them."""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from configs import digits
+from cpng_jax.runtime import metrics
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, finish, start_together, wait_for_checkpoint
+
+pytestmark = pytest.mark.cluster
+
+
+def run_together(workdir, config, processes=2, devices=2, mode='train'):
+    codes, texts = finish(start_together(workdir, config, processes, devices, mode))
+    assert codes == [0] * processes, texts
+    return texts
+
+
+def by_step(config):
+    """Two epochs with a look at the loss, and Algorithm 1, after each step."""
+    config.epochs = 2
+    config.cpng.every = 'batch'
+    config.log.every_steps = 1
+    config.checkpoint.every_steps = 20
+    config.checkpoint.keep = 3
+    config.cluster.heartbeat_timeout = 20
+    return config
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, shrink):
+    """The numbers of one process with one device."""
+    config, workdir = by_step(shrink(digits.get_config())), tmp_path_factory.mktemp('alone')
+    run_together(workdir, config, 1, 1)
+    return workdir
+
+
+def assert_same_science(first, second, config):
+    """Losses, statistics and betas of each step, and the weights at the end, to float32 tolerance."""
+    rows = [[row for row in metrics.read(workdir) if row['event'] == 'step'] for workdir in (first, second)]
+    assert [row['step'] for row in rows[0]] == [row['step'] for row in rows[1]]
+    assert len(rows[0]) == 20
+    for name in ('train_loss', 'train_accuracy'):
+        np.testing.assert_allclose(*([row[name] for row in each] for each in rows), rtol=1e-4)
+    for mine, theirs in zip(epoch_rows(first), epoch_rows(second), strict=True):
+        for name in ('chi', 'beta', 'chi_min', 'firing_rate'):
+            np.testing.assert_allclose(list(mine[name].values()), list(theirs[name].values()), rtol=1e-3)
+        assert mine['test_loss'] == pytest.approx(theirs['test_loss'], rel=1e-3)
+    states = [final_state(config, workdir) for workdir in (first, second)]
+    for name, value in states[0].items():
+        np.testing.assert_allclose(value, states[1][name], rtol=1e-2, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(('processes', 'devices'), [(1, 4), (2, 2)])
+def test_any_layout_gives_the_same_science(alone, tmp_path, tiny_config, processes, devices):
+    config = by_step(tiny_config)
+    texts = run_together(tmp_path, config, processes, devices)
+    assert f'{processes * devices} x cpu' in texts[0][0]
+    assert all('epoch' not in out for out, _ in texts[1:])
+    assert_same_science(alone, tmp_path, config)
+
+
+def test_shared_out_weights_change_nothing(alone, tmp_path, tiny_config):
+    config = by_step(tiny_config)
+    config.mesh.fsdp = True
+    config.data.workers = 1
+    run_together(tmp_path, config)
+    assert_same_science(alone, tmp_path, config)
+
+
+def test_a_run_goes_on_and_is_evaluated_on_another_layout(alone, tmp_path, tiny_config):
+    """SIGTERM to one of two processes saves on both at one step; one process with one device then ends the run."""
+    config = by_step(tiny_config)
+    config.checkpoint.every_steps = 2
+    processes = start_together(tmp_path, config)
+    wait_for_checkpoint(processes[0], tmp_path, 4)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, texts = finish(processes)
+    assert codes == [143, 143], texts
+    said = {error.strip().splitlines()[-1] for _, error in texts}
+    assert len(said) == 1
+    assert 'SIGTERM: saved at step' in said.pop()
+    assert metrics.read(tmp_path)[-1]['step'] < 22
+    run_together(tmp_path, config, 1, 1)
+    config.checkpoint.every_steps = 20
+    assert_same_science(alone, tmp_path, config)
+    (out, _), (other, _) = run_together(tmp_path, config, mode='eval')
+    assert 'latest checkpoint, step 22: test accuracy' in out
+    assert 'of 360)' in out
+    assert 'test accuracy' not in other
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_process_that_dies_ends_the_others(tmp_path, tiny_config, victim):
+    config = by_step(tiny_config)
+    config.epochs = 200
+    config.checkpoint.every_steps = 2
+    config.cluster.heartbeat_timeout = 6
+    processes = start_together(tmp_path, config)
+    wait_for_checkpoint(processes[0], tmp_path, 4)
+    processes[victim].kill()
+    died = time.monotonic()
+    codes, texts = finish(processes, timeout=60)
+    assert codes[victim] == -signal.SIGKILL
+    # 75 by our own sentence; JAX aborts where it is first to notice.
+    assert codes[1 - victim] in (75, -signal.SIGABRT)
+    assert time.monotonic() - died < 30
+    error = texts[1 - victim][1]
+    assert 'lost another, which has ended' in error or 'another task died' in error, error
+
+
+def test_a_read_only_workdir_and_a_broken_configuration_end_all_processes(tmp_path, tiny_config):
+    (tmp_path / 'file').write_text('')
+    config = by_step(tiny_config)
+    codes, texts = finish(start_together(tmp_path / 'file', config), timeout=120)
+    assert codes[0] == 2
+    assert 'Cannot write to the workdir' in texts[0][1]
+    assert codes[1] != 0
+    config.batch_size = 126
+    codes, texts = finish(start_together(tmp_path / 'new', config), timeout=120)
+    assert codes == [2, 2]
+    assert all('126, which 4 devices cannot share evenly' in error for _, error in texts)
+
+
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path, tiny_config):
+    """Of two processes one or both are killed, 20 times, at moments drawn at random: the weights of a quiet run."""
+    config = by_step(tiny_config)
+    config.epochs = 3
+    config.checkpoint.every_steps = 1
+    config.cluster.heartbeat_timeout = 6
+    config.cluster.start_timeout = 20
+    run_together(tmp_path / 'quiet', config)
+    moments = random.Random(0)
+    for kill in range(20):
+        processes = start_together(tmp_path / 'disturbed', config)
+        # From the first import to the end of an epoch, that is.
+        deadline = time.monotonic() + moments.uniform(0, 9)
+        while time.monotonic() < deadline and processes[0].poll() is None:
+            time.sleep(0.01)
+        for process in processes if kill % 2 else [processes[moments.randrange(2)]]:
+            process.kill()
+        finish(processes, timeout=120)
+    run_together(tmp_path / 'disturbed', config)
+    assert_bitwise_equal(final_state(config, tmp_path / 'quiet'), final_state(config, tmp_path / 'disturbed'))
+    assert epoch_rows(tmp_path / 'quiet') == epoch_rows(tmp_path / 'disturbed')

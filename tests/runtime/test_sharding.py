@@ -1,0 +1,48 @@
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cpng_jax.runtime import sharding
+from cpng_jax.runtime.errors import UserError
+
+
+def test_the_batch_is_split_and_the_rest_is_whole():
+    mesh = sharding.make_mesh(8)
+    assert mesh.axis_names == ('data',)
+    batch = {'image': np.arange(32.0).reshape(8, 4), 'label': np.arange(8)}
+    put = sharding.put_batch(batch, mesh)
+    for key, value in batch.items():
+        np.testing.assert_array_equal(put[key], value)
+        assert put[key].sharding.is_equivalent_to(sharding.over_batch(mesh), value.ndim)
+    assert jax.device_put(1.0, sharding.replicated(mesh)).sharding.is_fully_replicated
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, 'device_count', lambda: 3)
+    with pytest.raises(
+        UserError, match=r'batch_size is 64, which 3 devices cannot share evenly: choose a multiple of 3'
+    ):
+        sharding.make_mesh(64)
+
+
+def test_devices_compute_their_own_examples_alone():
+    """Between four devices travel sums of gradients and statistics, but no activations."""
+    program = (
+        'import re, jax, numpy as np\n'
+        'from configs import digits\n'
+        'from cpng_jax.experiment import build, compile_steps, initial_state\n'
+        'config = digits.get_config()\n'
+        'config.batch_size, config.model.stages = 64, ((4,), (8,))\n'
+        'built = build(config)\n'
+        "batch = {'image': np.zeros((64, 8, 8, 1), np.uint8), 'label': np.zeros(64, np.int32)}\n"
+        'compiled = compile_steps(built)[0].lower(initial_state(built), batch).compile().as_text()\n'
+        "print(built.mesh.size, *sorted(set(re.findall(r' (all-[a-z-]+|collective-[a-z-]+)\\(', compiled))))\n"
+    )
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+    command = [sys.executable, '-c', program]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.stdout.split() == ['4', 'all-reduce'], process.stdout + process.stderr

@@ -1,0 +1,214 @@
+"""Every configuration: it is valid, fits together, lowers at full size, and makes steps at a reduced one."""
+
+import importlib
+import math
+import pathlib
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cpng_jax.data import fake
+from cpng_jax.runtime import metrics, sharding
+from cpng_jax.runtime.config import validate
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import loop as train
+from cpng_jax.training import setup as experiment
+from cpng_jax.training.setup import build, compile_steps, initial_state
+from cpng_jax.training.state import create
+
+FILES = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
+NAMES = [name for name in FILES if name not in ('base', '__init__')]
+
+# Tables 3 to 6 and Sec. 5.3: data set, network, T, batch, epochs, optimiser, learning rate, weight decay, warm-up.
+PAPER = {
+    'cifar100_vgg16': ('cifar100', 'vgg16', 5, 256, 300, 'sgd', 0.1, 1e-4, True),
+    'cifar10_resnet19': ('cifar10', 'resnet19', 6, 256, 200, 'sgd', 0.1, 1e-4, True),
+    'cifar100_resnet20': ('cifar100', 'resnet20', 6, 256, 300, 'sgd', 0.1, 1e-4, True),
+    'cifar10_dvs_resnet18': ('cifar10_dvs', 'resnet18', 10, 72, 200, 'sgd', 0.01, 4e-5, False),
+    'cifar10_dvs_vgg11_tet': ('cifar10_dvs', 'vgg11', 10, 72, 200, 'adam', 0.001, 4e-5, False),
+    'imagenet_sew_resnet34': ('imagenet2012', 'sew_resnet34', 4, 544, 160, 'sgd', 0.01, 4e-5, False),
+}
+CLASSES = {'cifar10': 10, 'cifar100': 100, 'cifar10_dvs': 10, 'imagenet2012': 1000}
+
+
+def get(name):
+    return importlib.import_module(f'configs.{name}').get_config()
+
+
+def reduce(config):
+    """The same experiment on random images, narrow and short."""
+    config.data.fake = True
+    config.data.fake_examples = 8
+    config.batch_size = 4
+    config.epochs = 1
+    config.model.width = 1 / 16
+    config.model.time_steps = 2
+    config.data.event_size = min(config.data.event_size, 16)
+    config.data.image_size = 32
+    config.eval.batch_size = 2
+    config.data.threads = 0
+    return config
+
+
+@pytest.mark.parametrize('name', list(PAPER))
+def test_the_numbers_are_the_paper_s(name):
+    config = get(name)
+    optim = config.optim
+    assert (
+        config.data.name, config.model.name, config.model.time_steps, config.batch_size, config.epochs,
+        optim.name, optim.learning_rate, optim.weight_decay, optim.warmup_fraction > 0,
+    ) == PAPER[name]  # fmt: skip
+    assert optim.momentum == 0.9
+    assert (config.cpng.enabled, config.cpng.chi_limit, config.cpng.every, config.cpng.statistics) == (
+        True, 0.2, 'epoch', 'last_batch',
+    )  # fmt: skip
+    assert optim.warmup_fraction in (0, 0.05)
+    assert (config.neuron.tau, config.neuron.detach_reset) == ((1.0, True) if 'sew' in name else (0.5, False))
+    assert (config.neuron.v_th, config.neuron.surrogate) == (1.0, 'triangular')
+    assert config.loss.name == ('tet' if 'tet' in name else 'mean_output')
+    if config.data.name.startswith('cifar1') and not config.data.name.endswith('dvs'):
+        assert (config.data.crop_padding, config.data.flip) == (4, True)
+    if config.data.name == 'cifar10_dvs':
+        assert (config.data.event_size, config.data.roll, config.data.flip) == (48, 5, True)
+    assert (config.data.policy, config.data.cutout, config.data.mixup_alpha, config.data.cutmix_alpha) == (
+        'none', 0, 0, 0,
+    )  # fmt: skip
+
+
+def test_every_row_has_its_file():
+    assert set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'mnist5k'}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_docstring_states_row_and_accuracy(name):
+    text = importlib.import_module(f'configs.{name}').__doc__
+    assert text
+    if name in PAPER:
+        assert 'Table' in text
+        assert '%' in text
+        assert f'python -m cpng_jax.data.prepare {get(name).data.name}' in text
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_it_initialises_and_lowers_at_full_size(name):
+    config = get(name)
+    validate(config)
+    config.data.fake = True
+    built = build(config)
+    shape = (config.batch_size, *built.dataset.image_shape)
+    assert len(built.dataset.class_names) == CLASSES.get(config.data.name, 10)
+    example = jnp.zeros((1, *built.dataset.image_shape))
+    if len(shape) == 5:
+        assert shape[1] == config.model.time_steps
+        example = jnp.moveaxis(example, 1, 0)
+    state = jax.eval_shape(lambda: create(built.model, built.optimizer, example, 0))
+    step, _ = compile_steps(built)
+    batch = {'image': jax.ShapeDtypeStruct(shape, np.uint8), 'label': jax.ShapeDtypeStruct(shape[:1], np.int32)}
+    after = jax.eval_shape(step, state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(lambda leaf: leaf.shape, state)
+    assert step.lower(state, batch).as_text()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_two_steps_at_reduced_size(name):
+    config = reduce(get(name))
+    built = build(config)
+    state = initial_state(built)
+    before = jax.tree.map(np.array, state.params)
+    step, _ = compile_steps(built)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        images = rng.integers(0, 256, (4, *built.dataset.image_shape)).astype(np.uint8)
+        batch = {'image': images, 'label': np.arange(4, dtype=np.int32)}
+        state = step(state, sharding.put_batch(batch, built.mesh))
+    assert int(state.step) == 2
+    assert np.isfinite(float(state.epoch.loss))
+    changed = jax.tree.map(lambda old, new: bool(np.any(old != np.asarray(new))), before, state.params)
+    leaves = jax.tree.leaves(changed)
+    assert sum(leaves) > 0.9 * len(leaves)
+    assert all(math.isfinite(value) and value > 0 for value in map(float, jax.tree.leaves(state.surrogate)))
+
+
+@pytest.mark.parametrize('name', ['mean_output', 'tet'])
+def test_label_smoothing_moves_a_share_to_all_classes(name):
+    config = reduce(get('digits'))
+    config.loss.name = name
+    config.loss.label_smoothing = 0.2
+    smoothed = experiment._loss(config, classes=10)
+    config.loss.label_smoothing = 0.0
+    plain = experiment._loss(config, classes=10)
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 10)), jnp.float32)
+    labels = jnp.arange(5)
+    everywhere = sum(plain(logits, jnp.full(5, label)) for label in range(10)) / 10
+    np.testing.assert_allclose(smoothed(logits, labels), 0.8 * plain(logits, labels) + 0.2 * everywhere, rtol=1e-5)
+
+
+def test_mixing_is_a_function_of_seed_and_step():
+    config = reduce(get('digits'))
+    assert experiment._mix(config, classes=10) is None
+    config.data.mixup_alpha = 1.0
+    mix, images = experiment._mix(config, classes=10), jnp.arange(4.0).reshape(4, 1, 1, 1)
+    assert mix is not None
+    shares = [float(mix(images, jnp.arange(4), jnp.asarray(step))[1][0, 0]) for step in (0, 0, 1, 2)]
+    assert shares[0] == shares[1]
+    assert len(set(shares)) == 3
+    config.seed = 1
+    other = experiment._mix(config, classes=10)
+    assert other is not None
+    assert float(other(images, jnp.arange(4), jnp.asarray(0))[1][0, 0]) != shares[0]
+
+
+def test_a_dry_run_with_all_options(tmp_path):
+    """Fake data from start to end: TET with label smoothing, mixup and CutMix, Adam, a policy and cutout."""
+    config = reduce(get('cifar10_resnet19'))
+    config.model.name = 'vgg11'
+    del config.model.stem_width
+    config.model.time_steps = 2
+    config.loss.name = 'tet'
+    config.loss.label_smoothing = 0.1
+    config.optim.name = 'adam'
+    config.data.mixup_alpha = 0.2
+    config.data.cutmix_alpha = 1.0
+    config.data.policy = 'randaugment'
+    config.data.cutout = 8
+    result = train.run(config, tmp_path / 'run')
+    assert result['step'] == 2
+    again = train.run(config, tmp_path / 'run', 'eval')
+    assert again['examples'] == 2
+
+
+def test_a_run_with_the_pallas_kernels_is_the_run_with_the_scan(tmp_path, tiny_config):
+    """Interpreted here; the same workdir may go on with either."""
+    tiny_config.epochs = 1
+    tiny_config.model.stages = ((4,), (4,))
+    rows = []
+    for implementation in ('scan', 'pallas'):
+        tiny_config.neuron.implementation = implementation
+        train.run(tiny_config, tmp_path / implementation)
+        rows += [row for row in metrics.read(tmp_path / implementation) if row['event'] == 'epoch']
+    for name in ('train_loss', 'test_loss', 'test_accuracy'):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3)
+    for name in ('chi', 'firing_rate'):
+        np.testing.assert_allclose(list(rows[0][name].values()), list(rows[1][name].values()), rtol=1e-3)
+    tiny_config.neuron.implementation = 'scan'
+    assert train.run(tiny_config, tmp_path / 'pallas')['step'] == 11
+
+
+def test_pallas_kernels_are_for_one_device(monkeypatch, tiny_config):
+    tiny_config.neuron.implementation = 'pallas'
+    monkeypatch.setattr(sharding, 'make_mesh', lambda *_: types.SimpleNamespace(size=4))
+    with pytest.raises(UserError, match=r'implementation is pallas, whose kernels 4 devices cannot share'):
+        build(tiny_config)
+
+
+def test_a_summary_needs_neither_data_nor_a_run(tmp_path, capsys):
+    config = get('imagenet_sew_resnet34')
+    result = train.run(config, tmp_path / 'run', 'summary')
+    assert result['parameters'] == 21_797_672
+    assert '36 beta layers' in capsys.readouterr().out
+    assert not (tmp_path / 'run').exists()
+    assert set(fake.SHAPES) >= {get(name).data.name for name in NAMES}

@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from cpng_jax.training import optim
+
+SETTINGS = ConfigDict(
+    {
+        'name': 'sgd',
+        'learning_rate': 0.1,
+        'momentum': 0.9,
+        'weight_decay': 1e-2,
+        'decay_norm_and_bias': True,
+        'warmup_fraction': 0.05,
+    }
+)
+
+
+def reference_rate(step: int, steps: int, peak: float, fraction: float) -> float:
+    """A.2 in words: linear from a tenth of the peak over the first part, then half a cosine down to 0."""
+    warmup = round(fraction * steps)
+    if step < warmup:
+        return peak * (0.1 + 0.9 * step / warmup)
+    return peak * 0.5 * (1 + np.cos(np.pi * (step - warmup) / (steps - warmup)))
+
+
+@pytest.mark.parametrize('fraction', [0.0, 0.05, 0.5])
+def test_learning_rate_follows_the_appendix(fraction):
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.warmup_fraction = fraction
+    schedule = optim.learning_rate(settings, 200)
+    rates = [float(schedule(step)) for step in range(201)]
+    expected = [reference_rate(step, 200, 0.1, fraction) for step in range(201)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)
+    assert rates[200] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize('steps', [1, 2, 3])
+def test_very_short_runs_have_a_finite_rate(steps):
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.warmup_fraction = 0.9
+    schedule = optim.learning_rate(settings, steps)
+    rates = np.array([float(schedule(step)) for step in range(steps)])
+    assert np.isfinite(rates).all()
+    assert (rates > 0).all()
+
+
+@pytest.mark.parametrize('decay_all', [True, False])
+def test_optimizer_is_sgd_with_momentum_and_l2(decay_all):
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.decay_norm_and_bias = decay_all
+    optimizer = optim.make_optimizer(settings, 100)
+    rng = np.random.default_rng(0)
+    params = {'kernel': rng.normal(size=(3, 2)), 'bias': rng.normal(size=2)}
+    weights = {key: value.copy() for key, value in params.items()}
+    velocity = {key: np.zeros_like(value) for key, value in params.items()}
+    tree = jax.tree.map(jnp.float32, params)
+    state = optimizer.init(tree)
+    for step in range(20):
+        gradients = {key: rng.normal(size=value.shape) for key, value in params.items()}
+        updates, state = optimizer.update(jax.tree.map(jnp.float32, gradients), state, tree)
+        tree = jax.tree.map(jnp.add, tree, updates)
+        for key in weights:
+            decay = 1e-2 if decay_all or key == 'kernel' else 0.0
+            velocity[key] = 0.9 * velocity[key] + gradients[key] + decay * weights[key]
+            weights[key] -= reference_rate(step, 100, 0.1, 0.05) * velocity[key]
+    for key in weights:
+        np.testing.assert_allclose(tree[key], weights[key], rtol=1e-4, atol=1e-5)
+
+
+def test_adam_takes_the_decay_into_its_moments():
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.name = 'adam'
+    optimizer = optim.make_optimizer(settings, 100)
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, 2))
+    tree, first, second = jnp.float32(weights), np.zeros_like(weights), np.zeros_like(weights)
+    state = optimizer.init(tree)
+    for step in range(20):
+        gradient = rng.normal(size=weights.shape)
+        updates, state = optimizer.update(jnp.float32(gradient), state, tree)
+        tree = tree + updates
+        # Kingma and Ba (2015), Algorithm 1.
+        total = gradient + 1e-2 * weights
+        first = 0.9 * first + 0.1 * total
+        second = 0.999 * second + 0.001 * total**2
+        corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        weights = weights - reference_rate(step, 100, 0.1, 0.05) * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+    np.testing.assert_allclose(tree, weights, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,314 @@
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from cpng_jax.control import cpng
+from cpng_jax.models.vgg import VGG
+from cpng_jax.nn.layers import RunningMoments, TdBN
+from cpng_jax.nn.neuron import LIF, MembraneStats
+from cpng_jax.runtime import sharding
+from cpng_jax.training import optim
+from cpng_jax.training import state as train_state
+from cpng_jax.training import step as train_step
+
+MEAN, STD = np.float32([0.3]), np.float32([0.4])
+BATCH = 16
+
+
+def make(beta=1.0, neuron=LIF, **options):
+    """A two-layer network with its state, step and mesh."""
+    model = VGG(10, ((4,), (6,)), time_steps=2, neuron=functools.partial(neuron, beta_init=beta))
+    optimizer = optim.make_optimizer(digits.get_config().optim, 50)
+    mesh = sharding.make_mesh(BATCH)
+    state = train_state.create(model, optimizer, jnp.zeros((1, 8, 8, 1)), seed=0, counted=options.get('counted', False))
+    state = jax.device_put(state, sharding.replicated(mesh))
+    step = train_step.make_train_step(model, optimizer, mesh, mean=MEAN, std=STD, **options)
+    return model, optimizer, mesh, state, step
+
+
+def batch(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        'image': rng.integers(0, 256, (BATCH, 8, 8, 1)).astype(np.uint8),
+        'label': rng.integers(0, 10, BATCH).astype(np.int32),
+    }
+
+
+def numpy_tree(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def assert_close(first, second, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), first, second)
+
+
+def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
+    model, optimizer, _, state, step = make()
+    start, examples = numpy_tree(state), batch(0)
+    images = (examples['image'] / 255.0 - MEAN) / STD
+
+    def loss(params):
+        variables = {'params': params, 'batch_stats': start.batch_stats, 'surrogate': start.surrogate}
+        logits, updates = model.apply(variables, images, train=True, mutable=['batch_stats', 'membrane'])
+        log_p = jax.nn.log_softmax(logits.mean(0))
+        return -log_p[jnp.arange(BATCH), examples['label']].mean(), (logits, updates)
+
+    (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(start.params)
+    changes, _ = optimizer.update(gradient, start.opt_state, start.params)
+    after = step(state, examples)
+    assert_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=2e-5, atol=1e-6)
+    assert_close(after.batch_stats, updates['batch_stats'], rtol=1e-5, atol=1e-6)
+    assert_close(after.epoch.membrane, updates['membrane'], rtol=1e-5, atol=1e-6)
+    assert_close(after.surrogate, start.surrogate)
+    assert int(after.step) == 1
+    assert float(after.epoch.loss) == pytest.approx(float(value), rel=1e-5)
+    assert int(after.epoch.correct) == int((logits.mean(0).argmax(-1) == examples['label']).sum())
+
+
+def test_frames_of_events_reach_the_network_time_first():
+    frames = np.random.default_rng(0).integers(0, 256, (BATCH, 3, 4, 5, 2)).astype(np.uint8)
+    mean, std = np.float32([0.1, 0.2]), np.float32([0.5, 0.25])
+    moved = train_step.network_input(jnp.asarray(frames), mean, std)
+    assert moved.shape == (3, BATCH, 4, 5, 2)
+    expected = np.stack([(frames[:, t] / 255.0 - mean) / std for t in range(3)])
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_step_minimises_the_loss_it_is_given_on_the_batch_as_mixed():
+    """A mix that swaps the images and softens the labels by the number of the step, and a loss of its own."""
+
+    def mix(images, labels, step):
+        return images[::-1], jax.nn.one_hot(labels[::-1], 10) * (0.5 + 0.25 * step)
+
+    def loss(logits, labels):
+        return jnp.sum(jnp.mean(logits, axis=0) * labels, axis=-1)
+
+    model, _, _, state, step = make(loss=loss, mix=mix)
+    examples, total = batch(0), 0.0
+    images = ((examples['image'] / 255.0 - MEAN) / STD)[::-1]
+    for number in range(2):
+        before = numpy_tree(state)
+        state = step(state, examples)
+        variables = {'params': before.params, 'batch_stats': before.batch_stats, 'surrogate': before.surrogate}
+        logits, _ = model.apply(variables, images, train=True, mutable=['batch_stats'])
+        total += np.mean(
+            np.mean(np.asarray(logits), axis=0)[np.arange(BATCH), examples['label'][::-1]] * (0.5 + 0.25 * number)
+        )
+        assert float(state.epoch.loss) == pytest.approx(float(total), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize('parts', [2, 8])
+def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts):
+    """Against each part by itself: gradients, loss and rates averaged, hits summed, statistics by total variance."""
+    model, optimizer, _, state, step = make(accumulate=parts)
+    start, examples = numpy_tree(state), batch(0)
+    after = step(state, examples)
+    images = (examples['image'] / 255.0 - MEAN) / STD
+    batch_stats, gradients, losses, hits, means, variances, rates = start.batch_stats, [], [], 0, [], [], []
+    for number in range(parts):
+        own, labels = images[number::parts], examples['label'][number::parts]
+
+        def loss(params, own=own, labels=labels, batch_stats=batch_stats):
+            variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': start.surrogate}
+            logits, updates = model.apply(
+                variables, own, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
+            )
+            chosen = jax.nn.log_softmax(logits.mean(0))[jnp.arange(len(labels)), labels]
+            return -chosen.mean(), (logits, updates)
+
+        (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(start.params)
+        batch_stats = updates['batch_stats']
+        gradients.append(gradient)
+        losses.append(float(value))
+        hits += int((logits.mean(0).argmax(-1) == labels).sum())
+        means.append(float(updates['membrane']['conv02']['lif']['beta'].mean))
+        variances.append(float(updates['membrane']['conv02']['lif']['beta'].variance))
+        rates.append(float(updates['firing_rate']['conv01']['lif']['beta']))
+    mean_gradient = jax.tree.map(lambda *leaves: sum(leaves) / parts, *gradients)
+    changes, _ = optimizer.update(mean_gradient, start.opt_state, start.params)
+    assert_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=1e-4, atol=1e-5)
+    assert_close(after.batch_stats, batch_stats, rtol=1e-4, atol=1e-5)
+    assert float(after.epoch.loss) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert int(after.epoch.correct) == hits
+    pooled = after.epoch.membrane['conv02']['lif']['beta']
+    assert float(pooled.mean) == pytest.approx(np.mean(means), rel=1e-4)
+    assert float(pooled.variance) == pytest.approx(np.mean(variances) + np.var(means), rel=1e-4)
+    assert float(after.epoch.firing_rate['conv01']['lif']['beta']) == pytest.approx(np.mean(rates), rel=1e-4)
+
+
+def test_events_are_split_along_the_batch():
+    frames = jnp.arange(2 * 6 * 3).reshape(2, 6, 3)
+    split = train_step.split(frames, 3, axis=1)
+    assert split.shape == (3, 2, 2, 3)
+    for part in range(3):
+        np.testing.assert_array_equal(split[part], frames[:, part::3])
+
+
+def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32():
+    model, *_, state, step = make(dtype='bfloat16')
+    # Shapes alone tell the dtypes: of values and spikes within, and of what comes out; norms and their maps aside.
+    images = jnp.zeros((2, 8, 8, 1), 'bfloat16')
+    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
+    capture = functools.partial(
+        model.apply, capture_intermediates=lambda module, _: not isinstance(module, TdBN | RunningMoments), mutable=True
+    )
+    _, seen = jax.eval_shape(lambda: capture(variables, images, train=True))
+    assert {leaf.dtype for leaf in jax.tree.leaves(seen['intermediates'])} == {jnp.dtype('bfloat16')}
+    *_, other, plain = make()
+    for seed in range(5):
+        state, other = step(state, batch(seed)), plain(other, batch(seed))
+    floating = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert {leaf.dtype for leaf in floating} == {jnp.dtype('float32')}
+    assert bool(train_state.all_finite(state))
+    assert float(state.epoch.loss) == pytest.approx(float(other.epoch.loss), rel=0.02)
+    assert_close(state.epoch.membrane, other.epoch.membrane, rtol=0.1, atol=0.02)
+
+
+def test_epoch_sums_are_those_of_the_steps():
+    *_, state, step = make()
+    *_, other, last_only = make()
+    losses, correct, rates, previous = [], 0, [], 0.0
+    for seed in range(4):
+        other = last_only(other, batch(seed))
+        losses.append(float(other.epoch.loss) - previous)
+        previous = float(other.epoch.loss)
+        fresh = other.epoch.firing_rate['conv01']['lif']['beta']
+        rates.append(float(fresh))
+        correct = int(other.epoch.correct)
+        state = step(state, batch(seed))
+    assert int(state.epoch.steps) == 4
+    assert float(state.epoch.loss) == pytest.approx(sum(losses), rel=1e-6)
+    assert int(state.epoch.correct) == correct
+    assert 0 < rates[-1] < 1
+
+
+def test_pooled_statistics_are_those_of_all_batches_together():
+    """The mean and variance over the epoch against numpy on the concatenated potentials' moments."""
+    *_, state, step = make(pool_statistics=True)
+    *_, other, last_only = make()
+    means, variances = [], []
+    for seed in range(5):
+        state, other = step(state, batch(seed)), last_only(other, batch(seed))
+        stats = other.epoch.membrane['conv02']['lif']['beta']
+        means.append(float(stats.mean))
+        variances.append(float(stats.variance))
+    pooled = state.epoch.membrane['conv02']['lif']['beta']
+    # Batches of one size: the law of total variance.
+    assert float(pooled.mean) == pytest.approx(np.mean(means), rel=1e-5)
+    assert float(pooled.variance) == pytest.approx(np.mean(variances) + np.var(means), rel=1e-5)
+
+
+def test_cpng_every_batch_is_the_host_step_after_each_batch():
+    config = cpng.CPNGConfig()
+    *_, state, step = make(beta=0.7, cpng_every_batch=config)
+    *_, other, plain = make(beta=0.7)
+    for seed in range(6):
+        state = step(state, batch(seed))
+        other, _ = train_step.cpng_step(plain(other, batch(seed)), config)
+        assert_close(state.surrogate, other.surrogate, rtol=1e-4)
+    betas = np.array(jax.tree.leaves(state.surrogate))
+    assert (betas != np.float32(0.7)).any()
+
+
+def test_changing_beta_does_not_recompile():
+    traced = []
+
+    def neuron(**fields):
+        traced.append(1)
+        return LIF(**fields)
+
+    *_, mesh, state, step = make(neuron=neuron)
+    state = step(state, sharding.put_batch(batch(0), mesh))
+    once = len(traced)
+    for seed in range(4):
+        state, _ = train_step.cpng_step(state, cpng.CPNGConfig())
+        state = step(state, sharding.put_batch(batch(seed), mesh))
+    assert (np.array(jax.tree.leaves(state.surrogate)) != 1).any()
+    assert len(traced) == once
+
+
+def test_evaluation_ignores_the_filling():
+    model, _, mesh, state, _ = make()
+    evaluate = train_step.make_eval_step(model, mesh, mean=MEAN, std=STD)
+    full = batch(3) | {'weight': np.ones(BATCH, np.float32)}
+    sums = evaluate(state, full)
+    half = np.arange(BATCH) % 2 == 0
+    split = [evaluate(state, full | {'weight': part.astype(np.float32)}) for part in (half, ~half)]
+    for whole, parts in zip(sums, zip(*split, strict=True), strict=True):
+        assert float(whole) == pytest.approx(sum(float(part) for part in parts), rel=1e-5)
+    assert float(sums.examples) == BATCH
+
+
+def test_all_finite_sees_what_the_loss_does_not():
+    *_, state, _ = make()
+    assert bool(train_state.all_finite(state))
+    hidden = jax.tree.map(lambda leaf: leaf, state.params)
+    hidden['conv01']['conv']['conv']['kernel'] = hidden['conv01']['conv']['conv']['kernel'].at[0, 0, 0, 0].set(jnp.nan)
+    assert not bool(train_state.all_finite(state.replace(params=hidden)))
+
+
+def test_constant_potentials_leave_beta_alone():
+    *_, state, step = make()
+    dead = jax.tree.map(
+        lambda stats: MembraneStats(stats.mean, jnp.zeros_like(stats.variance)),
+        step(state, batch(0)).epoch.membrane,
+        is_leaf=lambda node: isinstance(node, MembraneStats),
+    )
+    *_, state, _ = make()
+    state = state.replace(epoch=state.epoch.replace(membrane=dead))
+    after, report = train_step.cpng_step(state, cpng.CPNGConfig())
+    assert_close(after.surrogate, state.surrogate)
+    assert report.skipped_layers() == ['conv01/lif/beta', 'conv02/lif/beta']
+
+
+FOUR_DEVICES = """
+import functools, json, sys
+import jax, numpy as np
+sys.path[:0] = ['.', 'tests']
+import test_train_step as t
+per_channel, options = json.loads(sys.argv[1])
+neuron = functools.partial(t.LIF, per_channel=per_channel)
+*_, mesh, state, step = t.make(neuron=neuron, cpng_every_batch=t.cpng.CPNGConfig(), **options)
+for seed in range(3):
+    state = step(state, t.sharding.put_batch(t.batch(seed), mesh))
+print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in
+      jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params)))]))
+"""
+
+
+@pytest.mark.parametrize(
+    ('devices', 'per_channel', 'options'),
+    [
+        (1, False, {}),
+        (4, False, {}),
+        (4, False, {'accumulate': 2}),
+        (4, False, {'counted': True, 'accumulate': 2}),
+        (4, True, {'accumulate': 2}),
+    ],
+)
+def test_several_devices_give_the_same_numbers(devices, per_channel, options):
+    environment = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
+    process = subprocess.run(
+        [sys.executable, '-c', FOUR_DEVICES, json.dumps([per_channel, options])],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    count, *numbers = json.loads(process.stdout.splitlines()[-1])
+    assert count == devices
+    neuron = functools.partial(LIF, per_channel=per_channel)
+    *_, state, step = make(neuron=neuron, cpng_every_batch=cpng.CPNGConfig(), **options)
+    for seed in range(3):
+        state = step(state, batch(seed))
+    leaves = jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params))
+    expected = [float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in leaves)]
+    np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-4)
