@@ -26,9 +26,9 @@ from benchmarks.cases import NETWORKS, Arrays, Case
 from benchmarks.contest import Spread
 from benchmarks.memory import table
 from cpng_jax.nn.losses import mean_output_cross_entropy
-from cpng_jax.training import setup as experiment
+from cpng_jax.training import setup
 from cpng_jax.training import step as train_step
-from cpng_jax.training.setup import Experiment
+from cpng_jax.training.setup import Setup
 
 EPOCH_IMAGES = 50_000
 
@@ -54,7 +54,7 @@ class Cost:
     epoch_share: float
 
 
-def step_without_statistics(work: Experiment, inputs: Arrays) -> Callable[[], None]:
+def step_without_statistics(work: Setup, inputs: Arrays) -> Callable[[], None]:
     """Compiles a training step that measures nothing, not even the loss.
 
     Args:
@@ -64,7 +64,7 @@ def step_without_statistics(work: Experiment, inputs: Arrays) -> Callable[[], No
     Returns:
       Trains for a step, on the same batch each time, and returns when the next state is there.
     """
-    start = experiment.initial_state(work)
+    start = setup.initial_state(work)
     carried = (start.params, start.batch_stats, start.opt_state)
     surrogate = start.surrogate
     images, labels = jnp.asarray(inputs['images']), jnp.asarray(inputs['labels'])
@@ -86,9 +86,9 @@ def step_without_statistics(work: Experiment, inputs: Arrays) -> Callable[[], No
     return ours.stepping(train, carried, images, labels)
 
 
-def algorithm_1(work: Experiment) -> Callable[[], None]:
+def algorithm_1(work: Setup) -> Callable[[], None]:
     """Makes a function that runs Algorithm 1 on a state as the loop does between epochs, and waits for beta."""
-    state = experiment.initial_state(work)
+    state = setup.initial_state(work)
     # Statistics of an ordinary layer, and a first call that has recorded a smaller chi: now there is a beta to find.
     ordinary = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), state.epoch.membrane)
     recorded = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.25), state.cpng)
@@ -125,7 +125,7 @@ def measure(case: Case, *, rounds: int, steps: int) -> Cost:
     for every in ('epoch', 'batch'):
         config = ours.config_of(case)
         config.cpng.every = every
-        works[every] = experiment.build(config)
+        works[every] = setup.build(config)
     inputs = cases.network_inputs(case)
     contenders = [
         step_without_statistics(works['epoch'], inputs),

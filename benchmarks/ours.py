@@ -20,9 +20,9 @@ from cpng_jax import lif
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.runtime import sharding
 from cpng_jax.runtime.config import Config
-from cpng_jax.training import setup as experiment
+from cpng_jax.training import setup
 from cpng_jax.training import step as train_step
-from cpng_jax.training.setup import Experiment
+from cpng_jax.training.setup import Setup
 
 VERSIONS = {'jax': jax.__version__}
 DIFFERS = ''
@@ -86,10 +86,10 @@ def _lif_step(case: Case) -> Callable[[], None]:
 
 
 def _network_step(case: Case) -> Callable[[], None]:
-    return training_step(experiment.build(config_of(case)), cases.network_inputs(case))
+    return training_step(setup.build(config_of(case)), cases.network_inputs(case))
 
 
-def training_step(work: Experiment, inputs: Arrays) -> Callable[[], None]:
+def training_step(work: Setup, inputs: Arrays) -> Callable[[], None]:
     """Compiles the training step of an experiment.
 
     Args:
@@ -99,8 +99,8 @@ def training_step(work: Experiment, inputs: Arrays) -> Callable[[], None]:
     Returns:
       Trains for a step, on the same batch each time, and returns when the next state is there.
     """
-    state = experiment.initial_state(work)
-    train, _ = experiment.compile_steps(work)
+    state = setup.initial_state(work)
+    train, _ = setup.compile_steps(work)
     batch = sharding.put_batch({'image': inputs['images'], 'label': inputs['labels']}, work.mesh)
     return stepping(train, state, batch)
 
@@ -134,8 +134,8 @@ def weights(case: Case) -> Arrays:
     Returns:
       `images`, `labels`, and each parameter as `params/PATH`, in flax's layout.
     """
-    work = experiment.build(config_of(case))
-    params = experiment.initial_state(work).params
+    work = setup.build(config_of(case))
+    params = setup.initial_state(work).params
     rng = np.random.default_rng(1)
     given = cases.network_inputs(case)
     for path, leaf in traverse_util.flatten_dict(params, sep='/').items():
@@ -166,8 +166,8 @@ def check(case: Case, given: Arrays) -> Arrays:
 
 
 def _check_network(case: Case, given: Arrays) -> Arrays:
-    work = experiment.build(config_of(case))
-    state = experiment.initial_state(work)
+    work = setup.build(config_of(case))
+    state = setup.initial_state(work)
     images = train_step.network_input(jnp.asarray(given['images']), work.dataset.mean, work.dataset.std)
     flat = {path.removeprefix('params/'): array for path, array in given.items() if path.startswith('params/')}
 

@@ -22,7 +22,7 @@ from benchmarks.cpng_cost import seconds_of
 from benchmarks.memory import table
 from configs import cifar10_resnet19
 from cpng_jax.runtime.config import Config
-from cpng_jax.training import setup as experiment
+from cpng_jax.training import setup
 
 # Axis -> sizes and the power of the size that the work grows with.
 AXES: dict[str, tuple[tuple[int, ...], int]] = {
@@ -91,7 +91,7 @@ def step_of(size: Size) -> Callable[[], None]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (size.batch, 32, 32, 3), np.uint8)
     labels = rng.integers(0, 10, size.batch, np.int32)
-    return ours.training_step(experiment.build(config_of(size)), {'images': images, 'labels': labels})
+    return ours.training_step(setup.build(config_of(size)), {'images': images, 'labels': labels})
 
 
 def measure(axis: str, sizes: Sequence[int], *, rounds: int, steps: int, base: Size | None = None) -> Growth:

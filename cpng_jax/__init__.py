@@ -9,7 +9,8 @@ from cpng_jax.control.effective_domain import beta_for_chi, chi
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import Conv, Dense, TdBN, avg_pool
 from cpng_jax.nn.losses import mean_output_cross_entropy
-from cpng_jax.nn.neuron import LIF, MembraneDistances, MembraneStats, lif, membrane_stats
+from cpng_jax.nn.neuron import LIF, lif
+from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_stats
 from cpng_jax.nn.surrogate import Surrogate, spike
 
 __version__ = '0.1.0'

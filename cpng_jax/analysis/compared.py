@@ -8,7 +8,7 @@ import numpy as np
 from cpng_jax.analysis.run import Run, labels
 from cpng_jax.data.dataset import ArraySource, Dataset
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training.setup import Experiment
+from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 
 Split = Literal['train', 'test']
@@ -19,12 +19,12 @@ class Compared(NamedTuple):
 
     Attributes:
       label: what pictures call it.
-      experiment: from `experiment.build`.
+      setup: from `build`.
       state: of one of its checkpoints.
     """
 
     label: str
-    experiment: Experiment
+    setup: Setup
     state: TrainState
 
 
@@ -41,10 +41,10 @@ def compared_with_versus(run: Run) -> list[Compared]:
       UserError: there is no run, or no checkpoint in a folder.
     """
     if run.versus is None:
-        return [Compared(run.title(), run.experiment, run.state)]
+        return [Compared(run.title(), run.setup, run.state)]
     runs = (run.versus, run)
     names = reversed(labels(run, run.versus))
-    return [Compared(name, each.experiment, each.state) for name, each in zip(names, runs, strict=True)]
+    return [Compared(name, each.setup, each.state) for name, each in zip(names, runs, strict=True)]
 
 
 def check_comparable(runs: Sequence[Compared]) -> None:
@@ -56,7 +56,7 @@ def check_comparable(runs: Sequence[Compared]) -> None:
     Raises:
       UserError: their data differ.
     """
-    kinds = [_kind(run.experiment) for run in runs]
+    kinds = [_kind(run.setup) for run in runs]
     if any(kind != kinds[0] for kind in kinds):
         listed = '; '.join(
             f'{run.label} has {name} of {" x ".join(map(str, shape))} in {len(classes)} classes'
@@ -65,10 +65,10 @@ def check_comparable(runs: Sequence[Compared]) -> None:
         raise UserError(f'Runs on different data cannot be compared: {listed}.')
 
 
-def _kind(experiment: Experiment) -> tuple[str, tuple[int, ...], list[str]]:
+def _kind(setup: Setup) -> tuple[str, tuple[int, ...], list[str]]:
     """Name, shape of an image and classes of the data."""
-    dataset = experiment.dataset
-    return experiment.config.data.name, tuple(dataset.image_shape), list(dataset.class_names)
+    dataset = setup.dataset
+    return setup.config.data.name, tuple(dataset.image_shape), list(dataset.class_names)
 
 
 def check_options(**options: tuple[float, float]) -> None:

@@ -38,9 +38,9 @@ def analyse(run: Run) -> list[pathlib.Path]:
     Raises:
       UserError: there is no run or no checkpoint, or the data are missing.
     """
-    dataset = run.experiment.dataset
-    density = measured_density(run.experiment, run.state)
-    summary = summarise(run.experiment.model, example_input(dataset), density)
+    dataset = run.setup.dataset
+    density = measured_density(run.setup, run.state)
+    summary = summarise(run.setup.model, example_input(dataset), density)
     statistics, multiply_adds = summary.statistics_operations, summary.multiply_adds
     seconds, once, calls = epoch_seconds(run), algorithm_seconds(run), _calls(run)
     ours: dict[str, float | None] = {
@@ -77,7 +77,7 @@ def epoch_seconds(run: Run) -> float:
 
 def algorithm_seconds(run: Run) -> float:
     """Seconds that Algorithm 1 takes for all layers of a run, on this device: the median of several calls."""
-    config, state = run.experiment.cpng_config, run.state
+    config, state = run.setup.cpng_config, run.state
     jax.block_until_ready(cpng_step(state, config))  # compiles
     times = []
     for _ in range(_CALLS):
@@ -91,4 +91,4 @@ def _calls(run: Run) -> int:
     """How often Algorithm 1 sets beta in an epoch."""
     if not run.config.cpng.enabled:
         return 0
-    return run.experiment.steps_per_epoch if run.config.cpng.every == 'batch' else 1
+    return run.setup.steps_per_epoch if run.config.cpng.every == 'batch' else 1

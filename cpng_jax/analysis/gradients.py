@@ -36,8 +36,8 @@ def relative_gradients(run: Compared, state: TrainState, betas: Sequence[float],
     Returns:
       Norm of the gradient by norm of the kernel, `[K, kernels]`, in the order of the layers' names.
     """
-    experiment = run.experiment
-    dataset, model = experiment.dataset, experiment.model
+    setup = run.setup
+    dataset, model = setup.dataset, setup.model
     examples = spread_examples(dataset, 'train', images)
     batch = train_step.network_input(jnp.asarray(examples.images), dataset.mean, dataset.std)
 
@@ -102,7 +102,7 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     measured, rows = [], []
     for run in runs:
-        state = run.state if weights == 'trained' else initial_state(run.experiment)
+        state = run.state if weights == 'trained' else initial_state(run.setup)
         relative = relative_gradients(run, state, betas, images)
         measured.append(relative)
         names = ['/'.join(path[:-1]) for path, _ in _kernels(state.params)]
@@ -110,7 +110,7 @@ def draw(
             row = {'run': run.label} if len(runs) > 1 else {}
             rows.append(row | {'beta': float(beta), 'growth': growth(values)} | dict(zip(names, values, strict=True)))
     title = f'Gradients by layer, {"trained weights" if weights == "trained" else "weights at the start"}'
-    note = _NOTE.format(images=min(images, len(runs[0].experiment.dataset.train)))
+    note = _NOTE.format(images=min(images, len(runs[0].setup.dataset.train)))
     return [
         _picture(runs, measured, betas, title, folder / 'gradients.png'),
         *tables.write(folder / 'gradients', rows, title=title, note=note),
@@ -135,7 +135,7 @@ def _picture(
             axes.semilogy(depth, shown, color=colour, marker='.', label=label)
         axes.set_xlabel('depth of the kernel')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        config = run.experiment.config
+        config = run.setup.config
         axes.set_title(run.label if len(runs) > 1 else f'{config.model.name} on {config.data.name}', fontsize=10)
         axes.legend(frameon=False, fontsize=8)
         plots.tidy(axes)

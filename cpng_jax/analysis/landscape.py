@@ -31,13 +31,13 @@ def loss_of(run: Compared, *, split: Split = 'test', images: int = 1000) -> Call
     Returns:
       Maps weights to the mean cross entropy in nats; compiles once.
     """
-    experiment, devices = run.experiment, run.experiment.mesh.size
-    examples = spread_examples(experiment.dataset, split, images)
+    setup, devices = run.setup, run.setup.mesh.size
+    examples = spread_examples(setup.dataset, split, images)
     # Batches of one size, so that little is computed for filling: it would be at each point.
-    parts = -(-len(examples) // experiment.config.eval.batch_size)
+    parts = -(-len(examples) // setup.config.eval.batch_size)
     batch_size = -(-len(examples) // (parts * devices)) * devices
-    batches = [sharding.put_batch(batch, experiment.mesh) for batch in eval_batches(examples, batch_size)]
-    _, evaluate = compile_steps(experiment)
+    batches = [sharding.put_batch(batch, setup.mesh) for batch in eval_batches(examples, batch_size)]
+    _, evaluate = compile_steps(setup)
 
     def loss(params: PyTree) -> float:
         sums = [evaluate(run.state.replace(params=params), batch) for batch in batches]

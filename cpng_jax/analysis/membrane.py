@@ -15,13 +15,14 @@ import numpy as np
 from cpng_jax.analysis import histograms
 from cpng_jax.analysis.run import Run
 from cpng_jax.control.effective_domain import chi, domain_half_width
+from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data.dataset import Example, Source
 from cpng_jax.data.pipeline import Batch, eval_batches
-from cpng_jax.nn.neuron import MembraneStats, membrane_stats
+from cpng_jax.nn.statistics import MembraneStats, membrane_stats
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import plots, sharding, tables
-from cpng_jax.training.setup import Experiment
-from cpng_jax.training.state import TrainState, layer_paths
+from cpng_jax.training.setup import Setup
+from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import network_input
 
 # Test images that are looked at; if there are more, evenly spaced ones, since splits may be sorted by class.
@@ -89,8 +90,8 @@ def analyse(run: Run) -> list[pathlib.Path]:
       UserError: there is no run or no checkpoint, the data are missing, or matplotlib is.
     """
     plots.new_figure(1, 1)  # Whether there is matplotlib is known before the work.
-    layers = measure(run.experiment, run.state)
-    images = min(MOST_IMAGES, len(run.experiment.dataset.test))
+    layers = measure(run.setup, run.state)
+    images = min(MOST_IMAGES, len(run.setup.dataset.test))
     neuron, interval = run.config.neuron, run.config.cpng.interval
     figure = histograms.draw(layers, neuron.v_th, neuron.surrogate, domain_half_width(neuron.surrogate, interval))
     figure.suptitle(f'Membrane potentials, {run.title()}: {images} test images', fontsize=11)
@@ -121,28 +122,28 @@ def analyse(run: Run) -> list[pathlib.Path]:
     ]
 
 
-def measure(experiment: Experiment, state: TrainState) -> list[Layer]:
+def measure(setup: Setup, state: TrainState) -> list[Layer]:
     """Measures the membrane potentials of each layer on test images.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       state: of the trained network.
 
     Returns:
       A `Layer` for each, in the order of their paths.
     """
     variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
-    potentials_of, frame_of = _steps(experiment)
+    potentials_of, frame_of = _steps(setup)
     frame: list[MembraneStats] = []
     totals: list[Any] = []
-    for batch in _batches(experiment):
+    for batch in _batches(setup):
         keep = np.asarray(batch.pop('weight')) > 0
-        image = sharding.put_batch(batch['image'], experiment.mesh)
+        image = sharding.put_batch(batch['image'], setup.mesh)
         frame = frame or frame_of(variables, image)
         sums = [_without_filling(each, keep) for each in jax.device_get(potentials_of(variables, image, frame))]
         totals = [jax.tree.map(np.add, *pair) for pair in zip(totals, sums, strict=True)] if totals else sums
     names, betas = layer_paths(state.surrogate), jax.tree.leaves(jax.device_get(state.surrogate))
-    config = experiment.config
+    config = setup.config
     domain = dict(v_th=config.neuron.v_th, surrogate=config.neuron.surrogate, interval=config.cpng.interval)
     return [
         _layer(name, beta, where, total, domain)
@@ -150,13 +151,13 @@ def measure(experiment: Experiment, state: TrainState) -> list[Layer]:
     ]
 
 
-def _batches(experiment: Experiment) -> Iterator[Batch]:
+def _batches(setup: Setup) -> Iterator[Batch]:
     """Evenly spaced test images."""
-    devices, config = experiment.mesh.size, experiment.config
+    devices, config = setup.mesh.size, setup.config
     return eval_batches(
-        _EvenlySpaced(experiment.dataset.test, MOST_IMAGES),
+        _EvenlySpaced(setup.dataset.test, MOST_IMAGES),
         -(-_BATCH // devices) * devices,
-        prepare=experiment.dataset.prepare,
+        prepare=setup.dataset.prepare,
         threads=config.data.threads,
         workers=config.data.workers,
     )
@@ -175,9 +176,9 @@ class _EvenlySpaced:
         return self._source[index * len(self._source) // self._length]
 
 
-def _steps(experiment: Experiment) -> tuple[Callable[..., list[Sums]], Callable[..., list[MembraneStats]]]:
+def _steps(setup: Setup) -> tuple[Callable[..., list[Sums]], Callable[..., list[MembraneStats]]]:
     """Compiles what a batch is measured with: the sums of each layer, and its frame."""
-    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    config, dataset, model = setup.config, setup.dataset, setup.model
     half_width = domain_half_width(config.neuron.surrogate, config.cpng.interval)
 
     def potentials_of(variables: dict[str, Any], image: Array) -> list[Array]:

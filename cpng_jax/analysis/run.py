@@ -10,7 +10,7 @@ from cpng_jax.runtime.config import FREE, Config, flatten
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import load_config
 from cpng_jax.training.evaluate import restore
-from cpng_jax.training.setup import Experiment, build
+from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import TrainState
 
 # Differences that two runs are told apart by in a picture.
@@ -46,7 +46,7 @@ class Run:
         return rows
 
     @functools.cached_property
-    def experiment(self) -> Experiment:
+    def setup(self) -> Setup:
         """Data, network and devices of the run, set up for looking at it."""
         config = self.config.copy_and_resolve_references()
         config.eval.checkpoint = self.checkpoint
@@ -58,7 +58,7 @@ class Run:
     @functools.cached_property
     def state(self) -> TrainState:
         """The restored checkpoint; a UserError where there is none."""
-        state = restore(self.experiment, self.workdir) if (self.workdir / 'checkpoints').is_dir() else None
+        state = restore(self.setup, self.workdir) if (self.workdir / 'checkpoints').is_dir() else None
         if state is None:
             raise UserError(f'There is no checkpoint in {self.workdir}: train at least one epoch first.')
         return state
@@ -75,7 +75,7 @@ class Run:
 
     def title(self) -> str:
         """What was trained on what, and up to which epoch the checkpoint has come."""
-        epoch = self.experiment.epoch(int(self.state.step))
+        epoch = self.setup.epoch(int(self.state.step))
         return f'{self.config.model.name} on {self.config.data.name}, epoch {epoch} of {self.config.epochs}'
 
 

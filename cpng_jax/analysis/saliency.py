@@ -118,14 +118,12 @@ def saliency_maps(
     Returns:
       The `Maps`.
     """
-    experiment, state = run.experiment, run.state
-    dataset, model = experiment.dataset, experiment.model
+    setup, state = run.setup, run.state
+    dataset, model = setup.dataset, setup.model
     surrogate = state.surrogate if beta is None else jax.tree.map(lambda old: jnp.full_like(old, beta), state.surrogate)
 
     def outputs(variables: Any, image: Array) -> Array:
-        logits: Any = model.apply(
-            variables, network_input(image[None], dataset.mean, dataset.std, experiment.config.dtype)
-        )
+        logits: Any = model.apply(variables, network_input(image[None], dataset.mean, dataset.std, setup.config.dtype))
         return jnp.mean(logits[:, 0].astype(jnp.float32), axis=0)
 
     @jax.jit
@@ -134,7 +132,7 @@ def saliency_maps(
         chosen = label if of == 'label' else predicted
         score = lambda copy: outputs(variables, copy)[chosen]
         # No more memory than a step of training needs.
-        batch_size = experiment.config.batch_size
+        batch_size = setup.config.batch_size
         saliency = smooth_grad(score, image, key, samples=samples, noise=noise, signed=signed, batch_size=batch_size)
         return flat(saliency), predicted
 
@@ -184,7 +182,7 @@ def draw(
     """
     check_comparable(runs)
     check_options(images=(images, 1), samples=(samples, 1), noise=(noise, 0))
-    first = runs[0].experiment
+    first = runs[0].setup
     width = _width(beta, first.config.cpng.beta_init)
     examples = varied(spread_examples(first.dataset, 'test', _POOL * images), images)
     make = functools.partial(saliency_maps, beta=width, of=of, seed=seed, samples=samples, noise=noise, signed=signed)

@@ -10,22 +10,19 @@ knows of models, devices or epochs: call `update` whenever the network has seen 
 
 import dataclasses
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from cpng_jax.control.effective_domain import beta_for_chi, chi, domain_half_width
-from cpng_jax.nn.neuron import MembraneDistances, MembraneStats
+from cpng_jax.control.layer_tree import floating, leaf_name, like, stats_vector, vector
+from cpng_jax.nn.statistics import MembraneStats, Stats
 from cpng_jax.nn.surrogate import Array, Surrogate
 
 PyTree = Any
 
 LIMIT_MODES = ('delayed', 'immediate')
-
-Stats = MembraneStats | MembraneDistances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +82,7 @@ class CPNGReport(NamedTuple):
     def skipped_layers(self) -> list[str]:
         """Names the layers that were skipped, by their path in the beta tree; on the host only."""
         leaves = jax.tree_util.tree_leaves_with_path(self.skipped)
-        return [_path_name(path) for path, skipped in leaves if skipped.any()]
+        return [leaf_name(path) for path, skipped in leaves if skipped.any()]
 
 
 def init(beta: PyTree) -> CPNGState:
@@ -126,13 +123,13 @@ def update(
     Source: Algorithm 1, Sec. 4.2.
     """
     config = CPNGConfig() if config is None else config
-    measured = _collect(stats, beta)
-    betas = _vector('beta', beta, beta)
-    recorder = _vector('state.chi_recorder', state.chi_recorder, beta)
+    measured = stats_vector(stats, beta)
+    betas = vector('beta', beta, beta)
+    recorder = vector('state.chi_recorder', state.chi_recorder, beta)
     betas, recorder, chi_now, skipped = _algorithm_1(measured, betas, recorder, config)
 
-    report = CPNGReport(_like(beta, chi_now), _like(beta, recorder), _like(beta, skipped))
-    new_beta = jax.tree.map(lambda old, new: new.astype(_floating(old).dtype), beta, _like(beta, betas))
+    report = CPNGReport(like(beta, chi_now), like(beta, recorder), like(beta, skipped))
+    new_beta = jax.tree.map(lambda old, new: new.astype(floating(old).dtype), beta, like(beta, betas))
     new_state = CPNGState(jax.tree.map(lambda old, new: new.astype(old.dtype), state.chi_recorder, report.chi_min))
     return new_beta, new_state, report
 
@@ -158,59 +155,3 @@ def _algorithm_1(stats: Stats, beta: Array, recorder: Array, config: CPNGConfig)
     solution = beta_for_chi(new_recorder, stats, **domain)
     solved = adapt & (solution > 0)
     return jnp.where(solved, solution, beta), new_recorder, chi_now, ~usable | (adapt & ~solved)
-
-
-def _floating(leaf: Any) -> Array:
-    array = jnp.asarray(leaf)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
-
-
-def _vector(name: str, tree: PyTree, beta: PyTree) -> Array:
-    """The leaves of `tree` in one vector, checked to have the layers and shapes of `beta`."""
-    structure, expected = jax.tree.structure(tree), jax.tree.structure(beta)
-    if structure != expected:
-        here, there = _layers(tree), _layers(beta)
-        if here == there:  # The containers differ, a list and a tuple, say.
-            here, there = str(structure), str(expected)
-        raise ValueError(f'{name} must have the layers of beta, {there}, got {here}.')
-    for (path, leaf), twin in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
-        if jnp.shape(leaf) != jnp.shape(twin):
-            layer = _path_name(path)
-            raise ValueError(f'{name} of layer {layer} has shape {jnp.shape(leaf)}, its beta {jnp.shape(twin)}.')
-    return ravel_pytree(jax.tree.map(_floating, tree))[0]
-
-
-def _like(beta: PyTree, values: Array) -> PyTree:
-    """Lays a vector out over the layers of `beta`, in its own dtype."""
-    leaves, structure = jax.tree.flatten(beta)
-    ends = list(itertools.accumulate(jnp.size(leaf) for leaf in leaves))
-    parts = [values[end - jnp.size(leaf) : end] for leaf, end in zip(leaves, ends, strict=True)]
-    shaped = [part.reshape(jnp.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
-    return jax.tree.unflatten(structure, shaped)
-
-
-def _collect(stats: PyTree, beta: PyTree) -> Stats:
-    """The statistics of all layers in one, with an element for each."""
-    leaves = jax.tree.leaves(stats, is_leaf=is_stats)
-    kind = MembraneDistances if leaves and isinstance(leaves[0], MembraneDistances) else MembraneStats
-    for leaf in leaves:
-        if not isinstance(leaf, kind):
-            raise ValueError(f'stats must have a cpng_jax.{kind.__name__} for each beta, found {type(leaf).__name__}.')
-    vector = lambda field: _vector('stats', jax.tree.map(field, stats, is_leaf=is_stats), beta)
-    if kind is MembraneStats:
-        return MembraneStats(vector(lambda leaf: leaf.mean), vector(lambda leaf: leaf.variance))
-    vector(lambda leaf: leaf.shares[..., 0])  # checks the layers and their shapes
-    return MembraneDistances(jnp.concatenate([leaf.shares.reshape(-1, leaf.shares.shape[-1]) for leaf in leaves]))
-
-
-def is_stats(node: Any) -> bool:
-    """Tells whether a node of a pytree is the statistics of a layer: a leaf, as `update` sees it."""
-    return isinstance(node, MembraneStats | MembraneDistances)
-
-
-def _layers(tree: PyTree) -> str:
-    return '{' + ', '.join(_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)) + '}'
-
-
-def _path_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator='/') or '(the only one)'

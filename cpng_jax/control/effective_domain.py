@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 
-from cpng_jax.nn.neuron import MembraneDistances, MembraneStats
+from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
-from cpng_jax.nn.time_loop import DISTANCES
 
 INTERVALS = ('paper', 'support')
 

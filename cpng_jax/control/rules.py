@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.control.cpng import is_stats
 from cpng_jax.control.effective_domain import domain_half_width
-from cpng_jax.nn.neuron import DECAY, MembraneStats
+from cpng_jax.nn.neuron import DECAY
+from cpng_jax.nn.statistics import MembraneStats, is_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 
 PyTree = Any

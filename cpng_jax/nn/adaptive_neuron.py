@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.neuron import LIF, Term, check_terms, count_steps, membrane_stats
+from cpng_jax.nn.neuron import LIF, Term, check_terms, count_steps
+from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
 
 # Share of the running threshold kept at each step of training, as in their code.

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.nn import time_loop
+from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_stats, pooled
 from cpng_jax.nn.surrogate import TRIANGULAR, Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
 from cpng_jax.nn.time_loop import Normalised
 
@@ -19,55 +20,6 @@ IMPLEMENTATIONS = ('scan', 'pallas')
 
 # Name of the parameter that a learnt decay is the sigmoid of.
 DECAY = 'decay'
-
-
-class MembraneStats(NamedTuple):
-    """Mean and variance of a layer's membrane potential before the reset (Sec. 4.1).
-
-    Attributes:
-      mean: float32 (float64 for float64 input), in units of the threshold's scale.
-      variance: likewise, biased (divided by the number of potentials), never negative.
-    """
-
-    mean: Array
-    variance: Array
-
-
-class MembraneDistances(NamedTuple):
-    """How near a layer's membrane potentials before the reset are to the threshold: the distribution of |u - v_th|.
-
-    Attributes:
-      shares: float32 (float64 for float64 input), `[..., K]`, the share of potentials within each of the K distances
-        `time_loop.DISTANCES` from the threshold, which grow from 1/32 to 32 by the fourth root of 2. NaN where
-        a potential is not finite.
-    """
-
-    shares: Array
-
-
-def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
-    """Measures the mean and the variance of membrane potentials over all axes, or all but the last.
-
-    Under `jit` with a sharded batch both are global. The variance is taken about a first
-    estimate of the mean and then corrected, so it is right where |mean| is far above the
-    standard deviation.
-
-    Args:
-      u: membrane potential before the reset, any shape with at least one element.
-      per_channel: measure each channel, the last axis, by itself.
-
-    Returns:
-      Scalars, or `[C]` per channel, in at least float32. No gradient flows through them: they are measurements.
-    """
-    u = jnp.asarray(u)
-    u = jax.lax.stop_gradient(u).astype(jnp.promote_types(u.dtype, jnp.float32))
-    axes = tuple(range(u.ndim - per_channel))
-    shift = jnp.mean(u, axes)
-    deviation = u - shift
-    correction = jnp.mean(deviation, axes)
-    variance = jnp.mean(jnp.square(deviation), axes) - jnp.square(correction)
-    # Rounding may leave a hair below 0. jnp.maximum hands NaN on, so a layer that diverged does not look constant.
-    return MembraneStats(shift + correction, jnp.maximum(variance, 0))
 
 
 def lif(
@@ -149,7 +101,7 @@ def _run(
     measured = jax.lax.stop_gradient(measured)
     # All parts are of one size, so that the share among all potentials is the mean of theirs.
     distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
-    return spikes, _pooled(measured, per_channel), distances
+    return spikes, pooled(measured, per_channel), distances
 
 
 def potentials(
@@ -195,13 +147,6 @@ def count_steps(terms: time_loop.Terms, time_steps: int | None) -> int:
     if given not in (1, time_steps):
         raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
     return time_steps
-
-
-def _pooled(measured: time_loop.Measured, per_channel: bool) -> MembraneStats:
-    """Mean and variance of all potentials, from those of parts of equal size: the law of total variance."""
-    between = membrane_stats(measured.mean, per_channel)
-    within = jnp.mean(measured.variance, axis=tuple(range(measured.variance.ndim - per_channel)))
-    return MembraneStats(between.mean, within + between.variance)
 
 
 def lif_reference(

@@ -6,23 +6,18 @@ applied inside the loop, so what is kept is what the norm was given, which its o
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from cpng_jax.nn.statistics import Measured, measure
 from cpng_jax.nn.surrogate import Array, Surrogate
 
 # Time steps that the scan lays out one after the other, so that few kernels do the work of many. More than this only
 # costs compile time.
 _UNROLL = 10
-
-# Distances from the threshold within which potentials are counted: from 1/32 to 32, four to each doubling.
-_PER_DOUBLING = 4
-DISTANCES = 2.0 ** (np.arange(-5 * _PER_DOUBLING, 5 * _PER_DOUBLING + 1) / _PER_DOUBLING)
 
 
 class Neurons(NamedTuple):
@@ -86,20 +81,6 @@ Terms = tuple[Normalised, ...]
 Values = tuple[Array, ...]
 
 
-class Measured(NamedTuple):
-    """What is measured of the potentials before the reset, of each example at each step.
-
-    Attributes:
-      mean: `[T, B]`, or `[T, B, C]` of each channel.
-      variance: likewise.
-      shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
-    """
-
-    mean: Array
-    variance: Array
-    shares: Array | None = None
-
-
 def sum_of(terms: Terms) -> Array:
     """Applies the normalisations and adds the terms, in at least float32."""
     total: Any = None
@@ -128,7 +109,10 @@ def integrate(currents: Terms, beta: Array, tau: Array, v_th: Array, neurons: Ne
     """
     del beta
     dtype = currents[0].values.dtype
-    emit = lambda u, spike: (spike.astype(dtype), _measure(u, v_th, neurons))
+    emit = lambda u, spike: (
+        spike.astype(dtype),
+        measure(u, v_th, count=neurons.count, per_channel=neurons.per_channel),
+    )
     return _run(currents, tau, v_th, neurons, emit)
 
 
@@ -172,32 +156,6 @@ def _over_time(currents: Terms, neurons: Neurons) -> tuple[Terms, Values | None]
 def _with(currents: Terms, values: Values) -> Terms:
     """The terms with other values."""
     return tuple(Normalised(array, term.affine) for array, term in zip(values, currents, strict=True))
-
-
-def _measure(u: Array, v_th: Array, neurons: Neurons) -> Measured:
-    """Measures each example by itself: devices that share the batch have nothing to tell each other at each step."""
-    axes = tuple(range(1, u.ndim - neurons.per_channel))
-    mean = jnp.mean(u, axes, keepdims=True)
-    shares = _shares(jnp.abs(u - v_th.astype(u.dtype))) if neurons.count else None
-    return Measured(jnp.squeeze(mean, axes), jnp.mean(jnp.square(u - mean), axes), shares)
-
-
-def _shares(distance: Array) -> Array:
-    """The share of each example's elements that is at most each of `DISTANCES`; `[B, ...]` to `[B, K]`.
-
-    NaN where an element is not finite: what has diverged must not look far from the threshold.
-    """
-    flat = distance.reshape(len(distance), -1)
-    # What is in bin i is above low[i] and at most high[i]. The logarithm is right but for rounding at their ends.
-    ends = jnp.asarray(DISTANCES, flat.dtype)
-    low, high = jnp.concatenate([-jnp.ones(1), ends]), jnp.concatenate([ends, jnp.full(1, jnp.inf)])
-    index = jnp.ceil(_PER_DOUBLING * (jnp.log2(flat) - math.log2(DISTANCES[0])))
-    index = jnp.clip(index, 0, len(DISTANCES)).astype(jnp.int32)
-    index = index + (flat > high[index]) - (flat <= low[index])
-    count = lambda bins: jnp.zeros(len(DISTANCES) + 1, jnp.int32).at[bins].add(1)
-    near = jnp.cumsum(jax.vmap(count)(index), axis=-1)[:, :-1]
-    finite = jnp.isfinite(jnp.sum(flat, axis=-1, keepdims=True))
-    return jnp.where(finite, near.astype(flat.dtype) / flat.shape[-1], jnp.nan)
 
 
 def _forward(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cpng_jax.training.setup import Experiment
+from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 
 
@@ -39,27 +39,27 @@ def epoch_line(row: dict[str, Any], results: dict[str, Any], epochs: int) -> str
     return line
 
 
-def greeting(experiment: Experiment, workdir: pathlib.Path, state: TrainState) -> str:
+def greeting(setup: Setup, workdir: pathlib.Path, state: TrainState) -> str:
     """Writes what is about to be trained, on what, and from which step.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       workdir: folder of the run.
       state: what training starts from.
 
     Returns:
       Two lines.
     """
-    config, step = experiment.config, int(state.step)
+    config, step = setup.config, int(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     layers = len(jax.tree.leaves(state.surrogate))
     device = jax.devices()[0]
     start = f'goes on from step {step}' if step else 'starts'
-    if step == experiment.steps:
+    if step == setup.steps:
         start = 'is finished: step'
     return (
         f'{config.model.name} on {config.data.name}: {layers} spiking layers, {parameters:,} parameters, '
-        f'{jax.device_count()} x {device.device_kind}\n{workdir} {start} of {experiment.steps} steps '
+        f'{jax.device_count()} x {device.device_kind}\n{workdir} {start} of {setup.steps} steps '
         f'in {config.epochs} epochs; beta and chi: min median max over the layers'
     )
 

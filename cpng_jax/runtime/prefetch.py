@@ -22,7 +22,7 @@ class Feed:
         """Takes batches of numpy arrays, this process's share of each.
 
         Args:
-          batches: from `experiment.train_batches`.
+          batches: from `setup.train_batches`.
           mesh: devices that share a batch.
         """
         self._batches, self._mesh = batches, mesh

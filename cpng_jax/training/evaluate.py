@@ -11,7 +11,7 @@ from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import check
 from cpng_jax.training import step as train_step
-from cpng_jax.training.setup import Experiment, compile_steps, initial_state
+from cpng_jax.training.setup import Setup, compile_steps, initial_state
 from cpng_jax.training.state import TrainState
 
 
@@ -28,27 +28,27 @@ class Accuracy(NamedTuple):
         return self.correct / self.examples
 
 
-def evaluate_split(experiment: Experiment, state: TrainState, evaluate: train_step.EvalStep) -> Accuracy:
+def evaluate_split(setup: Setup, state: TrainState, evaluate: train_step.EvalStep) -> Accuracy:
     """Measures a state on the test split; each example counts exactly once.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       state: what to measure.
       evaluate: from `train_step.make_eval_step`.
 
     Returns:
       Mean cross entropy in nats, and the number classified rightly.
     """
-    devices = experiment.mesh.size
-    batch_size = -(-experiment.config.eval.batch_size // devices) * devices
+    devices = setup.mesh.size
+    batch_size = -(-setup.config.eval.batch_size // devices) * devices
     sums = [
-        evaluate(state, sharding.put_batch(batch, experiment.mesh))
+        evaluate(state, sharding.put_batch(batch, setup.mesh))
         for batch in eval_batches(
-            experiment.dataset.test,
+            setup.dataset.test,
             batch_size,
-            prepare=experiment.dataset.prepare,
-            threads=experiment.config.data.threads,
-            workers=experiment.config.data.workers,
+            prepare=setup.dataset.prepare,
+            threads=setup.config.data.threads,
+            workers=setup.config.data.workers,
             shard=jax.process_index(),
             shards=jax.process_count(),
         )
@@ -57,11 +57,11 @@ def evaluate_split(experiment: Experiment, state: TrainState, evaluate: train_st
     return Accuracy(loss / examples, round(correct), round(examples))
 
 
-def restore(experiment: Experiment, workdir: pathlib.Path) -> TrainState | None:
+def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
     """Restores the checkpoint that `config.eval.checkpoint` names.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       workdir: folder of the run, with a folder of checkpoints.
 
     Returns:
@@ -70,17 +70,17 @@ def restore(experiment: Experiment, workdir: pathlib.Path) -> TrainState | None:
     Raises:
       UserError: none can be read, or one belongs to another network.
     """
-    checkpoints = Checkpoints(workdir, keep=experiment.config.checkpoint.keep)
-    restored = checkpoints.restore(initial_state(experiment), experiment.config.eval.checkpoint)
+    checkpoints = Checkpoints(workdir, keep=setup.config.checkpoint.keep)
+    restored = checkpoints.restore(initial_state(setup), setup.config.eval.checkpoint)
     checkpoints.close()
     return None if restored is None else restored[0]
 
 
-def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     """Restores the checkpoint that `config.eval.checkpoint` names and measures it on the test split.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       workdir: folder of the run.
 
     Returns:
@@ -89,17 +89,17 @@ def evaluate_checkpoint(experiment: Experiment, workdir: pathlib.Path) -> dict[s
     Raises:
       UserError: the workdir has no checkpoint, or belongs to another configuration.
     """
-    config = experiment.config
+    config = setup.config
     if not (workdir / 'checkpoints').is_dir():
         raise UserError(
             f'There is no checkpoint in {workdir}: train first, or name the folder of a run with --workdir.'
         )
     check(workdir, config)
-    state = restore(experiment, workdir)
+    state = restore(setup, workdir)
     if state is None:
         raise UserError(f'There is no checkpoint in {workdir} yet: train at least one epoch first.')
-    _, evaluate = compile_steps(experiment)
-    result = evaluate_split(experiment, state, evaluate)
+    _, evaluate = compile_steps(setup)
+    result = evaluate_split(setup, state, evaluate)
     step = int(state.step)
     if distributed.leads():
         print(

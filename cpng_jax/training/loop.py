@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from cpng_jax.control.layer_tree import by_layer, layer_name
 from cpng_jax.runtime import distributed, sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.config import Config, validate
@@ -26,7 +27,7 @@ from cpng_jax.training import step as train_step
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.training.setup import (
     Controller,
-    Experiment,
+    Setup,
     build,
     compile_steps,
     initial_state,
@@ -34,7 +35,7 @@ from cpng_jax.training.setup import (
     train_batches,
     with_found_beta,
 )
-from cpng_jax.training.state import EpochTotals, TrainState, by_layer, layer_name
+from cpng_jax.training.state import EpochTotals, TrainState
 from cpng_jax.training.summary import describe
 
 MODES = ('train', 'eval', 'summary')
@@ -71,17 +72,17 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
         return {'parameters': summary.parameters, 'multiply_adds': summary.multiply_adds}
     distributed.start(config)
     try:
-        experiment = build(config)
-        return evaluate_checkpoint(experiment, folder) if mode == 'eval' else train(experiment, folder)
+        setup = build(config)
+        return evaluate_checkpoint(setup, folder) if mode == 'eval' else train(setup, folder)
     except jax.errors.JaxRuntimeError as error:
         raise distributed.explained(error) from error
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains from the latest checkpoint to the end, or to a signal.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       workdir: folder of the run.
 
     Returns:
@@ -91,15 +92,15 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
       UserError: the workdir belongs to another configuration, cannot be written, or the training diverged.
       Stopped: a signal asked for it; a checkpoint was saved.
     """
-    config = experiment.config
+    config = setup.config
     if distributed.leads():
         claim(workdir, config)
     distributed.barrier('the workdir is claimed')
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
-        fresh = initial_state(experiment)
+        fresh = initial_state(setup)
         state, results = checkpoints.restore(fresh) or (fresh, _NO_RESULTS)
-        results = _train_from(experiment, workdir, checkpoints, state, results)
+        results = _train_from(setup, workdir, checkpoints, state, results)
     except OSError as error:
         raise UserError(
             f'Cannot write to {workdir}: {error.strerror or error}. Checkpoints that are there stay good.'
@@ -109,44 +110,44 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     if distributed.leads():
         plots = plot_run(workdir)
         print(farewell(results, workdir, plots), flush=True)
-    return results | {'step': experiment.steps}
+    return results | {'step': setup.steps}
 
 
 def _train_from(
-    experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints, state: TrainState, results: Results
+    setup: Setup, workdir: pathlib.Path, checkpoints: Checkpoints, state: TrainState, results: Results
 ) -> Results:
     """Makes the steps that are left: returns the last and best accuracy."""
-    config, first, leads = experiment.config, int(state.step), distributed.leads()
-    step_function, evaluate = compile_steps(experiment)
-    control = make_controller(experiment)
+    config, first, leads = setup.config, int(state.step), distributed.leads()
+    step_function, evaluate = compile_steps(setup)
+    control = make_controller(setup)
     writer = MetricsWriter(workdir, first_step=first, silent=not leads)
     console = None if leads else Console(quiet=True)
     display = Display(
-        experiment.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
+        setup.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
     )
     profile = Profile(workdir, config.profile.steps, on=leads)
-    with writer, train_batches(experiment, first) as batches, display, profile, StopRequest() as stop:
-        display.print(greeting(experiment, workdir, state))
-        if first == experiment.steps:
+    with writer, train_batches(setup, first) as batches, display, profile, StopRequest() as stop:
+        display.print(greeting(setup, workdir, state))
+        if first == setup.steps:
             return results
-        feed = Feed(batches, experiment.mesh)
+        feed = Feed(batches, setup.mesh)
         batch = feed.next()
         step_function = step_function.lower(state, batch).compile()
         memory = memory_of(step_function)
         writer.write('memory', first, memory)
         display.print(memory_line(memory))
         mark = Mark.now(first, feed)
-        for step in range(first + 1, experiment.steps + 1):
+        for step in range(first + 1, setup.steps + 1):
             with profile.before(step):
                 state = step_function(state, batch)
             profile.after(step, state)
-            if step < experiment.steps:
+            if step < setup.steps:
                 batch = feed.next(state.step)  # travels while the devices work
-            ends_epoch = step % experiment.steps_per_epoch == 0
+            ends_epoch = step % setup.steps_per_epoch == 0
             if ends_epoch:
                 _check_loss(state, checkpoints)
                 pace = Mark.now(step, feed).since(mark, config.batch_size)
-                state, row = _end_epoch(experiment, state, batch, control, evaluate)
+                state, row = _end_epoch(setup, state, batch, control, evaluate)
                 row |= pace
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
@@ -155,13 +156,13 @@ def _train_from(
             elif step % config.log.every_steps == 0:
                 _check_loss(state, checkpoints)
                 loss, accuracy = _running(state, config.batch_size)
-                display.update(step, epoch=experiment.epoch(step), loss=loss, accuracy=accuracy)
+                display.update(step, epoch=setup.epoch(step), loss=loss, accuracy=accuracy)
                 wait = Mark.now(step, feed).since(mark, config.batch_size)['data_wait']
                 writer.write('step', step, {'train_loss': loss, 'train_accuracy': accuracy, 'data_wait': wait})
             stopping, every = stop.after(step), config.checkpoint.every_steps
             if ends_epoch or stopping or (every and step % every == 0):
                 _save(checkpoints, state, results, rated=ends_epoch)
-            if stopping and step < experiment.steps:
+            if stopping and step < setup.steps:
                 checkpoints.wait()
                 raise Stopped(stop.signal, step, workdir)
         checkpoints.wait()
@@ -169,24 +170,24 @@ def _train_from(
 
 
 def _end_epoch(
-    experiment: Experiment,
+    setup: Setup,
     state: TrainState,
     batch: train_step.Batch,
     control: Controller,
     evaluate: train_step.EvalStep,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Runs CPNG and the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
-    config = experiment.config
+    config = setup.config
     loss, accuracy = _running(state, config.batch_size)
     rates = state.epoch.firing_rate
-    schedule = optim.learning_rate(config.optim, experiment.steps)
+    schedule = optim.learning_rate(config.optim, setup.steps)
     controlled, report = control(state, batch)
     if config.cpng.enabled and config.cpng.every == 'epoch':
         state = controlled
-    state = with_found_beta(experiment, state)
-    result = evaluate_split(experiment, state, evaluate)
+    state = with_found_beta(setup, state)
+    result = evaluate_split(setup, state, evaluate)
     row = {
-        'epoch': experiment.epoch(int(state.step)),
+        'epoch': setup.epoch(int(state.step)),
         'train_loss': loss,
         'train_accuracy': accuracy,
         'test_loss': result.loss,
@@ -200,7 +201,7 @@ def _end_epoch(
         'firing_rate': by_layer(rates),
         'skipped': [layer_name(name) for name in report.skipped_layers()],
     }
-    start_epoch = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=sharding.replicated(experiment.mesh))
+    start_epoch = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=sharding.replicated(setup.mesh))
     return state.replace(epoch=start_epoch(state.surrogate, config.cpng.chi == 'counted')), row
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of an experiment: data, mesh, network, optimiser, steps."""
+"""From a configuration to the parts of a run: data, mesh, network, optimiser, steps."""
 
 import functools
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from cpng_jax import data
 from cpng_jax.control import cpng, dspike, rules
+from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data import mixing
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.models import registry
@@ -22,12 +23,12 @@ from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import optim
 from cpng_jax.training import state as train_state
 from cpng_jax.training import step as train_step
-from cpng_jax.training.state import TrainState, layer_paths
+from cpng_jax.training.state import TrainState
 
 Controller = Callable[[TrainState, train_step.Batch], tuple[TrainState, cpng.CPNGReport]]
 
 
-class Experiment(NamedTuple):
+class Setup(NamedTuple):
     """What a configuration describes, built and checked, before any step is made."""
 
     config: Config
@@ -46,14 +47,14 @@ class Experiment(NamedTuple):
         return -(-step // self.steps_per_epoch)
 
 
-def build(config: Config) -> Experiment:
+def build(config: Config) -> Setup:
     """Builds all that a configuration describes; shapes are checked without computing.
 
     Args:
       config: a valid configuration.
 
     Returns:
-      The experiment.
+      The setup.
 
     Raises:
       UserError: the parts do not fit together.
@@ -91,7 +92,7 @@ def build(config: Config) -> Experiment:
         )
     optimizer = optim.make_optimizer(config.optim, steps)
     found = found_beta(config, model, dataset) if config.cpng.beta_from else None
-    return Experiment(config, dataset, mesh, model, optimizer, cpng_config, rule, found, per_epoch, steps)
+    return Setup(config, dataset, mesh, model, optimizer, cpng_config, rule, found, per_epoch, steps)
 
 
 def _check_options(config: Config) -> None:
@@ -163,18 +164,18 @@ def found_beta(config: Config, model: nn.Module, dataset: data.Dataset) -> dict[
     return beta
 
 
-def with_found_beta(experiment: Experiment, state: TrainState) -> TrainState:
+def with_found_beta(setup: Setup, state: TrainState) -> TrainState:
     """Sets the beta of another run, where the configuration asks for it, once its epoch has come.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       state: at the start, or at the end of an epoch.
 
     Returns:
       The state, changed at the end of epoch `config.cpng.beta_from_epoch` alone.
     """
-    found = experiment.found_beta
-    if found is None or int(state.step) != experiment.config.cpng.beta_from_epoch * experiment.steps_per_epoch:
+    found = setup.found_beta
+    if found is None or int(state.step) != setup.config.cpng.beta_from_epoch * setup.steps_per_epoch:
         return state
     leaves, structure = jax.tree.flatten(state.surrogate)
     layers = layer_paths(state.surrogate)
@@ -185,23 +186,23 @@ def with_found_beta(experiment: Experiment, state: TrainState) -> TrainState:
     return state.replace(surrogate=jax.tree.unflatten(structure, new))
 
 
-def initial_state(experiment: Experiment) -> TrainState:
-    """Initialises the state of an experiment, each part where it will live."""
-    state = jax.jit(_create(experiment), out_shardings=state_sharding(experiment))()
-    return with_found_beta(experiment, state)
+def initial_state(setup: Setup) -> TrainState:
+    """Initialises the state of a run, each part where it will live."""
+    state = jax.jit(_create(setup), out_shardings=state_sharding(setup))()
+    return with_found_beta(setup, state)
 
 
-def state_sharding(experiment: Experiment) -> TrainState:
-    """Tells where each part of the state of an experiment lives, as a state of shardings."""
-    shapes = jax.eval_shape(_create(experiment))
-    return sharding.of_state(shapes, experiment.mesh, fsdp=experiment.config.mesh.fsdp)
+def state_sharding(setup: Setup) -> TrainState:
+    """Tells where each part of the state of a run lives, as a state of shardings."""
+    shapes = jax.eval_shape(_create(setup))
+    return sharding.of_state(shapes, setup.mesh, fsdp=setup.config.mesh.fsdp)
 
 
-def _create(experiment: Experiment) -> Callable[[], TrainState]:
-    example = example_input(experiment.dataset)
-    config = experiment.config
+def _create(setup: Setup) -> Callable[[], TrainState]:
+    example = example_input(setup.dataset)
+    config = setup.config
     return lambda: train_state.create(
-        experiment.model, experiment.optimizer, example, config.seed, counted=config.cpng.chi == 'counted'
+        setup.model, setup.optimizer, example, config.seed, counted=config.cpng.chi == 'counted'
     )
 
 
@@ -218,15 +219,15 @@ def example_input(dataset: data.Dataset) -> Array:
     return train_step.network_input(batch, dataset.mean, dataset.std)
 
 
-def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_step.EvalStep]:
-    """Makes the jitted training step and evaluation step of an experiment."""
-    config, dataset = experiment.config, experiment.dataset
+def compile_steps(setup: Setup) -> tuple[jax.stages.Wrapped, train_step.EvalStep]:
+    """Makes the jitted training step and evaluation step of a run."""
+    config, dataset = setup.config, setup.dataset
     every_batch = config.cpng.enabled and config.cpng.every == 'batch'
     step_function = train_step.make_train_step(
-        experiment.model,
-        experiment.optimizer,
-        experiment.mesh,
-        state_sharding=state_sharding(experiment),
+        setup.model,
+        setup.optimizer,
+        setup.mesh,
+        state_sharding=state_sharding(setup),
         mean=dataset.mean,
         std=dataset.std,
         dtype=config.dtype,
@@ -235,33 +236,33 @@ def compile_steps(experiment: Experiment) -> tuple[jax.stages.Wrapped, train_ste
         accumulate=config.optim.accumulate,
         pool_statistics=config.cpng.statistics == 'epoch_mean',
         counted=config.cpng.chi == 'counted',
-        cpng_every_batch=experiment.cpng_config if every_batch else None,
-        rule=experiment.rule,
+        cpng_every_batch=setup.cpng_config if every_batch else None,
+        rule=setup.rule,
     )
     evaluate = train_step.make_eval_step(
-        experiment.model, experiment.mesh, mean=dataset.mean, std=dataset.std, dtype=config.dtype
+        setup.model, setup.mesh, mean=dataset.mean, std=dataset.std, dtype=config.dtype
     )
     return step_function, evaluate
 
 
-def make_controller(experiment: Experiment) -> Controller:
+def make_controller(setup: Setup) -> Controller:
     """Makes what `config.cpng` sets beta by between epochs, whether or not it is enabled.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
 
     Returns:
       Maps the state at the end of an epoch, and a batch that tells what the training data are like, to the state with
       the new beta, and a report.
     """
-    config, dataset = experiment.config, experiment.dataset
-    settings, rule = experiment.cpng_config, experiment.rule
+    config, dataset = setup.config, setup.dataset
+    settings, rule = setup.cpng_config, setup.rule
     if config.cpng.rule != 'dspike' or not config.cpng.enabled:
         return lambda state, _: train_step.cpng_step(state, settings, rule)
     rule_of = dspike.make_rule_of_batch(
-        experiment.model,
+        setup.model,
         example_input(dataset),
-        experiment.mesh,
+        setup.mesh,
         mean=dataset.mean,
         std=dataset.std,
         dtype=config.dtype,
@@ -305,9 +306,9 @@ def _distribution(labels: Array, classes: int) -> Array:
     return labels if labels.ndim == 2 else jax.nn.one_hot(labels, classes)
 
 
-def train_batches(experiment: Experiment, first_step: int) -> TrainBatches:
-    """Opens the training batches of an experiment from a step on."""
-    config, dataset = experiment.config, experiment.dataset
+def train_batches(setup: Setup, first_step: int) -> TrainBatches:
+    """Opens the training batches of a run from a step on."""
+    config, dataset = setup.config, setup.dataset
     return TrainBatches(
         dataset.train,
         dataset.augment,

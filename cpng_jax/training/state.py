@@ -4,15 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
 
 from cpng_jax.control import cpng
-from cpng_jax.nn.neuron import MembraneDistances, MembraneStats
+from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.time_loop import DISTANCES
 
 PyTree = Any
 
@@ -110,24 +108,3 @@ def all_finite(state: TrainState) -> Array:
     """
     leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.epoch.loss))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
-
-
-def layer_paths(tree: Any) -> list[str]:
-    """Names the layers of a pytree laid out like `surrogate`, by path: conv01/lif for conv01/lif/beta."""
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
-    return [layer_name(jax.tree_util.keystr(path, simple=True, separator='/')) for path in paths]
-
-
-def layer_name(path: str) -> str:
-    """Names a layer after the path of its beta: conv01/lif for conv01/lif/beta."""
-    return path.removesuffix('/beta')
-
-
-def by_layer(tree: Any) -> dict[str, float]:
-    """Flattens a pytree laid out like `surrogate` to a number for each layer, by the layer's path, in its order.
-
-    The number of a layer with channels is the mean of those that are finite: some may never have fired, say.
-    """
-    leaves = map(np.asarray, jax.tree.leaves(jax.device_get(tree)))
-    finite = lambda leaf: leaf[np.isfinite(leaf)] if np.isfinite(leaf).any() else leaf
-    return {name: float(np.mean(finite(leaf))) for name, leaf in zip(layer_paths(tree), leaves, strict=True)}

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from cpng_jax.control import cpng, rules
 from cpng_jax.nn.losses import mean_output_cross_entropy
-from cpng_jax.nn.neuron import MembraneDistances, MembraneStats
+from cpng_jax.nn.statistics import join_layers
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime.sharding import over_batch, replicated
 from cpng_jax.training.state import EpochTotals, TrainState
@@ -236,7 +236,7 @@ def _join(old: Part, new: Part, share: Array) -> Part:
         loss=mean(old.loss, new.loss),
         correct=old.correct + new.correct,
         firing_rate=mean(old.firing_rate, new.firing_rate),
-        membrane=_pool_layers(old.membrane, new.membrane, share),
+        membrane=join_layers(old.membrane, new.membrane, share),
     )
 
 
@@ -244,23 +244,9 @@ def _add_step(totals: EpochTotals, whole: Part, pool_statistics: bool) -> EpochT
     """Adds a step to the epoch's sums."""
     steps = totals.steps + 1
     share = 1 / steps.astype(jnp.float32)
-    membrane = _pool_layers(totals.membrane, whole.membrane, share) if pool_statistics else whole.membrane
+    membrane = join_layers(totals.membrane, whole.membrane, share) if pool_statistics else whole.membrane
     rates = jax.tree.map(lambda old, new: old + (new - old) * share, totals.firing_rate, whole.firing_rate)
     return EpochTotals(steps, totals.loss + whole.loss, totals.correct + whole.correct, rates, membrane)
-
-
-def _pool_layers(old: Any, new: Any, share: Array) -> Any:
-    """`_pool` for each layer."""
-    return jax.tree.map(lambda a, b: _pool(a, b, share), old, new, is_leaf=cpng.is_stats)
-
-
-def _pool(old: cpng.Stats, new: cpng.Stats, share: Array) -> cpng.Stats:
-    """Statistics of two sets of potentials taken together, the second being `share` of the whole."""
-    if isinstance(old, MembraneDistances) or isinstance(new, MembraneDistances):
-        return jax.tree.map(lambda a, b: a + (b - a) * share, old, new)
-    difference = new.mean - old.mean
-    variance = old.variance + (new.variance - old.variance) * share + share * (1 - share) * jnp.square(difference)
-    return MembraneStats(old.mean + difference * share, variance)
 
 
 def cpng_step(

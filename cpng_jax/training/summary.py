@@ -9,7 +9,7 @@ from cpng_jax.models.summary import Summary, input_density, summarise
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.workdir import check
 from cpng_jax.training.evaluate import restore
-from cpng_jax.training.setup import Experiment, build, example_input
+from cpng_jax.training.setup import Setup, build, example_input
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import network_input
 
@@ -38,24 +38,24 @@ def describe(config: Config, workdir: pathlib.Path) -> Summary:
     if not trained:
         config.data.fake = True
         config.data.fake_examples = 4 * config.batch_size
-    experiment = build(config)
-    state = restore(experiment, workdir) if trained else None
-    density = None if state is None else measured_density(experiment, state)
-    return summarise(experiment.model, example_input(experiment.dataset), density)
+    setup = build(config)
+    state = restore(setup, workdir) if trained else None
+    density = None if state is None else measured_density(setup, state)
+    return summarise(setup.model, example_input(setup.dataset), density)
 
 
-def measured_density(experiment: Experiment, state: TrainState) -> dict[str, float]:
+def measured_density(setup: Setup, state: TrainState) -> dict[str, float]:
     """Measures the share of inputs that are not zero for each convolution and dense layer, on a few test images.
 
     Args:
-      experiment: from `build`.
+      setup: from `build`.
       state: of the trained network.
 
     Returns:
       Shares by path of the layer, for `summarise`.
     """
-    dataset = experiment.dataset
+    dataset = setup.dataset
     variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
     batch = next(eval_batches(dataset.test, min(_MEASURED, len(dataset.test)), prepare=dataset.prepare))
     images = network_input(jnp.asarray(batch['image']), dataset.mean, dataset.std)
-    return input_density(experiment.model, variables, images)
+    return input_density(setup.model, variables, images)

@@ -17,14 +17,14 @@ from cpng_jax.training.setup import build, initial_state
 
 @pytest.fixture
 def run(tiny_config):
-    experiment = build(tiny_config)
-    return Compared('fixed', experiment, initial_state(experiment))
+    setup = build(tiny_config)
+    return Compared('fixed', setup, initial_state(setup))
 
 
 def test_a_norm_is_that_of_the_gradient_of_one_kernel(run):
     relative = gradients.relative_gradients(run, run.state, [0.5, 2.0], images=40)
     assert relative.shape == (2, 3)
-    dataset, state = run.experiment.dataset, run.state
+    dataset, state = run.setup.dataset, run.state
     examples = spread_examples(dataset, 'train', 40)
     images = (examples.images / 255.0 - dataset.mean) / dataset.std
     block = state.params['conv02']
@@ -34,7 +34,7 @@ def test_a_norm_is_that_of_the_gradient_of_one_kernel(run):
         params = {**state.params, 'conv02': {**block, 'conv': {'conv': {'kernel': kernel}}}}
         variables = {'params': params, 'batch_stats': state.batch_stats}
         variables['surrogate'] = jax.tree.map(lambda _: jnp.float32(beta), state.surrogate)
-        logits, _ = run.experiment.model.apply(variables, jnp.float32(images), train=True, mutable=['batch_stats'])
+        logits, _ = run.setup.model.apply(variables, jnp.float32(images), train=True, mutable=['batch_stats'])
         return optax.softmax_cross_entropy_with_integer_labels(logits.mean(0), examples.labels).mean()
 
     for beta, row in zip((0.5, 2.0), relative, strict=True):

@@ -13,14 +13,14 @@ from cpng_jax.training.setup import build, compile_steps, initial_state
 
 @pytest.fixture
 def run(tiny_config):
-    experiment = build(tiny_config)
-    return Compared('fixed', experiment, initial_state(experiment))
+    setup = build(tiny_config)
+    return Compared('fixed', setup, initial_state(setup))
 
 
 def test_the_loss_in_the_centre_is_that_of_the_evaluation(run):
     loss = landscape.loss_of(run, images=10_000)(run.state.params)
-    _, evaluate = compile_steps(run.experiment)
-    assert loss == pytest.approx(evaluate_split(run.experiment, run.state, evaluate).loss, rel=1e-6)
+    _, evaluate = compile_steps(run.setup)
+    assert loss == pytest.approx(evaluate_split(run.setup, run.state, evaluate).loss, rel=1e-6)
     few = landscape.loss_of(run, split='train', images=70)(run.state.params)
     assert few != pytest.approx(loss, rel=1e-6)
 

@@ -11,7 +11,7 @@ import scipy.stats
 from matplotlib.image import imread
 
 from cpng_jax.analysis import histograms, membrane
-from cpng_jax.nn.neuron import MembraneStats
+from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training.step import network_input
 
@@ -44,16 +44,16 @@ def test_equal_potentials_are_counted_too():
 
 def all_potentials(run):
     """Potentials of each layer on the whole test split, in one batch."""
-    dataset, state = run.experiment.dataset, run.state
+    dataset, state = run.setup.dataset, run.state
     images = np.stack([dataset.test[index]['image'] for index in range(len(dataset.test))])
     variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
     network = network_input(jnp.asarray(images), dataset.mean, dataset.std)
-    _, seen = run.experiment.model.apply(variables, network, mutable=['potentials'])
+    _, seen = run.setup.model.apply(variables, network, mutable=['potentials'])
     return {name: np.asarray(layer['lif']['beta'], np.float64) for name, layer in sorted(seen['potentials'].items())}
 
 
 def test_the_table_is_what_numpy_and_scipy_make_of_all_potentials(run):
-    layers = membrane.measure(run.experiment, run.state)
+    layers = membrane.measure(run.setup, run.state)
     potentials = all_potentials(run)
     assert [layer.name for layer in layers] == [f'{name}/lif' for name in potentials]
     for layer, u in zip(layers, potentials.values(), strict=True):
@@ -73,7 +73,7 @@ def test_the_table_is_what_numpy_and_scipy_make_of_all_potentials(run):
 def test_a_layer_may_have_a_beta_for_each_channel(run):
     betas = [np.linspace(0.5, 2, 4, dtype=np.float32), np.linspace(1, 3, 8, dtype=np.float32)]
     surrogate = jax.tree.unflatten(jax.tree.structure(run.state.surrogate), list(map(jnp.asarray, betas)))
-    layers = membrane.measure(run.experiment, run.state.replace(surrogate=surrogate))
+    layers = membrane.measure(run.setup, run.state.replace(surrogate=surrogate))
     for layer, beta, u in zip(layers, betas, all_potentials(run).values(), strict=True):
         gaussian = scipy.stats.norm(u.mean(), u.std())
         each = gaussian.cdf(1 + 1 / beta) - gaussian.cdf(1 - 1 / beta)

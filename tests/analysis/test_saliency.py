@@ -69,21 +69,21 @@ def test_impossible_options_are_named(options, message):
 
 
 def make_run(config, label='fixed'):
-    experiment = build(config)
-    return Compared(label, experiment, initial_state(experiment))
+    setup = build(config)
+    return Compared(label, setup, initial_state(setup))
 
 
 def test_maps_of_a_run_are_gradients_of_its_output_for_the_class(tiny_config):
     run = make_run(tiny_config)
-    examples = spread_examples(run.experiment.dataset, 'test', 3)
+    examples = spread_examples(run.setup.dataset, 'test', 3)
     maps = saliency.saliency_maps(run, examples.images, examples.labels, beta=0.5, noise=0.0, samples=1)
 
-    dataset = run.experiment.dataset
+    dataset = run.setup.dataset
     surrogate = jax.tree.map(lambda beta: jnp.full_like(beta, 0.5), run.state.surrogate)
     variables = {'params': run.state.params, 'batch_stats': run.state.batch_stats, 'surrogate': surrogate}
 
     def outputs(images):
-        return run.experiment.model.apply(variables, network_input(images, dataset.mean, dataset.std)).mean(axis=0)
+        return run.setup.model.apply(variables, network_input(images, dataset.mean, dataset.std)).mean(axis=0)
 
     images = examples.images.astype(np.float32)
     scores = lambda images: jnp.sum(outputs(images)[jnp.arange(3), examples.labels])
@@ -97,7 +97,7 @@ def test_beta_as_trained_and_the_predicted_class_make_other_maps(tiny_config):
     run = make_run(tiny_config)
     trained = jax.tree.map(lambda beta: 0.4 * beta, run.state.surrogate)
     run = run._replace(state=run.state.replace(surrogate=trained))
-    examples = spread_examples(run.experiment.dataset, 'test', 4)
+    examples = spread_examples(run.setup.dataset, 'test', 4)
     make = lambda **options: saliency.saliency_maps(run, examples.images, examples.labels, samples=4, **options)
     plain = make(beta=1.0)
     wrong = plain.predicted != examples.labels
@@ -122,7 +122,7 @@ def test_a_picture_has_a_row_for_the_images_and_one_for_each_run(tiny_config, tm
 
 def test_a_run_that_passes_no_gradient_down_is_drawn_too(tiny_config, tmp_path):
     run = make_run(tiny_config)
-    examples = spread_examples(run.experiment.dataset, 'test', 2)
+    examples = spread_examples(run.setup.dataset, 'test', 2)
     assert not np.any(saliency.saliency_maps(run, examples.images, examples.labels, beta=1e8, samples=1).saliency)
     assert saliency.draw([run], tmp_path, images=2, samples=1, beta=1e8)[0].exists()
 
@@ -140,7 +140,7 @@ def test_events_are_drawn_as_sums_of_their_frames(shrink, tmp_path):
     config = shrink(digits_events.get_config())
     config.data.fake = True
     run = make_run(config)
-    examples = spread_examples(run.experiment.dataset, 'test', 2)
+    examples = spread_examples(run.setup.dataset, 'test', 2)
     maps = saliency.saliency_maps(run, examples.images, examples.labels, samples=2)
     assert examples.images.ndim == 5
     assert maps.saliency.shape == (2, *examples.images.shape[2:4])

@@ -16,7 +16,7 @@ from scipy.special import ndtr
 from cpng_jax.control import cpng
 from cpng_jax.control.cpng import CPNGConfig
 from cpng_jax.control.effective_domain import chi
-from cpng_jax.nn.neuron import MembraneStats
+from cpng_jax.nn.statistics import MembraneStats
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 f64: Any = functools.partial(np.asarray, dtype=np.float64)

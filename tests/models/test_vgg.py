@@ -13,7 +13,8 @@ from flax import linen as nn
 
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import TdBN
-from cpng_jax.nn.neuron import LIF, MembraneStats
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.statistics import MembraneStats
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 KEY = jax.random.key(0)

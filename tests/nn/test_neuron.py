@@ -19,7 +19,8 @@ from hypothesis.extra import numpy as hnp
 
 import cpng_jax
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.neuron import LIF, MembraneStats, lif, lif_reference, membrane_stats, potentials
+from cpng_jax.nn.neuron import LIF, lif, lif_reference, potentials
+from cpng_jax.nn.statistics import MembraneStats, membrane_stats
 from cpng_jax.nn.time_loop import Affine, Normalised
 from tests.equations import eq_2, eq_7_and_8
 

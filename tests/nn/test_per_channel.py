@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from cpng_jax.control import cpng
-from cpng_jax.nn.neuron import LIF, MembraneStats, lif, membrane_stats
+from cpng_jax.control.layer_tree import by_layer
+from cpng_jax.nn.neuron import LIF, lif
+from cpng_jax.nn.statistics import MembraneStats, membrane_stats
 from cpng_jax.nn.time_loop import Affine, Normalised
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
 from cpng_jax.training.setup import build
-from cpng_jax.training.state import by_layer
 from tests.equations import eq_2, eq_7_and_8
 from tests.runs import epoch_rows, final_state
 from tests.training.test_step import assert_close, batch, make

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
+from cpng_jax.control import layer_tree
 from cpng_jax.runtime import console as report
-from cpng_jax.training import state as train_state
 
 ROW = {
     'epoch': 3,
@@ -32,4 +32,4 @@ def test_layers_that_cpng_left_out_are_named():
 
 def test_layers_are_named_by_their_path_in_order():
     tree = {'conv02': {'lif': {'beta': jnp.float32(2)}}, 'conv01': {'lif': {'beta': jnp.array([1.0, 3.0])}}}
-    assert list(train_state.by_layer(tree).items()) == [('conv01/lif', 2.0), ('conv02/lif', 2.0)]
+    assert list(layer_tree.by_layer(tree).items()) == [('conv01/lif', 2.0), ('conv02/lif', 2.0)]

@@ -15,7 +15,7 @@ from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
-from cpng_jax.training import setup as experiment
+from cpng_jax.training import setup
 from cpng_jax.training.setup import build, compile_steps, initial_state
 from cpng_jax.training.state import create
 
@@ -138,9 +138,9 @@ def test_label_smoothing_moves_a_share_to_all_classes(name):
     config = reduce(get('digits'))
     config.loss.name = name
     config.loss.label_smoothing = 0.2
-    smoothed = experiment._loss(config, classes=10)
+    smoothed = setup._loss(config, classes=10)
     config.loss.label_smoothing = 0.0
-    plain = experiment._loss(config, classes=10)
+    plain = setup._loss(config, classes=10)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 10)), jnp.float32)
     labels = jnp.arange(5)
     everywhere = sum(plain(logits, jnp.full(5, label)) for label in range(10)) / 10
@@ -149,15 +149,15 @@ def test_label_smoothing_moves_a_share_to_all_classes(name):
 
 def test_mixing_is_a_function_of_seed_and_step():
     config = reduce(get('digits'))
-    assert experiment._mix(config, classes=10) is None
+    assert setup._mix(config, classes=10) is None
     config.data.mixup_alpha = 1.0
-    mix, images = experiment._mix(config, classes=10), jnp.arange(4.0).reshape(4, 1, 1, 1)
+    mix, images = setup._mix(config, classes=10), jnp.arange(4.0).reshape(4, 1, 1, 1)
     assert mix is not None
     shares = [float(mix(images, jnp.arange(4), jnp.asarray(step))[1][0, 0]) for step in (0, 0, 1, 2)]
     assert shares[0] == shares[1]
     assert len(set(shares)) == 3
     config.seed = 1
-    other = experiment._mix(config, classes=10)
+    other = setup._mix(config, classes=10)
     assert other is not None
     assert float(other(images, jnp.arange(4), jnp.asarray(0))[1][0, 0]) != shares[0]
 

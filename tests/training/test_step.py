@@ -13,7 +13,8 @@ from configs import digits
 from cpng_jax.control import cpng
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import RunningMoments, TdBN
-from cpng_jax.nn.neuron import LIF, MembraneStats
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
 from cpng_jax.training import optim
 from cpng_jax.training import state as train_state

@@ -1,0 +1,162 @@
+"""Statistics of membrane potentials: mean and variance, or how near they are to the threshold.
+
+They are taken inside the time loop, by example and step, and put together after it: devices that share a batch then
+have nothing to tell each other at each step, and no potential is kept for them.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cpng_jax.nn.surrogate import Array, ArrayLike
+
+# Distances from the threshold within which potentials are counted: from 1/32 to 32, four to each doubling.
+_PER_DOUBLING = 4
+DISTANCES = 2.0 ** (np.arange(-5 * _PER_DOUBLING, 5 * _PER_DOUBLING + 1) / _PER_DOUBLING)
+
+
+class MembraneStats(NamedTuple):
+    """Mean and variance of a layer's membrane potential before the reset (Sec. 4.1).
+
+    Attributes:
+      mean: float32 (float64 for float64 input), in units of the threshold's scale.
+      variance: likewise, biased (divided by the number of potentials), never negative.
+    """
+
+    mean: Array
+    variance: Array
+
+
+class MembraneDistances(NamedTuple):
+    """How near a layer's membrane potentials before the reset are to the threshold: the distribution of |u - v_th|.
+
+    Attributes:
+      shares: float32 (float64 for float64 input), `[..., K]`, the share of potentials within each of the K distances
+        `DISTANCES` from the threshold, which grow from 1/32 to 32 by the fourth root of 2. NaN where
+        a potential is not finite.
+    """
+
+    shares: Array
+
+
+Stats = MembraneStats | MembraneDistances
+
+
+def is_stats(node: Any) -> bool:
+    """Tells whether a node of a pytree is the statistics of one layer or of many."""
+    return isinstance(node, MembraneStats | MembraneDistances)
+
+
+def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
+    """Measures the mean and the variance of membrane potentials over all axes, or all but the last.
+
+    Under `jit` with a sharded batch both are global. The variance is taken about a first
+    estimate of the mean and then corrected, so it is right where |mean| is far above the
+    standard deviation.
+
+    Args:
+      u: membrane potential before the reset, any shape with at least one element.
+      per_channel: measure each channel, the last axis, by itself.
+
+    Returns:
+      Scalars, or `[C]` per channel, in at least float32. No gradient flows through them: they are measurements.
+    """
+    u = jnp.asarray(u)
+    u = jax.lax.stop_gradient(u).astype(jnp.promote_types(u.dtype, jnp.float32))
+    axes = tuple(range(u.ndim - per_channel))
+    shift = jnp.mean(u, axes)
+    deviation = u - shift
+    correction = jnp.mean(deviation, axes)
+    variance = jnp.mean(jnp.square(deviation), axes) - jnp.square(correction)
+    # Rounding may leave a hair below 0. jnp.maximum hands NaN on, so a layer that diverged does not look constant.
+    return MembraneStats(shift + correction, jnp.maximum(variance, 0))
+
+
+class Measured(NamedTuple):
+    """What is measured of the potentials before the reset, of each example at each step.
+
+    Attributes:
+      mean: `[T, B]`, or `[T, B, C]` of each channel.
+      variance: likewise.
+      shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
+    """
+
+    mean: Array
+    variance: Array
+    shares: Array | None = None
+
+
+def measure(u: Array, v_th: Array, *, count: bool, per_channel: bool) -> Measured:
+    """Measures the potentials of one time step, each example by itself.
+
+    Args:
+      u: membrane potentials before the reset, `[B, ...]`.
+      v_th: threshold, broadcastable to `u`.
+      count: also measure how many potentials are near the threshold.
+      per_channel: mean and variance of each channel, the last axis, by itself.
+
+    Returns:
+      `Measured`, of `[B]` or `[B, C]`.
+    """
+    axes = tuple(range(1, u.ndim - per_channel))
+    mean = jnp.mean(u, axes, keepdims=True)
+    shares = _shares(jnp.abs(u - v_th.astype(u.dtype))) if count else None
+    return Measured(jnp.squeeze(mean, axes), jnp.mean(jnp.square(u - mean), axes), shares)
+
+
+def _shares(distance: Array) -> Array:
+    """The share of each example's elements that is at most each of `DISTANCES`; `[B, ...]` to `[B, K]`.
+
+    NaN where an element is not finite: what has diverged must not look far from the threshold.
+    """
+    flat = distance.reshape(len(distance), -1)
+    # What is in bin i is above low[i] and at most high[i]. The logarithm is right but for rounding at their ends.
+    ends = jnp.asarray(DISTANCES, flat.dtype)
+    low, high = jnp.concatenate([-jnp.ones(1), ends]), jnp.concatenate([ends, jnp.full(1, jnp.inf)])
+    index = jnp.ceil(_PER_DOUBLING * (jnp.log2(flat) - math.log2(DISTANCES[0])))
+    index = jnp.clip(index, 0, len(DISTANCES)).astype(jnp.int32)
+    index = index + (flat > high[index]) - (flat <= low[index])
+    count = lambda bins: jnp.zeros(len(DISTANCES) + 1, jnp.int32).at[bins].add(1)
+    near = jnp.cumsum(jax.vmap(count)(index), axis=-1)[:, :-1]
+    finite = jnp.isfinite(jnp.sum(flat, axis=-1, keepdims=True))
+    return jnp.where(finite, near.astype(flat.dtype) / flat.shape[-1], jnp.nan)
+
+
+def pooled(measured: Measured, per_channel: bool = False) -> MembraneStats:
+    """Mean and variance of all potentials, from those of parts of equal size: the law of total variance.
+
+    Args:
+      measured: of each example at each time step.
+      per_channel: of each channel by itself.
+
+    Returns:
+      Scalars, or `[C]` per channel.
+    """
+    between = membrane_stats(measured.mean, per_channel)
+    within = jnp.mean(measured.variance, axis=tuple(range(measured.variance.ndim - per_channel)))
+    return MembraneStats(between.mean, within + between.variance)
+
+
+def join_layers(old: Any, new: Any, share: ArrayLike) -> Any:
+    """Statistics of two sets of potentials taken together, layer by layer.
+
+    Args:
+      old: pytree with a `MembraneStats` or a `MembraneDistances` for each layer.
+      new: the same of other potentials.
+      share: of `new` in the whole, 0 to 1.
+
+    Returns:
+      The same pytree, of both sets.
+    """
+    return jax.tree.map(lambda a, b: _join(a, b, share), old, new, is_leaf=is_stats)
+
+
+def _join(old: Stats, new: Stats, share: ArrayLike) -> Stats:
+    if isinstance(old, MembraneDistances) or isinstance(new, MembraneDistances):
+        return jax.tree.map(lambda a, b: a + (b - a) * share, old, new)
+    difference = new.mean - old.mean
+    variance = old.variance + (new.variance - old.variance) * share + share * (1 - share) * jnp.square(difference)
+    return MembraneStats(old.mean + difference * share, variance)
