@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cpng_jax.control.controller import Controller, Observed, Report, Rule, Settings
 from cpng_jax.control.effective_domain import beta_for_chi, chi, domain_half_width
 from cpng_jax.control.layer_tree import floating, leaf_name, like, stats_vector, vector
+from cpng_jax.control.options import Option, choice, number
 from cpng_jax.nn.statistics import MembraneStats, Stats
 from cpng_jax.nn.surrogate import Array, Surrogate
 
@@ -155,3 +157,40 @@ def _algorithm_1(stats: Stats, beta: Array, recorder: Array, config: CPNGConfig)
     solution = beta_for_chi(new_recorder, stats, **domain)
     solved = adapt & (solution > 0)
     return jnp.where(solved, solution, beta), new_recorder, chi_now, ~usable | (adapt & ~solved)
+
+
+def config_of(settings: Settings) -> CPNGConfig:
+    """Makes the configuration of Algorithm 1 from the settings of a run."""
+    return CPNGConfig(
+        chi_limit=settings.options['chi_limit'],
+        limit_mode=settings.options['limit_mode'],
+        interval=settings.interval,
+        surrogate=settings.surrogate,
+        v_th=settings.v_th,
+    )
+
+
+def _make(settings: Settings) -> Controller:
+    config, statistics = config_of(settings), 'distances' if settings.counted else 'membrane'
+
+    def step(observed: Observed, beta: PyTree, state: CPNGState) -> tuple[PyTree, CPNGState, Report]:
+        beta, state, seen = update(getattr(observed, statistics), beta, state, config)
+        return beta, state, Report(seen.skipped)
+
+    return Controller(init, step, (statistics,), numbers=lambda state: {'chi_min': state.chi_recorder})
+
+
+RULE = Rule(
+    'CPNG: as narrow as the smallest χ so far allows (Algorithm 1)',
+    make=_make,
+    options=(
+        Option('chi_limit', 0.2, number(0, 1, open_high=True), 'the least χ a layer is held at (Sec. 5.2)', '0.1'),
+        Option(
+            'limit_mode',
+            'delayed',
+            choice(*LIMIT_MODES),
+            'delayed, as Algorithm 1 prints it: a χ below the limit is first recorded, then raised; or immediate',
+            '0.1',
+        ),
+    ),
+)

@@ -10,25 +10,14 @@ Neither that shift nor the step of beta is theirs: their values are not known to
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
 
-from cpng_jax.control import rules
-from cpng_jax.models.summary import summarise
-from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.control.controller import Controller, Observed, PyTree, Rule, Settings, stateless
+from cpng_jax.control.options import Option, number
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.runtime.sharding import over_batch, replicated
-from cpng_jax.training import step as train_step
-from cpng_jax.training.state import TrainState
-
-PyTree = Any
 
 Loss = Callable[[Array, PyTree], Array]
 """Maps weights of a layer, and beta of all layers, to a scalar."""
@@ -89,78 +78,39 @@ def best_beta(loss: Loss, weights: Array, beta: PyTree, *, epsilon: float, step:
     return moved(jnp.where(jnp.all(jnp.isinf(likenesses)), jnp.nan, best))
 
 
-def first_kernel(model: nn.Module, example: Array) -> tuple[str, ...]:
-    """Names the weights that the input of a network meets first, by their path among its parameters.
+def _make(settings: Settings) -> Controller:
+    epsilon, step = (settings.options[name] for name in ('dspike_epsilon', 'dspike_step'))
 
-    Args:
-      model: the network.
-      example: an input; only the shape counts.
+    def wanted(observed: Observed, beta: PyTree) -> PyTree:
+        first = observed.first_layer
+        if first is None:
+            raise ValueError('observed.first_layer must be given: Dspike tries its weights.')
+        return best_beta(first.loss, first.weights, beta, epsilon=epsilon, step=step)
 
-    Returns:
-      The keys of the path.
-    """
-    layer = next(layer for layer in summarise(model, example).layers if layer.kind in ('conv', 'dense'))
-    return (*layer.path.split('/'), layer.kind, 'kernel')
+    return stateless(wanted, ('first_layer',))
 
 
-def make_rule_of_batch(
-    model: nn.Module,
-    example: Array,
-    mesh: Mesh,
-    *,
-    mean: np.ndarray,
-    std: np.ndarray,
-    dtype: str = 'float32',
-    loss: train_step.Loss = mean_output_cross_entropy,
-    accumulate: int = 1,
-    epsilon: float,
-    step: float,
-) -> Callable[[TrainState, train_step.Batch], rules.Rule]:
-    """Compiles the search for the better width.
-
-    Args:
-      model: the network.
-      example: an input of the network; only the shape counts.
-      mesh: devices that share the batch.
-      mean: of the training images by channel, in units of 0 to 1.
-      std: likewise the standard deviation.
-      dtype: that the network computes in.
-      loss: of each example, from logits `[T, B, classes]` and labels.
-      accumulate: parts that a training step works its batch off in: one of them is looked at.
-      epsilon: see `best_beta`.
-      step: see `best_beta`.
-
-    Returns:
-      Maps a state and a batch to the `rules.Rule` that gives all layers the beta found with them.
-    """
-    path = first_kernel(model, example)
-
-    def search(params: PyTree, batch_stats: PyTree, beta: PyTree, batch: train_step.Batch) -> PyTree:
-        images = train_step.network_input(batch['image'], mean, std, dtype)
-        images = train_step.split(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
-        labels = train_step.split(batch['label'], accumulate)[0]
-        others: Any = flatten_dict(params)
-
-        def loss_of(weights: Array, beta: PyTree) -> Array:
-            variables = {
-                'params': unflatten_dict({**others, path: weights}),
-                'batch_stats': batch_stats,
-                'surrogate': beta,
-            }
-            return train_step.batch_loss(model, variables, images, labels, loss)
-
-        return best_beta(loss_of, others[path], beta, epsilon=epsilon, step=step)
-
-    # The variables are taken from where they live.
-    jitted = jax.jit(
-        search,
-        in_shardings=(None, None, None, over_batch(mesh)),
-        out_shardings=replicated(mesh),
-        compiler_options=train_step.compiler_options(mesh),
+def _conflict(settings: Settings) -> str | None:
+    if settings.every == 'epoch':
+        return None
+    return (
+        f'config.cpng.rule is dspike and config.cpng.every is {settings.every}, expected epoch with it: its finite '
+        'differences compute the loss twice for each weight of the first layer.'
     )
 
-    def rule_of(state: TrainState, batch: train_step.Batch) -> rules.Rule:
-        wanted = jitted(state.params, state.batch_stats, state.surrogate, batch)
-        return lambda *_: wanted
 
-    return rule_of
+RULE = Rule(
+    'Dspike: a step to where the gradient is most like finite differences (Li et al., NeurIPS 2021)',
+    make=_make,
+    options=(
+        Option(
+            'dspike_epsilon',
+            0.3,
+            number(0, open_low=True),
+            'shift of a weight for the finite differences, by the root mean square of the weights',
+            '0.2',
+        ),
+        Option('dspike_step', 0.1, number(0, open_low=True), 'step of beta, up or down', '0.2'),
+    ),
+    conflict=_conflict,
+)

@@ -1,11 +1,13 @@
 """The effective domain indicator chi (Eq. 6) and its inverse, from the moments of the potentials or from counts."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 
+from cpng_jax.control.layer_tree import PyTree, like, stats_vector, vector
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
 
@@ -37,6 +39,25 @@ def domain_half_width(surrogate: str | Surrogate = 'triangular', interval: str =
     if interval == 'support' and not math.isinf(surrogate.support):
         return surrogate.support
     return surrogate.half_width
+
+
+def beta_of_width(width: ArrayLike, surrogate: str | Surrogate) -> Array:
+    """The width parameter at which a surrogate gradient is non-zero in an interval of a given width.
+
+    That of arctan is non-zero everywhere: it gets the beta of the triangular one.
+
+    Args:
+      width: of the interval around the threshold, greater than 0, any shape.
+      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+
+    Returns:
+      beta, at least float32, of the same shape.
+
+    Raises:
+      ValueError: unknown surrogate.
+    """
+    width = jnp.asarray(width)
+    return 2 * domain_half_width(surrogate, 'support') / width.astype(jnp.promote_types(width.dtype, jnp.float32))
 
 
 def _standardise(stats: MembraneStats, v_th: ArrayLike) -> tuple[Array, Array]:
@@ -181,3 +202,33 @@ def beta_for_chi(
     beta = width / (radius * sigma)
     solvable = (target > 0) & (target < 1) & (sigma > 0) & jnp.isfinite(distance) & jnp.isfinite(beta)
     return jnp.where(solvable, beta, 0)
+
+
+@functools.partial(jax.jit, static_argnames=('v_th', 'surrogate', 'interval'))
+def chi_by_layer(
+    stats: PyTree,
+    beta: PyTree,
+    *,
+    v_th: float = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    interval: str = 'paper',
+) -> PyTree:
+    """The share of membrane potentials in the effective domain, for all layers at once.
+
+    Args:
+      stats: pytree like `beta` with a `MembraneStats`, or a `MembraneDistances`, for each leaf.
+      beta: pytree of floating arrays, one leaf per layer.
+      v_th: threshold.
+      surrogate: the shape, see `domain_half_width`.
+      interval: 'paper' or 'support', see `domain_half_width`.
+
+    Returns:
+      chi, see `chi`, laid out like beta.
+
+    Raises:
+      ValueError: `stats` does not fit the layers of `beta`, or unknown surrogate or interval.
+    """
+    measured = chi(
+        stats_vector(stats, beta), vector('beta', beta, beta), v_th=v_th, surrogate=surrogate, interval=interval
+    )
+    return like(beta, measured)

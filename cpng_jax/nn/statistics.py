@@ -50,6 +50,27 @@ def is_stats(node: Any) -> bool:
     return isinstance(node, MembraneStats | MembraneDistances)
 
 
+def nothing_measured(collection: str, beta: Any) -> Any:
+    """Makes statistics of zeros, in the layout of a collection of measurements.
+
+    Args:
+      collection: 'membrane' or 'distances'.
+      beta: pytree of arrays, one leaf per layer.
+
+    Returns:
+      The pytree with a `MembraneStats`, or a `MembraneDistances`, in the place of each beta; no two arrays are one.
+
+    Raises:
+      ValueError: no collection of statistics has that name.
+    """
+    zeros = lambda *more: jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, *more), jnp.float32), beta)
+    if collection == 'membrane':
+        return jax.tree.map(MembraneStats, zeros(), zeros())
+    if collection == 'distances':
+        return jax.tree.map(MembraneDistances, zeros(len(DISTANCES)))
+    raise ValueError(f"collection must be 'membrane' or 'distances', got {collection!r}.")
+
+
 def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
     """Measures the mean and the variance of membrane potentials over all axes, or all but the last.
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from cpng_jax.control.layer_tree import by_layer, layer_name
-from cpng_jax.runtime import distributed, sharding
+from cpng_jax.control.effective_domain import chi_by_layer
+from cpng_jax.control.layer_tree import by_layer, layer_paths
+from cpng_jax.runtime import distributed
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.config import Config, validate
 from cpng_jax.runtime.console import epoch_line, farewell, greeting, memory_line, memory_of
@@ -25,17 +26,17 @@ from cpng_jax.training import optim
 from cpng_jax.training import state as train_state
 from cpng_jax.training import step as train_step
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
+from cpng_jax.training.set_beta import UpdateBeta
 from cpng_jax.training.setup import (
-    Controller,
     Setup,
     build,
     compile_steps,
     initial_state,
-    make_controller,
+    make_update_beta,
+    start_epoch,
     train_batches,
-    with_found_beta,
 )
-from cpng_jax.training.state import EpochTotals, TrainState
+from cpng_jax.training.state import TrainState
 from cpng_jax.training.summary import describe
 
 MODES = ('train', 'eval', 'summary')
@@ -119,7 +120,7 @@ def _train_from(
     """Makes the steps that are left: returns the last and best accuracy."""
     config, first, leads = setup.config, int(state.step), distributed.leads()
     step_function, evaluate = compile_steps(setup)
-    control = make_controller(setup)
+    update_beta = make_update_beta(setup)
     writer = MetricsWriter(workdir, first_step=first, silent=not leads)
     console = None if leads else Console(quiet=True)
     display = Display(
@@ -147,7 +148,7 @@ def _train_from(
             if ends_epoch:
                 _check_loss(state, checkpoints)
                 pace = Mark.now(step, feed).since(mark, config.batch_size)
-                state, row = _end_epoch(setup, state, batch, control, evaluate)
+                state, row = _end_epoch(setup, state, batch, update_beta, evaluate)
                 row |= pace
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
@@ -173,18 +174,18 @@ def _end_epoch(
     setup: Setup,
     state: TrainState,
     batch: train_step.Batch,
-    control: Controller,
+    update_beta: UpdateBeta,
     evaluate: train_step.EvalStep,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Runs CPNG and the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
+    """Sets beta, measures the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
     config = setup.config
     loss, accuracy = _running(state, config.batch_size)
-    rates = state.epoch.firing_rate
     schedule = optim.learning_rate(config.optim, setup.steps)
-    controlled, report = control(state, batch)
-    if config.cpng.enabled and config.cpng.every == 'epoch':
-        state = controlled
-    state = with_found_beta(setup, state)
+    domain = dict(v_th=config.neuron.v_th, surrogate=config.neuron.surrogate, interval=config.cpng.interval)
+    chi = chi_by_layer(state.epoch.observed[setup.statistics], state.surrogate, **domain)
+    updated, report = update_beta(state, batch)
+    if config.cpng.every == 'epoch':  # at every batch the step has done so, and this is for the report
+        state = updated
     result = evaluate_split(setup, state, evaluate)
     row = {
         'epoch': setup.epoch(int(state.step)),
@@ -196,13 +197,13 @@ def _end_epoch(
         'chi_limit': config.cpng.chi_limit,
         'beta_init': config.cpng.beta_init,
         'beta': by_layer(state.surrogate),
-        'chi': by_layer(report.chi),
-        'chi_min': by_layer(state.cpng.chi_recorder),
-        'firing_rate': by_layer(rates),
-        'skipped': [layer_name(name) for name in report.skipped_layers()],
+        'chi': by_layer(chi),
+        'chi_min': dict.fromkeys(layer_paths(state.surrogate)),  # of rules that aim at none
+        'firing_rate': by_layer(state.epoch.firing_rate),
+        'skipped': report.skipped_layers(),
     }
-    start_epoch = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=sharding.replicated(setup.mesh))
-    return state.replace(epoch=start_epoch(state.surrogate, config.cpng.chi == 'counted')), row
+    row |= {name: by_layer(tree) for name, tree in setup.controller.numbers(state.control).items()}
+    return start_epoch(setup, state), row
 
 
 def _running(state: TrainState, batch_size: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data, mesh, network, optimiser, steps."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,8 @@ import optax
 from flax import linen as nn
 
 from cpng_jax import data
-from cpng_jax.control import cpng, dspike, rules
+from cpng_jax.control import rules
+from cpng_jax.control.controller import Controller, Settings
 from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data import mixing
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
@@ -20,31 +21,55 @@ from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import optim
-from cpng_jax.training import state as train_state
-from cpng_jax.training import step as train_step
-from cpng_jax.training.state import TrainState
-
-Controller = Callable[[TrainState, train_step.Batch], tuple[TrainState, cpng.CPNGReport]]
+from cpng_jax.training import optim, set_beta
+from cpng_jax.training.state import EpochTotals, TrainState, create
+from cpng_jax.training.step import EvalStep, Loss, Mix, Prepare, make_eval_step, make_train_step, network_input
 
 
 class Setup(NamedTuple):
-    """What a configuration describes, built and checked, before any step is made."""
+    """What a configuration describes, built and checked, before any step is made.
+
+    Attributes:
+      config: what it was built from.
+      dataset: training and test examples.
+      mesh: devices that share a batch.
+      model: the network.
+      optimizer: from optax.
+      settings: what rules that set beta are made from.
+      controller: what sets beta.
+      steps_per_epoch: training steps in an epoch.
+      steps: of the whole training.
+    """
 
     config: Config
     dataset: data.Dataset
     mesh: jax.sharding.Mesh
     model: nn.Module
     optimizer: optax.GradientTransformation
-    cpng_config: cpng.CPNGConfig
-    rule: rules.Rule | None
-    found_beta: dict[str, float] | None
+    settings: Settings
+    controller: Controller
     steps_per_epoch: int
     steps: int
 
     def epoch(self, step: int) -> int:
         """The epoch, counted from 1, that contains or ends with a step."""
         return -(-step // self.steps_per_epoch)
+
+    @property
+    def prepare(self) -> Prepare:
+        """Brings images into the form that the network takes."""
+        dataset = self.dataset
+        return functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=self.config.dtype)
+
+    @property
+    def statistics(self) -> str:
+        """The collection that chi is taken from."""
+        return 'distances' if self.settings.counted else 'membrane'
+
+    @property
+    def observe(self) -> tuple[str, ...]:
+        """The collections of statistics that are measured: for chi, and for what sets beta."""
+        return set_beta.collections(self.controller, self.statistics)
 
 
 def build(config: Config) -> Setup:
@@ -75,30 +100,36 @@ def build(config: Config) -> Setup:
     except (ValueError, TypeError) as error:
         shape = ' x '.join(map(str, dataset.image_shape))
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
-    cpng_config = cpng.CPNGConfig(
-        chi_limit=config.cpng.chi_limit,
-        limit_mode=config.cpng.limit_mode,
-        interval=config.cpng.interval,
+    settings = _settings(config, model, dataset, per_epoch)
+    try:
+        controller = rules.make(config.cpng.rule, settings)  # checked, even where it is off
+        if not config.cpng.enabled:
+            controller = rules.make('fixed', settings)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    optimizer = optim.make_optimizer(config.optim, steps)
+    return Setup(config, dataset, mesh, model, optimizer, settings, controller, per_epoch, steps)
+
+
+def _settings(config: Config, model: nn.Module, dataset: data.Dataset, per_epoch: int) -> Settings:
+    """What the configuration says to every rule that sets beta."""
+    return Settings(
         surrogate=config.neuron.surrogate,
         v_th=config.neuron.v_th,
+        beta_init=config.cpng.beta_init,
+        interval=config.cpng.interval,
+        counted=config.cpng.chi == 'counted',
+        every=config.cpng.every,
+        updates_per_epoch=per_epoch if config.cpng.every == 'batch' else 1,
+        decay_learnt=config.neuron.learn_tau,
+        options=dict(config.cpng.items()),
+        beta_of_run=functools.partial(beta_of_run, model=model, dataset=dataset),
     )
-    rule = None
-    if config.cpng.rule in rules.RULES:
-        rule = rules.make_rule(
-            config.cpng.rule,
-            surrogate=config.neuron.surrogate,
-            v_th=config.neuron.v_th,
-            beta_init=config.cpng.beta_init,
-        )
-    optimizer = optim.make_optimizer(config.optim, steps)
-    found = found_beta(config, model, dataset) if config.cpng.beta_from else None
-    return Setup(config, dataset, mesh, model, optimizer, cpng_config, rule, found, per_epoch, steps)
 
 
 def _check_options(config: Config) -> None:
     """Refuses options that do not go together, by a sentence on each pair."""
-    neuron, controller = config.neuron, config.cpng
-    counted, channel, lsg = controller.chi == 'counted', controller.per == 'channel', controller.rule == 'lsg'
+    neuron, counted, channel = config.neuron, config.cpng.chi == 'counted', config.cpng.per == 'channel'
     if neuron.implementation == 'pallas' and (counted or channel or neuron.learn_tau or neuron.ds_atgo):
         raise UserError(
             'config.neuron.implementation is pallas, whose kernels know a fixed tau and threshold and measure mean and '
@@ -115,30 +146,16 @@ def _check_options(config: Config) -> None:
             'config.cpng.chi is counted and config.cpng.per is channel, expected gaussian or layer with it: '
             'counts of each channel would need more memory than the potentials.'
         )
-    if counted and controller.rule in ('mpd_agl', 'ds_atgo'):
-        raise UserError(
-            f'config.cpng.chi is counted and config.cpng.rule is {controller.rule}, which goes by mean and variance: '
-            'expected gaussian with it.'
-        )
-    if controller.rule == 'dspike' and controller.every == 'batch':
-        raise UserError(
-            'config.cpng.rule is dspike and config.cpng.every is batch, expected epoch with it: its finite differences '
-            'compute the loss twice for each weight of the first layer.'
-        )
     if neuron.learn_tau and not 0 < neuron.tau < 1:
         raise UserError(f'config.neuron.tau is {neuron.tau}, expected a number between 0 and 1 for it to be learnt.')
-    if lsg and not neuron.learn_tau:
-        raise UserError(
-            'config.cpng.rule is lsg, whose width follows a decay that is learnt: set config.neuron.learn_tau to True.'
-        )
 
 
-def found_beta(config: Config, model: nn.Module, dataset: data.Dataset) -> dict[str, float]:
-    """Reads the beta that each layer had at the end of the run `config.cpng.beta_from` (A.4).
+def beta_of_run(folder: str, model: nn.Module, dataset: data.Dataset) -> Mapping[str, float]:
+    """Reads the beta that each layer had at the end of a run (A.4).
 
     Args:
-      config: of the run that takes it.
-      model: its network.
+      folder: of the run, `config.cpng.beta_from`.
+      model: the network that takes it.
       dataset: its data.
 
     Returns:
@@ -147,63 +164,49 @@ def found_beta(config: Config, model: nn.Module, dataset: data.Dataset) -> dict[
     Raises:
       UserError: there is no finished epoch in that folder, or its layers are not those of the network.
     """
-    rows = metrics.read_epochs(config.cpng.beta_from)
+    rows = metrics.read_epochs(folder)
     if not rows:
         raise UserError(
-            f'config.cpng.beta_from is {config.cpng.beta_from!r}, expected the folder of a run that has finished an '
+            f'config.cpng.beta_from is {folder!r}, expected the folder of a run that has finished an '
             f'epoch: there is no such row in its {metrics.FILE_NAME}.'
         )
     beta = rows[-1]['beta']
     shapes = jax.eval_shape(model.init, jax.random.key(0), example_input(dataset))
-    layers = list(layer_paths(shapes['surrogate']))
+    layers = layer_paths(shapes['surrogate'])
     if sorted(beta) != sorted(layers):
         raise UserError(
-            f'config.cpng.beta_from is {config.cpng.beta_from!r}, a run with the layers {", ".join(beta)}; '
+            f'config.cpng.beta_from is {folder!r}, a run with the layers {", ".join(beta)}; '
             f'expected those of this network, {", ".join(layers)}.'
         )
     return beta
 
 
-def with_found_beta(setup: Setup, state: TrainState) -> TrainState:
-    """Sets the beta of another run, where the configuration asks for it, once its epoch has come.
-
-    Args:
-      setup: from `build`.
-      state: at the start, or at the end of an epoch.
-
-    Returns:
-      The state, changed at the end of epoch `config.cpng.beta_from_epoch` alone.
-    """
-    found = setup.found_beta
-    if found is None or int(state.step) != setup.config.cpng.beta_from_epoch * setup.steps_per_epoch:
-        return state
-    leaves, structure = jax.tree.flatten(state.surrogate)
-    layers = layer_paths(state.surrogate)
-    new = [
-        jax.device_put(jnp.full_like(leaf, found[layer]), leaf.sharding)
-        for leaf, layer in zip(leaves, layers, strict=True)
-    ]
-    return state.replace(surrogate=jax.tree.unflatten(structure, new))
-
-
 def initial_state(setup: Setup) -> TrainState:
     """Initialises the state of a run, each part where it will live."""
-    state = jax.jit(_create(setup), out_shardings=state_sharding(setup))()
-    return with_found_beta(setup, state)
+    state = jax.jit(lambda: _create(setup), out_shardings=state_sharding(setup))()
+    return set_beta.start(setup.controller, state)
 
 
 def state_sharding(setup: Setup) -> TrainState:
     """Tells where each part of the state of a run lives, as a state of shardings."""
-    shapes = jax.eval_shape(_create(setup))
-    return sharding.of_state(shapes, setup.mesh, fsdp=setup.config.mesh.fsdp)
+    return sharding.of_state(jax.eval_shape(lambda: _create(setup)), setup.mesh, fsdp=setup.config.mesh.fsdp)
 
 
-def _create(setup: Setup) -> Callable[[], TrainState]:
-    example = example_input(setup.dataset)
-    config = setup.config
-    return lambda: train_state.create(
-        setup.model, setup.optimizer, example, config.seed, counted=config.cpng.chi == 'counted'
+def _create(setup: Setup) -> TrainState:
+    return create(
+        setup.model,
+        setup.optimizer,
+        setup.controller,
+        example_input(setup.dataset),
+        setup.config.seed,
+        observe=setup.observe,
     )
+
+
+def start_epoch(setup: Setup, state: TrainState) -> TrainState:
+    """Sets the sums of the running epoch to 0."""
+    zeros = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=sharding.replicated(setup.mesh))
+    return state.replace(epoch=zeros(state.surrogate, setup.observe))
 
 
 def example_input(dataset: data.Dataset) -> Array:
@@ -216,37 +219,33 @@ def example_input(dataset: data.Dataset) -> Array:
       `[1, H, W, C]` or `[T, 1, H, W, C]`, float32.
     """
     batch = jnp.zeros((1, *dataset.image_shape), jnp.uint8)
-    return train_step.network_input(batch, dataset.mean, dataset.std)
+    return network_input(batch, dataset.mean, dataset.std)
 
 
-def compile_steps(setup: Setup) -> tuple[jax.stages.Wrapped, train_step.EvalStep]:
+def compile_steps(setup: Setup) -> tuple[jax.stages.Wrapped, EvalStep]:
     """Makes the jitted training step and evaluation step of a run."""
-    config, dataset = setup.config, setup.dataset
-    every_batch = config.cpng.enabled and config.cpng.every == 'batch'
-    step_function = train_step.make_train_step(
+    config, classes = setup.config, len(setup.dataset.class_names)
+    update_beta = None
+    if config.cpng.every == 'batch':
+        update_beta = lambda state: set_beta.update(setup.controller, state, state.step)[0]
+    step_function = make_train_step(
         setup.model,
         setup.optimizer,
         setup.mesh,
+        setup.prepare,
         state_sharding=state_sharding(setup),
-        mean=dataset.mean,
-        std=dataset.std,
-        dtype=config.dtype,
-        loss=_loss(config, len(dataset.class_names)),
-        mix=_mix(config, len(dataset.class_names)),
+        loss=_loss(config, classes),
+        mix=_mix(config, classes),
         accumulate=config.optim.accumulate,
+        observe=setup.observe,
         pool_statistics=config.cpng.statistics == 'epoch_mean',
-        counted=config.cpng.chi == 'counted',
-        cpng_every_batch=setup.cpng_config if every_batch else None,
-        rule=setup.rule,
+        update_beta=update_beta,
     )
-    evaluate = train_step.make_eval_step(
-        setup.model, setup.mesh, mean=dataset.mean, std=dataset.std, dtype=config.dtype
-    )
-    return step_function, evaluate
+    return step_function, make_eval_step(setup.model, setup.mesh, setup.prepare)
 
 
-def make_controller(setup: Setup) -> Controller:
-    """Makes what `config.cpng` sets beta by between epochs, whether or not it is enabled.
+def make_update_beta(setup: Setup) -> set_beta.UpdateBeta:
+    """Makes what sets beta between epochs.
 
     Args:
       setup: from `build`.
@@ -256,25 +255,19 @@ def make_controller(setup: Setup) -> Controller:
       the new beta, and a report.
     """
     config, dataset = setup.config, setup.dataset
-    settings, rule = setup.cpng_config, setup.rule
-    if config.cpng.rule != 'dspike' or not config.cpng.enabled:
-        return lambda state, _: train_step.cpng_step(state, settings, rule)
-    rule_of = dspike.make_rule_of_batch(
+    return set_beta.make_update(
+        setup.controller,
         setup.model,
         example_input(dataset),
         setup.mesh,
-        mean=dataset.mean,
-        std=dataset.std,
-        dtype=config.dtype,
+        steps_per_update=setup.steps_per_epoch // setup.settings.updates_per_epoch,
+        prepare=setup.prepare,
         loss=_loss(config, len(dataset.class_names)),
         accumulate=config.optim.accumulate,
-        epsilon=config.cpng.dspike_epsilon,
-        step=config.cpng.dspike_step,
     )
-    return lambda state, batch: train_step.cpng_step(state, settings, rule_of(state, batch))
 
 
-def _loss(config: Config, classes: int) -> train_step.Loss:
+def _loss(config: Config, classes: int) -> Loss:
     """The training loss that `config.loss` describes."""
     if config.loss.name == 'tet':
         loss = functools.partial(
@@ -288,7 +281,7 @@ def _loss(config: Config, classes: int) -> train_step.Loss:
     return lambda logits, labels: loss(logits, optax.losses.smooth_labels(_distribution(labels, classes), smoothing))
 
 
-def _mix(config: Config, classes: int) -> train_step.Mix | None:
+def _mix(config: Config, classes: int) -> Mix | None:
     """Mixup and CutMix as `config.data` has them; the same in each run, since its randomness is seed and step alone."""
     alphas = {'mixup_alpha': config.data.mixup_alpha, 'cutmix_alpha': config.data.cutmix_alpha}
     if not any(alphas.values()):

@@ -1,5 +1,6 @@
 """What training carries from step to step and what a checkpoint holds."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from cpng_jax.control import cpng
-from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
+from cpng_jax.control.controller import Controller
+from cpng_jax.nn.statistics import nothing_measured
 from cpng_jax.nn.surrogate import Array
 
 PyTree = Any
@@ -26,27 +27,31 @@ class EpochTotals(struct.PyTreeNode):
       loss: sum of the steps' mean losses, in nats.
       correct: number of examples classified rightly, int32.
       firing_rate: mean over the steps of each layer's share of spikes, a scalar in the place of each beta.
-      membrane: `MembraneStats` of each layer, or `MembraneDistances` where chi is counted: of the last batch or of the
-        epoch so far.
+      observed: statistics of the potentials by the name of their collection, each laid out like beta: of the last batch
+        or of the epoch so far.
     """
 
     steps: Array
     loss: Array
     correct: Array
     firing_rate: PyTree
-    membrane: PyTree
+    observed: dict[str, PyTree]
 
     @classmethod
-    def zeros(cls, surrogate: PyTree, counted: bool = False) -> 'EpochTotals':
-        """Starts an epoch for the layers of the collection `surrogate`; `counted` tells whether chi is."""
+    def zeros(cls, surrogate: PyTree, observe: Sequence[str] = ('membrane',)) -> 'EpochTotals':
+        """Starts an epoch.
+
+        Args:
+          surrogate: beta of the layers.
+          observe: collections of statistics that are measured.
+
+        Returns:
+          The sums, all 0.
+        """
         # Each leaf is an array of its own: the training step donates its buffers, and one cannot be donated twice.
-        zeros = lambda *more: jax.tree.map(lambda beta: jnp.zeros((*beta.shape, *more), jnp.float32), surrogate)
-        if counted:
-            membrane = jax.tree.map(MembraneDistances, zeros(len(DISTANCES)))
-        else:
-            membrane = jax.tree.map(MembraneStats, zeros(), zeros())
+        observed = {collection: nothing_measured(collection, surrogate) for collection in observe}
         rates = jax.tree.map(lambda _: jnp.zeros(()), surrogate)
-        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), rates, membrane)
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), rates, observed)
 
 
 class TrainState(struct.PyTreeNode):
@@ -58,7 +63,7 @@ class TrainState(struct.PyTreeNode):
       batch_stats: running statistics of the norms.
       surrogate: width parameter beta of each layer, or of each channel of it.
       opt_state: state of the optimiser.
-      cpng: what Algorithm 1 remembers.
+      control: state of the controller that sets beta.
       epoch: sums over the running epoch.
     """
 
@@ -67,21 +72,33 @@ class TrainState(struct.PyTreeNode):
     batch_stats: PyTree
     surrogate: PyTree
     opt_state: optax.OptState
-    cpng: cpng.CPNGState
+    control: PyTree
     epoch: EpochTotals
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """The collections that the network is applied with."""
+        return {'params': self.params, 'batch_stats': self.batch_stats, 'surrogate': self.surrogate}
 
 
 def create(
-    model: nn.Module, optimizer: optax.GradientTransformation, example: Array, seed: int, *, counted: bool = False
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    controller: Controller,
+    example: Array,
+    seed: int,
+    *,
+    observe: Sequence[str] = ('membrane',),
 ) -> TrainState:
     """Initialises a run.
 
     Args:
       model: the network.
       optimizer: from optax.
+      controller: what sets beta.
       example: a batch of images of the right shape; only the shape counts.
       seed: of the initial weights.
-      counted: chi is counted.
+      observe: collections of statistics that are measured.
 
     Returns:
       The state at step 0.
@@ -95,8 +112,8 @@ def create(
         batch_stats=variables.get('batch_stats', {}),
         surrogate=surrogate,
         opt_state=optimizer.init(variables['params']),
-        cpng=cpng.init(surrogate),
-        epoch=EpochTotals.zeros(surrogate, counted),
+        control=controller.init(surrogate),
+        epoch=EpochTotals.zeros(surrogate, observe),
     )
 
 

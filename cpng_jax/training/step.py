@@ -1,6 +1,6 @@
-"""The jitted steps: one update of the weights, one update of beta, one batch of evaluation."""
+"""The jitted steps: one update of the weights, one batch of evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,6 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from cpng_jax.control import cpng, rules
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.statistics import join_layers
 from cpng_jax.nn.surrogate import Array
@@ -45,10 +44,11 @@ class Part(NamedTuple):
     loss: Array
     correct: Array
     firing_rate: Any
-    membrane: Any
+    observed: Any
 
 
 Loss = Callable[[Array, Array], Array]
+Prepare = Callable[[Array], Array]
 Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
 EvalStep = Callable[[TrainState, Batch], EvalSums]
 
@@ -73,18 +73,15 @@ def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    prepare: Prepare,
     *,
     state_sharding: TrainState | None = None,
-    mean: np.ndarray,
-    std: np.ndarray,
-    dtype: str = 'float32',
     loss: Loss = mean_output_cross_entropy,
     mix: Mix | None = None,
     accumulate: int = 1,
+    observe: Sequence[str] = ('membrane',),
     pool_statistics: bool = False,
-    counted: bool = False,
-    cpng_every_batch: cpng.CPNGConfig | None = None,
-    rule: rules.Rule | None = None,
+    update_beta: Callable[[TrainState], TrainState] | None = None,
 ) -> jax.stages.Wrapped:
     """Compiles a training step.
 
@@ -92,46 +89,39 @@ def make_train_step(
       model: the network.
       optimizer: from optax.
       mesh: devices that share the batch.
-      state_sharding: where each part of the state lives, from `sharding.of_state`; whole on every device if not given.
-      mean: of the training images by channel, in units of 0 to 1.
-      std: likewise the standard deviation.
-      dtype: that the network computes in; parameters and statistics are float32.
+      prepare: brings images into the form that the network takes, see `network_input`.
+      state_sharding: where each part of the state lives, a state of shardings; whole on every device if not given.
       loss: of each example, from logits `[T, B, classes]` and labels.
       mix: changes images and labels of a batch, given the number of the step.
       accumulate: parts that a batch is worked off in, one after the other, to need less memory. Gradients are those of
         the whole batch, but each part is normalised by itself.
-      pool_statistics: keep the membrane statistics of the epoch so far instead of those of the last batch.
-      counted: measure `MembraneDistances`, to count chi, instead of `MembraneStats`.
-      cpng_every_batch: run Algorithm 1 with this configuration after each step; None leaves beta alone.
-      rule: what sets beta then instead of Algorithm 1.
+      observe: collections of statistics that the layers measure.
+      pool_statistics: keep the statistics of the epoch so far instead of those of the last batch.
+      update_beta: sets beta after the update of the weights, for a rule that does so at every batch.
 
     Returns:
       Maps a `TrainState`, whose memory is reused, and a `Batch` to the next state.
     """
 
-    statistics = 'distances' if counted else 'membrane'
-
     def step(state: TrainState, batch: Batch) -> TrainState:
         images, labels = batch['image'], batch['label']
         if mix is not None:
             images, labels = mix(images.astype(jnp.float32), labels, state.step)
-        images = network_input(images, mean, std, dtype)
+        images = prepare(images)
 
         def part(batch_stats: Any, images: Array, labels: Array, true_labels: Array) -> tuple[Any, Part]:
             """Gradients and measurements of some examples."""
 
             def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
                 variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': state.surrogate}
-                logits, updates = model.apply(
-                    variables, images, train=True, mutable=['batch_stats', statistics, 'firing_rate']
-                )
+                mutable = ['batch_stats', 'firing_rate', *observe]
+                logits, updates = model.apply(variables, images, train=True, mutable=mutable)
                 return jnp.mean(loss(logits, labels)), (logits, updates)
 
             (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
             hits = jnp.sum(_hits(logits, true_labels))
-            return updates.get('batch_stats', {}), Part(
-                gradients, value, hits, updates['firing_rate'], updates[statistics]
-            )
+            observed = {collection: updates[collection] for collection in observe}
+            return updates.get('batch_stats', {}), Part(gradients, value, hits, updates['firing_rate'], observed)
 
         if accumulate == 1:
             batch_stats, whole = part(state.batch_stats, images, labels, batch['label'])
@@ -141,7 +131,7 @@ def make_train_step(
                 split(array, accumulate, axis)
                 for array, axis in ((images, batch_axis), (labels, 0), (batch['label'], 0))
             )
-            batch_stats, whole = _work_off(part, state.batch_stats, parts, accumulate)
+            batch_stats, whole = _accumulate(part, state.batch_stats, parts, accumulate)
         changes, opt_state = optimizer.update(whole.gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
@@ -150,9 +140,7 @@ def make_train_step(
             opt_state=opt_state,
             epoch=_add_step(state.epoch, whole, pool_statistics),
         )
-        if cpng_every_batch is None:
-            return state
-        return cpng_step(state, cpng_every_batch, rule)[0]
+        return state if update_beta is None else update_beta(state)
 
     # One sharding stands for every leaf of its argument.
     home: Any = replicated(mesh) if state_sharding is None else state_sharding
@@ -210,7 +198,7 @@ def split(array: Array, parts: int, axis: int = 0) -> Array:
     return jnp.moveaxis(split, axis + 1, 0)
 
 
-def _work_off(
+def _accumulate(
     part: Callable[..., tuple[Any, Part]], batch_stats: Any, parts: tuple[Array, ...], count: int
 ) -> tuple[Any, Part]:
     """Runs the parts of a batch one after the other: the running statistics, and what the parts give together."""
@@ -236,7 +224,7 @@ def _join(old: Part, new: Part, share: Array) -> Part:
         loss=mean(old.loss, new.loss),
         correct=old.correct + new.correct,
         firing_rate=mean(old.firing_rate, new.firing_rate),
-        membrane=join_layers(old.membrane, new.membrane, share),
+        observed=join_layers(old.observed, new.observed, share),
     )
 
 
@@ -244,49 +232,25 @@ def _add_step(totals: EpochTotals, whole: Part, pool_statistics: bool) -> EpochT
     """Adds a step to the epoch's sums."""
     steps = totals.steps + 1
     share = 1 / steps.astype(jnp.float32)
-    membrane = join_layers(totals.membrane, whole.membrane, share) if pool_statistics else whole.membrane
+    observed = join_layers(totals.observed, whole.observed, share) if pool_statistics else whole.observed
     rates = jax.tree.map(lambda old, new: old + (new - old) * share, totals.firing_rate, whole.firing_rate)
-    return EpochTotals(steps, totals.loss + whole.loss, totals.correct + whole.correct, rates, membrane)
+    return EpochTotals(steps, totals.loss + whole.loss, totals.correct + whole.correct, rates, observed)
 
 
-def cpng_step(
-    state: TrainState, config: cpng.CPNGConfig, rule: rules.Rule | None = None
-) -> tuple[TrainState, cpng.CPNGReport]:
-    """Runs Algorithm 1, or another rule, on the membrane statistics that the epoch has gathered.
-
-    Args:
-      state: with at least one step since the epoch began.
-      config: of Algorithm 1, and of the chi that is reported.
-      rule: what sets beta instead of Algorithm 1, from `rules.make_rule`; it records no chi.
-
-    Returns:
-      The state with the new beta, and the report.
-    """
-    beta, recorder, report = cpng.update(state.epoch.membrane, state.surrogate, state.cpng, config)
-    if rule is not None:
-        beta, skipped = rules.update(rule, state.epoch.membrane, state.params, state.surrogate)
-        recorder, report = state.cpng, report._replace(chi_min=state.cpng.chi_recorder, skipped=skipped)
-    return state.replace(surrogate=beta, cpng=recorder), report
-
-
-def make_eval_step(
-    model: nn.Module, mesh: Mesh, *, mean: np.ndarray, std: np.ndarray, dtype: str = 'float32'
-) -> EvalStep:
+def make_eval_step(model: nn.Module, mesh: Mesh, prepare: Prepare) -> EvalStep:
     """Compiles an evaluation step.
 
     Args:
       model: the network.
       mesh: devices that share the batch.
-      mean: of the training images by channel, in units of 0 to 1.
-      std: likewise the standard deviation.
-      dtype: that the network computes in.
+      prepare: brings images into the form that the network takes, see `network_input`.
 
     Returns:
       Maps a state and a batch to the sums over the examples whose `weight` is 1.
     """
 
     def step(variables: dict[str, Any], batch: Batch) -> EvalSums:
-        logits: Any = model.apply(variables, network_input(batch['image'], mean, std, dtype))
+        logits: Any = model.apply(variables, prepare(batch['image']))
         losses, hits = mean_output_cross_entropy(logits, batch['label']), _hits(logits, batch['label'])
         weight = batch['weight']
         return EvalSums(jnp.sum(losses * weight), jnp.sum(hits * weight), jnp.sum(weight))
@@ -295,6 +259,6 @@ def make_eval_step(
     jitted = jax.jit(step, in_shardings=(None, over_batch(mesh)), out_shardings=replicated(mesh))
 
     def evaluate(state: TrainState, batch: Batch) -> EvalSums:
-        return jitted({'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}, batch)
+        return jitted(state.variables, batch)
 
     return evaluate

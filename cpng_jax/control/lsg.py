@@ -1,0 +1,61 @@
+"""A width that follows the decay of the membrane potential, which is learnt.
+
+Lian et al., "Learnable Surrogate Gradient for Direct Training Spiking Neural Networks", IJCAI 2023: the decay of each
+layer is learnt as tau = sigmoid(b), and the width is 2 v_th sqrt(1 + tau^2), since by their Theorem 1 the potentials
+have about the variance (1 + tau^2) v_th^2 behind a tdBN. No gradient reaches b by way of the width.
+
+Adapted: tau starts at the network's (theirs at 0.2), and any shape takes the place of their rectangle.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cpng_jax.control.controller import Controller, Rule, Settings, stateless
+from cpng_jax.control.effective_domain import beta_of_width
+from cpng_jax.nn.neuron import DECAY
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
+
+
+def beta_of(decay: ArrayLike, *, surrogate: str | Surrogate = 'triangular', v_th: float = 1.0) -> Array:
+    """Beta of the width that the learnt decay asks for.
+
+    Args:
+      decay: b, the parameter that `LIF(learn_tau=True)` learns, any shape.
+      surrogate: of the network.
+      v_th: threshold of the neurons.
+
+    Returns:
+      beta, at least float32, of the shape of `decay`.
+
+    Raises:
+      ValueError: unknown surrogate.
+
+    Source: their Theorem 1.
+    """
+    return beta_of_width(2 * v_th * jnp.sqrt(1 + jnp.square(jax.nn.sigmoid(jnp.asarray(decay)))), surrogate)
+
+
+def _decay_of(params: Any, path: tuple[Any, ...]) -> Array:
+    """The learnt decay of the layer whose beta lies at a path."""
+    for key in path[:-1]:
+        params = params[key.key]
+    return params[DECAY]
+
+
+def _make(settings: Settings) -> Controller:
+    of_layer = lambda decay: beta_of(decay, surrogate=settings.surrogate, v_th=settings.v_th)
+    return stateless(
+        lambda observed, beta: jax.tree.map_with_path(lambda path, _: of_layer(_decay_of(observed.params, path)), beta),
+        ('params',),
+    )
+
+
+def _conflict(settings: Settings) -> str | None:
+    if settings.decay_learnt:
+        return None
+    return 'config.cpng.rule is lsg, whose width follows a decay that is learnt: set config.neuron.learn_tau to True.'
+
+
+RULE = Rule('LSG: 2 v_th sqrt(1 + τ²) as the width, τ learnt (Lian et al., IJCAI 2023)', make=_make, conflict=_conflict)

@@ -1,0 +1,149 @@
+"""How training sets beta: it shows the controller what that needs, and puts what comes back into the state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from cpng_jax.control.controller import MEASURED, Controller, FirstLayer, Observed, Report
+from cpng_jax.models.summary import summarise
+from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.runtime.sharding import over_batch, replicated
+from cpng_jax.training.state import TrainState
+from cpng_jax.training.step import Batch, Loss, Prepare, batch_loss, compiler_options, split
+
+UpdateBeta = Callable[[TrainState, Batch], tuple[TrainState, Report]]
+"""Maps the state at the end of an epoch, and a batch of training data, to the state with the new beta and a report."""
+
+
+def collections(controller: Controller, *others: str) -> tuple[str, ...]:
+    """Names the collections of statistics that the layers have to measure.
+
+    Args:
+      controller: what sets beta.
+      *others: collections that are wanted besides.
+
+    Returns:
+      The names, each once.
+    """
+    return tuple(name for name in MEASURED if name in (*controller.needs, *others))
+
+
+def update(
+    controller: Controller, state: TrainState, updates: ArrayLike, first_layer: FirstLayer | None = None
+) -> tuple[TrainState, Report]:
+    """Sets beta once. Pure, and jittable.
+
+    Args:
+      controller: what sets beta.
+      state: with at least one step since the epoch began.
+      updates: which update this is, from 1.
+      first_layer: of the network, where the controller needs it.
+
+    Returns:
+      The state with the new beta, and the report.
+    """
+    observed = _observed(controller, state, updates)._replace(first_layer=first_layer)
+    beta, control, report = controller.update(observed, state.surrogate, state.control)
+    return state.replace(surrogate=beta, control=control), report
+
+
+def start(controller: Controller, state: TrainState) -> TrainState:
+    """Lets the controller set beta before the first step.
+
+    Args:
+      controller: what sets beta.
+      state: at step 0.
+
+    Returns:
+      The state, each leaf where it was.
+    """
+    if controller.start is None:
+        return state
+    observed = Observed(params=state.params if 'params' in controller.needs else None)
+    changed = controller.start(observed, state.surrogate, state.control)
+    before = (state.surrogate, state.control)
+    beta, control = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), changed, before)
+    return state.replace(surrogate=beta, control=control)
+
+
+def _observed(controller: Controller, state: TrainState, updates: ArrayLike) -> Observed:
+    fields: dict[str, Any] = {**state.epoch.observed, 'params': state.params}
+    return Observed(updates=updates, **{name: fields[name] for name in controller.needs if name in fields})
+
+
+def make_update(
+    controller: Controller,
+    model: nn.Module,
+    example: Array,
+    mesh: Mesh,
+    *,
+    steps_per_update: int,
+    prepare: Prepare,
+    loss: Loss,
+    accumulate: int = 1,
+) -> UpdateBeta:
+    """Makes what sets beta between epochs.
+
+    Args:
+      controller: what sets beta.
+      model: the network.
+      example: an input of the network; only the shape counts.
+      mesh: devices that share the batch.
+      steps_per_update: training steps from one update to the next.
+      prepare: brings the images of a batch into the form that the network takes.
+      loss: of each example, from logits `[T, B, classes]` and labels.
+      accumulate: parts that a training step works its batch off in; of a batch that the controller looks at, one is
+        taken, so that no more memory is needed.
+
+    Returns:
+      Maps a state and a batch to the state with the new beta, and the report.
+    """
+    count = lambda state: int(state.step) // steps_per_update
+    if 'first_layer' not in controller.needs:
+        return lambda state, _: update(controller, state, count(state))
+    path = first_kernel(model, example)
+
+    def with_first_layer(state: TrainState, batch: Batch, updates: Array) -> tuple[Any, Report]:
+        images = prepare(batch['image'])
+        images = split(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
+        labels = split(batch['label'], accumulate)[0]
+        others: Any = flatten_dict(state.params)
+
+        def loss_of(weights: Array, beta: Any) -> Array:
+            params = unflatten_dict({**others, path: weights})
+            return batch_loss(model, {**state.variables, 'params': params, 'surrogate': beta}, images, labels, loss)
+
+        changed, report = update(controller, state, updates, FirstLayer(others[path], loss_of))
+        return (changed.surrogate, changed.control), report
+
+    # The state is taken from where it lives.
+    jitted = jax.jit(
+        with_first_layer,
+        in_shardings=(None, over_batch(mesh), None),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler_options(mesh),
+    )
+
+    def update_beta(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
+        (beta, control), report = jitted(state, batch, count(state))
+        return state.replace(surrogate=beta, control=control), report
+
+    return update_beta
+
+
+def first_kernel(model: nn.Module, example: Array) -> tuple[str, ...]:
+    """Names the weights that the input of a network meets first, by their path among its parameters.
+
+    Args:
+      model: the network.
+      example: an input; only the shape counts.
+
+    Returns:
+      The keys of the path.
+    """
+    layer = next(layer for layer in summarise(model, example).layers if layer.kind in ('conv', 'dense'))
+    return (*layer.path.split('/'), layer.kind, 'kernel')
