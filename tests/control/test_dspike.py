@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cpng_jax.control import dspike
+from cpng_jax.control import dspike, rules
+from cpng_jax.control.controller import Settings
 from cpng_jax.models import registry
+from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.training import loop as train
+from cpng_jax.training import set_beta
 from tests.runs import epoch_rows
-from tests.training.test_step import BATCH, MEAN, STD, batch, make
+from tests.training.test_step import BATCH, MEAN, PREPARE, STD, batch, make
 
 vectors = arrays(np.float32, 6, elements=st.floats(-2, 2, width=32))
 
@@ -70,8 +73,16 @@ def test_without_a_cosine_there_is_no_beta(loss):
 def test_the_search_is_that_of_the_equations_on_the_first_convolution(accumulate):
     model, _, mesh, state, _ = make()
     epsilon, step, examples = 0.4, 0.5, batch(1)
-    rule_of = dspike.make_rule_of_batch(
-        model, jnp.zeros((1, 8, 8, 1)), mesh, mean=MEAN, std=STD, accumulate=accumulate, epsilon=epsilon, step=step
+    settings = Settings(options={'dspike_epsilon': epsilon, 'dspike_step': step})
+    update = set_beta.make_update(
+        rules.make('dspike', settings),
+        model,
+        jnp.zeros((1, 8, 8, 1)),
+        mesh,
+        steps_per_update=1,
+        prepare=PREPARE,
+        loss=mean_output_cross_entropy,
+        accumulate=accumulate,
     )
     seen = slice(None, None, accumulate)  # a part has examples of every device
     images, labels = (examples['image'][seen] / 255.0 - MEAN) / STD, examples['label'][seen]
@@ -98,7 +109,9 @@ def test_the_search_is_that_of_the_equations_on_the_first_convolution(accumulate
         likeness[beta] = (gradient * differences).sum() / np.sqrt((gradient**2).sum() * (differences**2).sum())
     assert sorted(likeness.values())[-1] - sorted(likeness.values())[-2] > 1e-3  # no tie
     best = max(likeness, key=lambda beta: likeness[beta])
-    wanted = rule_of(state, examples)({}, {})
+    after, report = update(state, examples)
+    wanted = after.surrogate
+    assert report.skipped_layers() == []
     np.testing.assert_allclose(jax.tree.leaves(wanted), best, rtol=1e-6)
     assert jax.tree.structure(wanted) == jax.tree.structure(state.surrogate)
 
@@ -124,5 +137,5 @@ def test_the_first_kernel_is_the_one_that_sees_the_images(name, tiny_config):
     model, example = registry.build(tiny_config, classes=10), jnp.zeros((1, 32, 32, 5))
     params = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), example)['params'])
     seeing = [path for path, leaf in params.items() if path[-1] == 'kernel' and leaf.shape[-2] == 5]
-    assert dspike.first_kernel(model, example) in seeing
+    assert set_beta.first_kernel(model, example) in seeing
     assert len(seeing) == 1

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cpng_jax.control import cpng, rules
+from cpng_jax.control import ds_atgo, lsg, mpd_agl, rules
+from cpng_jax.control.controller import Observed, Settings
+from cpng_jax.control.effective_domain import beta_of_width, chi
 from cpng_jax.experiments.catalogue import compare
 from cpng_jax.experiments.grid import cells_of
 from cpng_jax.nn.neuron import LIF
@@ -18,11 +20,14 @@ from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
-from cpng_jax.training import step as train_step
+from cpng_jax.training import set_beta
 from cpng_jax.training.setup import build, compile_steps, initial_state
 from tests.equations import eq_2, eq_3_and_4, eq_7_and_8
 from tests.runs import epoch_rows
 from tests.training.test_step import assert_close, batch, make
+
+# The rules that give a width by a formula.
+BY_WIDTH = ('mpd_agl', 'ds_atgo', 'lsg')
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 
@@ -56,23 +61,23 @@ X = np.linspace(-40, 40, 1001)
 
 @given(width=widths)
 def test_the_rectangle_has_the_width_of_the_papers(width):
-    beta = float(rules.beta_of_width(np.float64(width), 'rectangular'))
+    beta = float(beta_of_width(np.float64(width), 'rectangular'))
     inside = np.abs(np.abs(X) - width / 2) > 1e-4 * width  # away from the edge, which float32 moves
     np.testing.assert_allclose(eq_3_and_4(X, beta, 'rectangular')[inside], rectangle(X, width)[inside], rtol=1e-5)
 
 
 @given(width=widths)
 def test_other_shapes_lie_over_the_same_interval(width):
-    beta = float(rules.beta_of_width(np.float64(width), 'triangular'))
+    beta = float(beta_of_width(np.float64(width), 'triangular'))
     nonzero = eq_3_and_4(X, beta, 'triangular') > 0
     away = np.abs(np.abs(X) - width / 2) > 1e-4 * width
     np.testing.assert_array_equal(nonzero[away], (np.abs(X) < width / 2)[away])
-    assert float(rules.beta_of_width(width, 'arctan')) == pytest.approx(beta)
+    assert float(beta_of_width(width, 'arctan')) == pytest.approx(beta)
 
 
 @given(mean=means, variance=variances)
 def test_mpd_agl(mean, variance):
-    beta = rules.mpd_agl(MembraneStats(f32(mean), f32(variance)), surrogate='rectangular')
+    beta = mpd_agl.beta_of(MembraneStats(f32(mean), f32(variance)), surrogate='rectangular')
     assert beta.dtype == np.float32
     assert float(beta) == pytest.approx(1 / mpd_agl_width(variance), rel=1e-5)
 
@@ -82,15 +87,15 @@ def test_mpd_agl_keeps_the_share_in_the_interval_whatever_the_scale():
     shares = []
     for sigma in (0.1, 1, 10):
         stats = MembraneStats(f32(1 - 0.5 * sigma), f32(sigma**2))
-        beta = rules.mpd_agl(stats, surrogate='triangular')
-        shares.append(float(cpng.chi(stats, beta)))
+        beta = mpd_agl.beta_of(stats, surrogate='triangular')
+        shares.append(float(chi(stats, beta)))
     np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
 
 
 @given(mean=means, variance=variances, v_th=thresholds, beta_init=st.floats(0.1, 5))
 def test_ds_atgo(mean, variance, v_th, beta_init):
     mean, variance = f32(mean), f32(variance)
-    beta = rules.ds_atgo(MembraneStats(mean, variance), beta_init=beta_init, v_th=v_th)
+    beta = ds_atgo.beta_of(MembraneStats(mean, variance), beta_init=beta_init, v_th=v_th)
     width = ds_atgo_width(np.float64(mean), np.float64(variance), v_th, 1 / beta_init)
     assert float(beta) == pytest.approx(1 / width, rel=1e-3)
     # Wider than at the start just where the adaptive threshold is above v_th.
@@ -102,10 +107,10 @@ def test_ds_atgo(mean, variance, v_th, beta_init):
 @given(decay=st.floats(-6, 6), v_th=thresholds)
 def test_lsg(decay, v_th):
     tau = 1 / (1 + math.exp(-decay))
-    beta = rules.lsg(f32(decay), surrogate='rectangular', v_th=v_th)
+    beta = lsg.beta_of(f32(decay), surrogate='rectangular', v_th=v_th)
     assert float(beta) == pytest.approx(1 / lsg_width(tau, v_th), rel=1e-5)
     # v_th = 0.5 and tau = 0.2, where their training starts, are about the usual width of 1.
-    assert float(rules.lsg(f32(math.log(0.2 / 0.8)), surrogate='rectangular', v_th=0.5)) == pytest.approx(
+    assert float(lsg.beta_of(f32(math.log(0.2 / 0.8)), surrogate='rectangular', v_th=0.5)) == pytest.approx(
         0.98, abs=0.01
     )
 
@@ -117,7 +122,10 @@ def test_a_layer_without_a_width_keeps_its_own():
         'b': MembraneStats(f32([0, 0]), f32([4, np.nan])),
         'c': MembraneStats(f32(0), f32(1)),
     }
-    new, skipped = rules.update(rules.make_rule('mpd_agl'), stats, {}, beta)
+    controller = rules.make('mpd_agl', Settings())
+    new, _, report = controller.update(Observed(membrane=stats), beta, controller.init(beta))
+    skipped = report.skipped
+    assert report.skipped_layers() == ['a', 'b']
     assert {name: np.asarray(skip).tolist() for name, skip in skipped.items()} == {
         'a': True,
         'b': [False, True],
@@ -128,28 +136,30 @@ def test_a_layer_without_a_width_keeps_its_own():
     assert float(new['c']) == 1
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(new))
     # So far below the threshold that the width of Eq. 7 vanishes in float32.
-    _, skipped = rules.update(rules.make_rule('ds_atgo'), {'a': MembraneStats(f32(-50), f32(1))}, {}, {'a': beta['a']})
-    assert skipped['a']
+    controller = rules.make('ds_atgo', Settings())
+    observed = Observed(membrane={'a': MembraneStats(f32(-50), f32(1))})
+    assert controller.update(observed, {'a': beta['a']}, ())[-1].skipped['a']
 
 
 def test_unknown_rules_are_named():
-    with pytest.raises(ValueError, match=r"rule must be one of mpd_agl, ds_atgo, lsg, got 'dspike'"):
-        rules.make_rule('dspike')
+    message = r"rule must be one of cpng, mpd_agl, ds_atgo, lsg, dspike, fixed, from_run, got 'dspik'"
+    with pytest.raises(ValueError, match=message):
+        rules.make('dspik', Settings())
 
 
 @pytest.mark.parametrize('per_channel', [False, True], ids=['layer', 'channel'])
-@pytest.mark.parametrize('name', rules.RULES)
+@pytest.mark.parametrize('name', BY_WIDTH)
 def test_a_step_with_a_rule_is_the_rule_after_the_step(name, per_channel):
     neuron = functools.partial(LIF, per_channel=per_channel, learn_tau=name == 'lsg')
-    rule, config = rules.make_rule(name, beta_init=0.7), cpng.CPNGConfig()
-    *_, state, step = make(beta=0.7, neuron=neuron, cpng_every_batch=config, rule=rule)
-    *_, other, plain = make(beta=0.7, neuron=neuron)
+    controller = rules.make(name, Settings(beta_init=0.7, decay_learnt=name == 'lsg'))
+    *_, state, step = make(beta=0.7, neuron=neuron, controller=controller, every_batch=True)
+    *_, other, plain = make(beta=0.7, neuron=neuron, controller=controller)
     for seed in range(3):
         state = step(state, batch(seed))
-        other, report = train_step.cpng_step(plain(other, batch(seed)), config, rule)
+        other, report = set_beta.update(controller, plain(other, batch(seed)), seed + 1)
         assert_close(state.surrogate, other.surrogate, rtol=1e-4)
         assert report.skipped_layers() == []
-    stats = other.epoch.membrane['conv02']['lif']['beta']
+    stats = other.epoch.observed['membrane']['conv02']['lif']['beta']
     if name == 'lsg':
         decay = np.float64(other.params['conv02']['lif']['decay'])
         assert decay != 0  # it is learnt, from tau = 1/2 on
@@ -161,7 +171,7 @@ def test_a_step_with_a_rule_is_the_rule_after_the_step(name, per_channel):
     beta = other.surrogate['conv02']['lif']['beta']
     assert beta.shape == ((6,) if per_channel else ())
     np.testing.assert_allclose(beta, np.broadcast_to(expected, beta.shape), rtol=1e-4)
-    assert np.isinf(jax.tree.leaves(state.cpng.chi_recorder)[0]).all()  # no chi is recorded
+    assert state.control == ()  # nothing is remembered
 
 
 def test_the_learnt_decay_has_the_gradient_of_the_equations():
@@ -209,7 +219,7 @@ def test_options_that_do_not_go_together(changes, message, tiny_config):
         build(tiny_config)
 
 
-@pytest.mark.parametrize('name', rules.RULES)
+@pytest.mark.parametrize('name', BY_WIDTH)
 @pytest.mark.parametrize('every', ['epoch', 'batch'])
 def test_a_run_with_a_rule(tmp_path, tiny_config, name, every):
     tiny_config.update_from_flattened_dict(

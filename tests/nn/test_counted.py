@@ -179,27 +179,31 @@ def test_a_step_counts_the_same_whether_in_parts_or_pooled():
     *_, state, step = make(counted=True)
     *_, parted, step_in_parts = make(counted=True, accumulate=4)
     once, other = step(state, batch(0)), step_in_parts(parted, batch(0))
-    shares = once.epoch.membrane['conv01']['lif']['beta'].shares
+    shares = once.epoch.observed['distances']['conv01']['lif']['beta'].shares
     assert shares.shape == DISTANCES.shape
     assert (np.diff(shares) >= 0).all()
-    assert other.epoch.membrane['conv01']['lif']['beta'].shares.shape == DISTANCES.shape
+    assert other.epoch.observed['distances']['conv01']['lif']['beta'].shares.shape == DISTANCES.shape
     *_, state, step = make(counted=True, pool_statistics=True)
     *_, last, last_only = make(counted=True)
     each = []
     for seed in range(3):
         state, last = step(state, batch(seed)), last_only(last, batch(seed))
-        each.append(np.array(last.epoch.membrane['conv02']['lif']['beta'].shares))
-    np.testing.assert_allclose(state.epoch.membrane['conv02']['lif']['beta'].shares, np.mean(each, axis=0), atol=1e-6)
+        each.append(np.array(last.epoch.observed['distances']['conv02']['lif']['beta'].shares))
+    np.testing.assert_allclose(
+        state.epoch.observed['distances']['conv02']['lif']['beta'].shares, np.mean(each, axis=0), atol=1e-6
+    )
 
 
 def test_counting_changes_nothing_but_beta():
     """The same weights with and without, and the share that the step counts is that of the layer called by itself."""
-    *_, state, step = make(counted=True, cpng_every_batch=cpng.CPNGConfig())
+    *_, state, step = make(counted=True, every_batch=True)
     *_, plain, plain_step = make()
     state, plain = step(state, batch(0)), plain_step(plain, batch(0))
     assert_close(state.params, plain.params, rtol=1e-6)  # the first call of Algorithm 1 only records
-    recorded = state.cpng.chi_recorder['conv01']['lif']['beta']
-    assert float(recorded) == pytest.approx(float(chi(state.epoch.membrane['conv01']['lif']['beta'], 1.0)), abs=1e-6)
+    recorded = state.control.chi_recorder['conv01']['lif']['beta']
+    assert float(recorded) == pytest.approx(
+        float(chi(state.epoch.observed['distances']['conv01']['lif']['beta'], 1.0)), abs=1e-6
+    )
 
 
 def test_lif_itself_returns_moments_alone():

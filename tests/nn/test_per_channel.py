@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cpng_jax.control import cpng
 from cpng_jax.control.layer_tree import by_layer
 from cpng_jax.nn.neuron import LIF, lif
-from cpng_jax.nn.statistics import MembraneStats, membrane_stats
+from cpng_jax.nn.statistics import MembraneStats, is_stats, membrane_stats
 from cpng_jax.nn.time_loop import Affine, Normalised
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
@@ -79,7 +78,7 @@ def test_equal_widths_train_like_one_of_the_layer():
     assert_close(state.params, plain.params, rtol=1e-4, atol=1e-6)
     assert_close(state.epoch.firing_rate, plain.epoch.firing_rate, rtol=1e-6)
     for each, whole in zip(
-        *(jax.tree.leaves(s.epoch.membrane, is_leaf=cpng.is_stats) for s in (state, plain)), strict=True
+        *(jax.tree.leaves(s.epoch.observed['membrane'], is_leaf=is_stats) for s in (state, plain)), strict=True
     ):
         np.testing.assert_allclose(np.mean(each.mean), whole.mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(np.mean(each.variance) + np.var(each.mean), whole.variance, rtol=1e-4)
@@ -87,11 +86,11 @@ def test_equal_widths_train_like_one_of_the_layer():
 
 @pytest.mark.parametrize('options', [{}, {'accumulate': 4}, {'pool_statistics': True}], ids=str)
 def test_cpng_sets_each_channel(options):
-    *_, state, step = make(neuron=CHANNELS, cpng_every_batch=cpng.CPNGConfig(), **options)
+    *_, state, step = make(neuron=CHANNELS, every_batch=True, **options)
     for seed in range(4):
         state = step(state, batch(seed))
     beta = state.surrogate['conv02']['lif']['beta']
-    assert beta.shape == state.cpng.chi_recorder['conv02']['lif']['beta'].shape == (6,)
+    assert beta.shape == state.control.chi_recorder['conv02']['lif']['beta'].shape == (6,)
     assert len(set(np.asarray(beta).tolist())) > 1
 
 

@@ -10,28 +10,40 @@ import numpy as np
 import pytest
 
 from configs import digits
-from cpng_jax.control import cpng
+from cpng_jax.control import rules
+from cpng_jax.control.controller import Settings
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import RunningMoments, TdBN
 from cpng_jax.nn.neuron import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
-from cpng_jax.training import optim
-from cpng_jax.training import state as train_state
-from cpng_jax.training import step as train_step
+from cpng_jax.training import optim, set_beta
+from cpng_jax.training.state import all_finite, create
+from cpng_jax.training.step import make_eval_step, make_train_step, network_input
+from cpng_jax.training.step import split as batch_parts
 
 MEAN, STD = np.float32([0.3]), np.float32([0.4])
+PREPARE = functools.partial(network_input, mean=MEAN, std=STD)
 BATCH = 16
 
 
-def make(beta=1.0, neuron=LIF, **options):
+def controller_of(name='cpng', **settings):
+    """The controller of a rule, as a configuration makes it."""
+    return rules.make(name, Settings(**settings))
+
+
+def make(beta=1.0, neuron=LIF, controller=None, every_batch=False, counted=False, dtype='float32', **options):
     """A two-layer network with its state, step and mesh."""
+    controller = controller or controller_of(counted=counted)
+    observe = set_beta.collections(controller, 'distances' if counted else 'membrane')
+    update_beta = (lambda state: set_beta.update(controller, state, state.step)[0]) if every_batch else None
     model = VGG(10, ((4,), (6,)), time_steps=2, neuron=functools.partial(neuron, beta_init=beta))
     optimizer = optim.make_optimizer(digits.get_config().optim, 50)
     mesh = sharding.make_mesh(BATCH)
-    state = train_state.create(model, optimizer, jnp.zeros((1, 8, 8, 1)), seed=0, counted=options.get('counted', False))
+    state = create(model, optimizer, controller, jnp.zeros((1, 8, 8, 1)), seed=0, observe=observe)
     state = jax.device_put(state, sharding.replicated(mesh))
-    step = train_step.make_train_step(model, optimizer, mesh, mean=MEAN, std=STD, **options)
+    prepare = functools.partial(PREPARE, dtype=dtype)
+    step = make_train_step(model, optimizer, mesh, prepare, observe=observe, update_beta=update_beta, **options)
     return model, optimizer, mesh, state, step
 
 
@@ -67,7 +79,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
     after = step(state, examples)
     assert_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=2e-5, atol=1e-6)
     assert_close(after.batch_stats, updates['batch_stats'], rtol=1e-5, atol=1e-6)
-    assert_close(after.epoch.membrane, updates['membrane'], rtol=1e-5, atol=1e-6)
+    assert_close(after.epoch.observed['membrane'], updates['membrane'], rtol=1e-5, atol=1e-6)
     assert_close(after.surrogate, start.surrogate)
     assert int(after.step) == 1
     assert float(after.epoch.loss) == pytest.approx(float(value), rel=1e-5)
@@ -77,7 +89,7 @@ def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
 def test_frames_of_events_reach_the_network_time_first():
     frames = np.random.default_rng(0).integers(0, 256, (BATCH, 3, 4, 5, 2)).astype(np.uint8)
     mean, std = np.float32([0.1, 0.2]), np.float32([0.5, 0.25])
-    moved = train_step.network_input(jnp.asarray(frames), mean, std)
+    moved = network_input(jnp.asarray(frames), mean, std)
     assert moved.shape == (3, BATCH, 4, 5, 2)
     expected = np.stack([(frames[:, t] / 255.0 - mean) / std for t in range(3)])
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-5)
@@ -139,7 +151,7 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
     assert_close(after.batch_stats, batch_stats, rtol=1e-4, atol=1e-5)
     assert float(after.epoch.loss) == pytest.approx(np.mean(losses), rel=1e-5)
     assert int(after.epoch.correct) == hits
-    pooled = after.epoch.membrane['conv02']['lif']['beta']
+    pooled = after.epoch.observed['membrane']['conv02']['lif']['beta']
     assert float(pooled.mean) == pytest.approx(np.mean(means), rel=1e-4)
     assert float(pooled.variance) == pytest.approx(np.mean(variances) + np.var(means), rel=1e-4)
     assert float(after.epoch.firing_rate['conv01']['lif']['beta']) == pytest.approx(np.mean(rates), rel=1e-4)
@@ -147,7 +159,7 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
 
 def test_events_are_split_along_the_batch():
     frames = jnp.arange(2 * 6 * 3).reshape(2, 6, 3)
-    split = train_step.split(frames, 3, axis=1)
+    split = batch_parts(frames, 3, axis=1)
     assert split.shape == (3, 2, 2, 3)
     for part in range(3):
         np.testing.assert_array_equal(split[part], frames[:, part::3])
@@ -168,9 +180,9 @@ def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32():
         state, other = step(state, batch(seed)), plain(other, batch(seed))
     floating = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert {leaf.dtype for leaf in floating} == {jnp.dtype('float32')}
-    assert bool(train_state.all_finite(state))
+    assert bool(all_finite(state))
     assert float(state.epoch.loss) == pytest.approx(float(other.epoch.loss), rel=0.02)
-    assert_close(state.epoch.membrane, other.epoch.membrane, rtol=0.1, atol=0.02)
+    assert_close(state.epoch.observed['membrane'], other.epoch.observed['membrane'], rtol=0.1, atol=0.02)
 
 
 def test_epoch_sums_are_those_of_the_steps():
@@ -198,22 +210,22 @@ def test_pooled_statistics_are_those_of_all_batches_together():
     means, variances = [], []
     for seed in range(5):
         state, other = step(state, batch(seed)), last_only(other, batch(seed))
-        stats = other.epoch.membrane['conv02']['lif']['beta']
+        stats = other.epoch.observed['membrane']['conv02']['lif']['beta']
         means.append(float(stats.mean))
         variances.append(float(stats.variance))
-    pooled = state.epoch.membrane['conv02']['lif']['beta']
+    pooled = state.epoch.observed['membrane']['conv02']['lif']['beta']
     # Batches of one size: the law of total variance.
     assert float(pooled.mean) == pytest.approx(np.mean(means), rel=1e-5)
     assert float(pooled.variance) == pytest.approx(np.mean(variances) + np.var(means), rel=1e-5)
 
 
 def test_cpng_every_batch_is_the_host_step_after_each_batch():
-    config = cpng.CPNGConfig()
-    *_, state, step = make(beta=0.7, cpng_every_batch=config)
-    *_, other, plain = make(beta=0.7)
+    controller = controller_of()
+    *_, state, step = make(beta=0.7, controller=controller, every_batch=True)
+    *_, other, plain = make(beta=0.7, controller=controller)
     for seed in range(6):
         state = step(state, batch(seed))
-        other, _ = train_step.cpng_step(plain(other, batch(seed)), config)
+        other, _ = set_beta.update(controller, plain(other, batch(seed)), seed + 1)
         assert_close(state.surrogate, other.surrogate, rtol=1e-4)
     betas = np.array(jax.tree.leaves(state.surrogate))
     assert (betas != np.float32(0.7)).any()
@@ -230,7 +242,7 @@ def test_changing_beta_does_not_recompile():
     state = step(state, sharding.put_batch(batch(0), mesh))
     once = len(traced)
     for seed in range(4):
-        state, _ = train_step.cpng_step(state, cpng.CPNGConfig())
+        state, _ = set_beta.update(controller_of(), state, 1)
         state = step(state, sharding.put_batch(batch(seed), mesh))
     assert (np.array(jax.tree.leaves(state.surrogate)) != 1).any()
     assert len(traced) == once
@@ -238,7 +250,7 @@ def test_changing_beta_does_not_recompile():
 
 def test_evaluation_ignores_the_filling():
     model, _, mesh, state, _ = make()
-    evaluate = train_step.make_eval_step(model, mesh, mean=MEAN, std=STD)
+    evaluate = make_eval_step(model, mesh, PREPARE)
     full = batch(3) | {'weight': np.ones(BATCH, np.float32)}
     sums = evaluate(state, full)
     half = np.arange(BATCH) % 2 == 0
@@ -250,38 +262,38 @@ def test_evaluation_ignores_the_filling():
 
 def test_all_finite_sees_what_the_loss_does_not():
     *_, state, _ = make()
-    assert bool(train_state.all_finite(state))
+    assert bool(all_finite(state))
     hidden = jax.tree.map(lambda leaf: leaf, state.params)
     hidden['conv01']['conv']['conv']['kernel'] = hidden['conv01']['conv']['conv']['kernel'].at[0, 0, 0, 0].set(jnp.nan)
-    assert not bool(train_state.all_finite(state.replace(params=hidden)))
+    assert not bool(all_finite(state.replace(params=hidden)))
 
 
 def test_constant_potentials_leave_beta_alone():
     *_, state, step = make()
     dead = jax.tree.map(
         lambda stats: MembraneStats(stats.mean, jnp.zeros_like(stats.variance)),
-        step(state, batch(0)).epoch.membrane,
+        step(state, batch(0)).epoch.observed['membrane'],
         is_leaf=lambda node: isinstance(node, MembraneStats),
     )
     *_, state, _ = make()
-    state = state.replace(epoch=state.epoch.replace(membrane=dead))
-    after, report = train_step.cpng_step(state, cpng.CPNGConfig())
+    state = state.replace(epoch=state.epoch.replace(observed={'membrane': dead}))
+    after, report = set_beta.update(controller_of(), state, 1)
     assert_close(after.surrogate, state.surrogate)
-    assert report.skipped_layers() == ['conv01/lif/beta', 'conv02/lif/beta']
+    assert report.skipped_layers() == ['conv01/lif', 'conv02/lif']
 
 
 FOUR_DEVICES = """
 import functools, json, sys
 import jax, numpy as np
-sys.path[:0] = ['.', 'tests']
-import test_train_step as t
+sys.path[:0] = ['.']
+import tests.training.test_step as t
 per_channel, options = json.loads(sys.argv[1])
 neuron = functools.partial(t.LIF, per_channel=per_channel)
-*_, mesh, state, step = t.make(neuron=neuron, cpng_every_batch=t.cpng.CPNGConfig(), **options)
+*_, mesh, state, step = t.make(neuron=neuron, every_batch=True, **options)
 for seed in range(3):
     state = step(state, t.sharding.put_batch(t.batch(seed), mesh))
 print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in
-      jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params)))]))
+      jax.tree.leaves((state.epoch.observed, state.surrogate, state.params)))]))
 """
 
 
@@ -307,9 +319,9 @@ def test_several_devices_give_the_same_numbers(devices, per_channel, options):
     count, *numbers = json.loads(process.stdout.splitlines()[-1])
     assert count == devices
     neuron = functools.partial(LIF, per_channel=per_channel)
-    *_, state, step = make(neuron=neuron, cpng_every_batch=cpng.CPNGConfig(), **options)
+    *_, state, step = make(neuron=neuron, every_batch=True, **options)
     for seed in range(3):
         state = step(state, batch(seed))
-    leaves = jax.tree.leaves((state.epoch.membrane, state.surrogate, state.params))
+    leaves = jax.tree.leaves((state.epoch.observed, state.surrogate, state.params))
     expected = [float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in leaves)]
     np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-4)
