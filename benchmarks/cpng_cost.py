@@ -26,7 +26,7 @@ from benchmarks.cases import NETWORKS, Arrays, Case
 from benchmarks.contest import Spread
 from benchmarks.memory import table
 from cpng_jax.nn.losses import mean_output_cross_entropy
-from cpng_jax.training import setup
+from cpng_jax.training import set_beta, setup
 from cpng_jax.training import step as train_step
 from cpng_jax.training.setup import Setup
 
@@ -90,14 +90,10 @@ def algorithm_1(work: Setup) -> Callable[[], None]:
     """Makes a function that runs Algorithm 1 on a state as the loop does between epochs, and waits for beta."""
     state = setup.initial_state(work)
     # Statistics of an ordinary layer, and a first call that has recorded a smaller chi: now there is a beta to find.
-    ordinary = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), state.epoch.membrane)
-    recorded = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.25), state.cpng)
-    state = state.replace(epoch=state.epoch.replace(membrane=ordinary), cpng=recorded)
-
-    def update() -> None:
-        jax.block_until_ready(train_step.cpng_step(state, work.cpng_config)[0].surrogate)
-
-    return update
+    ordinary = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), state.epoch.observed)
+    recorded = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.25), state.control)
+    state = state.replace(epoch=state.epoch.replace(observed=ordinary), control=recorded)
+    return lambda: jax.block_until_ready(set_beta.update(work.controller, state, updates=2)[0].surrogate)
 
 
 def seconds_of(work: Callable[[], None], times: int) -> float:

@@ -35,11 +35,13 @@ from absl import app, flags
 
 from benchmarks import memory
 from configs import imagenet_sew_resnet34
+from cpng_jax.control import rules
+from cpng_jax.control.controller import Settings
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.summary import Summary, summarise
 from cpng_jax.runtime.config import Config
 from cpng_jax.training import optim
-from cpng_jax.training import state as train_state
+from cpng_jax.training.state import create
 
 _IMAGES = 1_281_167  # for training in ImageNet
 _FLOAT32 = 4  # bytes
@@ -183,10 +185,11 @@ def count(config: Config) -> Counts:
     variables = memory.variables_of(model, image)
     example = jnp.zeros(image.shape)
     optimizer = optim.make_optimizer(config.optim, steps=config.epochs)
+    controller = rules.make('cpng', Settings())
     return Counts(
         summary=summarise(model, example),
         itemsize=image.dtype.itemsize,
-        state=memory.tree_bytes(jax.eval_shape(lambda: train_state.create(model, optimizer, example, config.seed))),
+        state=memory.tree_bytes(jax.eval_shape(lambda: create(model, optimizer, controller, example, config.seed))),
         kept={r: memory.kept_bytes_per_image(model.clone(remat=r), variables, image) for r in REMATS},
         block=memory.largest_block_bytes_per_image(model, variables, image),
     )
