@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from cpng_jax.analysis import beta
-from cpng_jax.analysis import report
+from cpng_jax.analysis import beta, report
 from cpng_jax.analysis.html import document, folded, section, table
 from cpng_jax.analysis.run import Run
 from cpng_jax.runtime import plots
