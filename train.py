@@ -9,7 +9,7 @@ try:
 
     from cpng_jax.runtime import command
     from cpng_jax.runtime.errors import UserError
-    from cpng_jax.training import loop as train
+    from cpng_jax.training import loop
 except ModuleNotFoundError as missing:
     sys.exit(f'train.py: the package {missing.name} is not installed: pip install -r requirements.txt')
 
@@ -20,7 +20,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for configs/NAME.py if not given.')
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', train.MODES, 'Train, evaluate a checkpoint of the workdir, or list the layers.'
+    'mode', 'train', loop.MODES, 'Train, evaluate a checkpoint of the workdir, or list the layers.'
 )
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE.')
     config_file = config_flags.get_config_filename(flags.FLAGS['config'])
-    train.run(_CONFIG.value, _WORKDIR.value or pathlib.Path('runs', pathlib.Path(config_file).stem), _MODE.value)
+    loop.run(_CONFIG.value, _WORKDIR.value or pathlib.Path('runs', pathlib.Path(config_file).stem), _MODE.value)
 
 
 if __name__ == '__main__':

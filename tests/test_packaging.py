@@ -18,7 +18,8 @@ import cpng_jax
 from jax._src import xla_bridge
 loaded = [name for name in {HEAVY} if name in sys.modules]
 assert not loaded, loaded
-assert not [name for name in sys.modules if name.startswith(('cpng_jax.data', 'cpng_jax.training', 'cpng_jax.runtime'))]
+rooms = {{name.split('.')[1] for name in sys.modules if name.startswith('cpng_jax.')}}
+assert rooms <= {{'nn', 'control', 'models'}}, rooms
 assert not xla_bridge.backends_are_initialized(), 'a device was touched'
 from absl import flags
 assert 'config' not in flags.FLAGS

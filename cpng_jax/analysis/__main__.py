@@ -19,8 +19,7 @@ from typing import Any
 try:
     from absl import app, flags
 
-    from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, saliency
-    from cpng_jax.analysis import report as report_page
+    from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, report, saliency
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
     from cpng_jax.runtime import command
@@ -50,7 +49,7 @@ ANALYSES: dict[str, Analysis] = {
     'gradients': _compares(gradients.draw),
     'saliency': _compares(saliency.draw),
     'landscape': _compares(landscape.draw),
-    'report': report_page.analyse,
+    'report': report.analyse,
 }
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; of a run or of experiments for report.')

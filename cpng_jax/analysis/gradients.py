@@ -13,9 +13,9 @@ from cpng_jax.analysis.compared import Compared, check_comparable, check_options
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import plots, tables
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import step as train_step
 from cpng_jax.training.setup import initial_state
 from cpng_jax.training.state import TrainState
+from cpng_jax.training.step import batch_loss, network_input
 
 _NOTE = (
     'Norm of the gradient of each kernel by the loss (Eq. 5), divided by the norm of the kernel, on {images} training '
@@ -39,7 +39,7 @@ def relative_gradients(run: Compared, state: TrainState, betas: Sequence[float],
     setup = run.setup
     dataset, model = setup.dataset, setup.model
     examples = spread_examples(dataset, 'train', images)
-    batch = train_step.network_input(jnp.asarray(examples.images), dataset.mean, dataset.std)
+    batch = network_input(jnp.asarray(examples.images), dataset.mean, dataset.std)
 
     # All of it arguments: what is large and constant XLA would try to compute with while it compiles.
     @jax.jit
@@ -48,7 +48,7 @@ def relative_gradients(run: Compared, state: TrainState, betas: Sequence[float],
 
         def loss(params: Any) -> Array:
             variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': surrogate}
-            return train_step.batch_loss(model, variables, batch, labels)
+            return batch_loss(model, variables, batch, labels)
 
         norms = lambda tree: jnp.stack([jnp.linalg.norm(leaf.ravel()) for _, leaf in _kernels(tree)])
         return norms(jax.grad(loss)(state.params)) / norms(state.params)

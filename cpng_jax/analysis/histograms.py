@@ -1,7 +1,7 @@
 """The picture of the membrane potentials: a panel for each layer (Fig. 2, 11 to 13)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +13,38 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cpng_jax.analysis.membrane import Layer
-
 _DOMAIN = '#fde3d3'
 
 
-def draw(layers: Sequence['Layer'], v_th: float, surrogate: str, half_width: float) -> 'Figure':
+class Layer(NamedTuple):
+    """The distribution of the membrane potentials of a layer.
+
+    Attributes:
+      name: its path.
+      beta: width parameter; the mean where each channel has one.
+      count: number of potentials.
+      mean: of the potentials.
+      std: standard deviation, biased.
+      skewness: third standardised moment; 0 for a Gaussian, NaN where all potentials are equal.
+      chi_gaussian: Eq. 6, from mean and std.
+      chi_counted: share of the potentials that lie in the effective domain.
+      edges: of the bins, `[B + 1]`.
+      bins: number of potentials in each, `[B]`.
+    """
+
+    name: str
+    beta: float
+    count: int
+    mean: float
+    std: float
+    skewness: float
+    chi_gaussian: float
+    chi_counted: float
+    edges: np.ndarray
+    bins: np.ndarray
+
+
+def draw(layers: Sequence[Layer], v_th: float, surrogate: str, half_width: float) -> 'Figure':
     """Draws the potentials of each layer with the Gaussian of Eq. 6, the surrogate gradient and its effective domain.
 
     Args:
@@ -43,7 +69,7 @@ def draw(layers: Sequence['Layer'], v_th: float, surrogate: str, half_width: flo
     return figure
 
 
-def _draw_layer(axes: 'Axes', layer: 'Layer', v_th: float, surrogate: str, half_width: float) -> None:
+def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, half_width: float) -> None:
     """A panel: densities share the vertical axis, the surrogate gradient has one of its own that is not shown."""
     radius = half_width / layer.beta
     low, high = _limits(layer, v_th, radius)
@@ -69,7 +95,7 @@ def _draw_layer(axes: 'Axes', layer: 'Layer', v_th: float, surrogate: str, half_
     axes.set_title(f'{name}\nχ {layer.chi_gaussian:.3f}, counted {layer.chi_counted:.3f}', fontsize=8)
 
 
-def _limits(layer: 'Layer', v_th: float, radius: float) -> tuple[float, float]:
+def _limits(layer: Layer, v_th: float, radius: float) -> tuple[float, float]:
     """From where to where to draw: the potentials and the domain, but of a very wide domain only the near part."""
     spread = layer.std or 1.0
     low, high = layer.mean - 4 * spread, layer.mean + 4 * spread

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cpng_jax.analysis import histograms
+from cpng_jax.analysis.histograms import Layer
 from cpng_jax.analysis.run import Run
 from cpng_jax.control.effective_domain import chi, domain_half_width
 from cpng_jax.control.layer_tree import layer_paths
@@ -47,34 +48,6 @@ class Sums(NamedTuple):
     powers: Array
     inside: Array
     bins: Array
-
-
-class Layer(NamedTuple):
-    """The potentials of a layer.
-
-    Attributes:
-      name: its path.
-      beta: width parameter; the mean where each channel has one.
-      count: number of potentials.
-      mean: of the potentials.
-      std: standard deviation, biased.
-      skewness: third standardised moment; 0 for a Gaussian, NaN where all potentials are equal.
-      chi_gaussian: Eq. 6, from mean and std.
-      chi_counted: share of the potentials that lie in the effective domain.
-      edges: of the bins, `[BINS + 1]`.
-      bins: potentials in each, `[BINS]`.
-    """
-
-    name: str
-    beta: float
-    count: int
-    mean: float
-    std: float
-    skewness: float
-    chi_gaussian: float
-    chi_counted: float
-    edges: np.ndarray
-    bins: np.ndarray
 
 
 def analyse(run: Run) -> list[pathlib.Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cpng_jax.analysis import html as page
+from cpng_jax.analysis import html
 from cpng_jax.analysis.run import Run
 from cpng_jax.runtime import command, metrics, plots, tables
 from cpng_jax.runtime.config import Config, flatten
@@ -37,16 +37,16 @@ def analyse(run: Run) -> list[pathlib.Path]:
         parts = [_of_experiment(path) for path in experiments]
     else:
         raise UserError(f'There is nothing to report in {run.workdir}: expected the folder of a run or of experiments.')
-    return [tables.write_text(run.folder / 'report.html', page.document(title, ''.join(parts)))]
+    return [tables.write_text(run.folder / 'report.html', html.document(title, ''.join(parts)))]
 
 
 def _of_run(run: Run) -> list[str]:
     curves = plots.to_png(plots.accuracy_and_loss(run.epochs, stacked=True))
     return [
-        page.facts(_facts(run)),
-        page.section('Accuracy and loss', page.picture(curves, 'accuracy and loss')),
+        html.facts(_facts(run)),
+        html.section('Accuracy and loss', html.picture(curves, 'accuracy and loss')),
         *_analyses(run.workdir),
-        page.section('Epochs', _epochs(run.epochs)),
+        html.section('Epochs', _epochs(run.epochs)),
         _config(run.config),
         _environment(run.workdir),
     ]
@@ -72,11 +72,11 @@ def _analyses(workdir: pathlib.Path) -> list[str]:
     written = {path.stem: path for path in sorted((workdir / 'analysis').glob('*.md'))}
     sections = []
     for name in sorted({*drawn, *written}):
-        drawing = page.picture_file(drawn[name]) if name in drawn else ''
+        drawing = html.picture_file(drawn[name]) if name in drawn else ''
         if name in written:
-            sections.append(f'<section>\n{page.markdown(written[name].read_text("utf-8"), drawing)}</section>\n')
+            sections.append(f'<section>\n{html.markdown(written[name].read_text("utf-8"), drawing)}</section>\n')
         else:
-            sections.append(page.section(_HEADINGS.get(name, name.replace('_', ' ').capitalize()), drawing))
+            sections.append(html.section(_HEADINGS.get(name, name.replace('_', ' ').capitalize()), drawing))
     return sections
 
 
@@ -100,20 +100,20 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return page.table(columns, lines)
+    return html.table(columns, lines)
 
 
 def _config(config: Config) -> str:
     """First what differs from configs/base.py, then every value."""
     values = {key: json.dumps(value) for key, value in flatten(config).items()}
-    everything = page.folded('every value', page.table(['key', 'value'], sorted(values.items())))
+    everything = html.folded('every value', html.table(['key', 'value'], sorted(values.items())))
     base_file = command.DEFAULT_CONFIG.with_name('base.py')
     if not base_file.is_file():  # an installed library has no configs beside it
-        return page.section('Configuration', everything)
+        return html.section('Configuration', everything)
     base = {key: json.dumps(value) for key, value in flatten(command.load(str(base_file))).items()}
     changed = [(key, value, base.get(key, '')) for key, value in sorted(values.items()) if base.get(key) != value]
     heading = ['key', 'value', 'configs/base.py']
-    return page.section('Configuration', page.table(heading, changed), everything)
+    return html.section('Configuration', html.table(heading, changed), everything)
 
 
 def _environment(workdir: pathlib.Path) -> str:
@@ -124,7 +124,7 @@ def _environment(workdir: pathlib.Path) -> str:
     now = json.loads(path.read_text())[-1]
     rows = [(name, value) for name, value in now.items() if isinstance(value, str)]
     rows += [(name, version or 'not installed') for name, version in now['packages'].items()]
-    return page.section('Environment', page.table(['', ''], rows))
+    return html.section('Environment', html.table(['', ''], rows))
 
 
 def _experiments(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -134,11 +134,11 @@ def _experiments(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 def _of_experiment(path: pathlib.Path) -> str:
     drawing = path.with_suffix('.png')
-    parts = [page.markdown(path.read_text('utf-8'), page.picture_file(drawing) if drawing.is_file() else '')]
+    parts = [html.markdown(path.read_text('utf-8'), html.picture_file(drawing) if drawing.is_file() else '')]
     heading, *rows = [*csv.reader(io.StringIO(path.with_suffix('.csv').read_text('utf-8')))] or [[]]
     if rows:
         numbers = [[_number(value) for value in row] for row in rows]
-        parts.append(page.folded(f'each of the {len(rows)} runs', page.table(heading, numbers)))
+        parts.append(html.folded(f'each of the {len(rows)} runs', html.table(heading, numbers)))
     return f'<section>\n{"".join(parts)}</section>\n'
 
 

@@ -53,18 +53,18 @@ def main(argv: list[str]) -> None:
         workdir.check(cell.folder, cell.config)
     distributed.start(config)
     progress = grid.Progress(cells)
-    if distributed.leads():
+    if distributed.is_primary():
         print(f'{name}, {plan.source}: {progress.opening()}; {folder}', flush=True)
     _keep_compiled(folder)
 
     def done(cell: grid.Cell, row: grid.Row) -> None:
-        if distributed.leads():
+        if distributed.is_primary():
             print(progress.line(cell, row), flush=True)
             write_tables(name, plan, cells, folder)
 
     if _RUN.value:
         grid.run_cells(part, done)
-    if distributed.leads():
+    if distributed.is_primary():
         written = write_tables(name, plan, cells, folder)
         written.append(figures.draw(plan, _finished(cells), folder / f'{name}.png'))
         print((folder / f'{name}.md').read_text(), flush=True)

@@ -12,9 +12,10 @@ import numpy as np
 from cpng_jax.experiments.catalogue import Arm, Plan, folder_of
 from cpng_jax.runtime import distributed, metrics
 from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.console import duration
 from cpng_jax.runtime.errors import DivergedError, UserError
 from cpng_jax.runtime.workdir import write_json
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 
 _RESULT = 'result.json'
 
@@ -106,11 +107,11 @@ def _run(cell: Cell) -> Row:
     diverged = ''
     with _printing_to(cell.folder / 'train.log'):
         try:
-            train.run(cell.config, cell.folder)
+            loop.run(cell.config, cell.folder)
         except DivergedError as error:
             diverged = str(error)
     row = measured(cell.folder) | {'diverged': diverged}
-    if distributed.leads():
+    if distributed.is_primary():
         write_json(cell.folder / _RESULT, row)
     distributed.barrier(f'{cell.folder} is finished')
     return row
@@ -178,5 +179,5 @@ class Progress:
         what = 'diverged' if row['diverged'] else f'test {row["test_accuracy"]:.2%} (best {row["best_accuracy"]:.2%})'
         return (
             f'[{self._total - self._left}/{self._total}] {cell.arm.label}, seed {cell.seed}: {what} '
-            f'in {metrics.duration(took)}, {metrics.duration(rest)} left'
+            f'in {duration(took)}, {duration(rest)} left'
         )

@@ -1,10 +1,15 @@
-"""Checkpoints: a thin layer over Orbax that keeps the latest and the best, and steps over broken ones."""
+"""Checkpoints of any pytree: a thin layer over Orbax.
+
+It keeps the latest and the best, falls back on an older one where the latest is damaged, and reads those that an older
+version saved with another layout.
+"""
 
 import json
 import os
 import pathlib
 import warnings
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,9 +17,26 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cpng_jax.runtime import distributed
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training.state import TrainState
 
+PyTree = Any
+State = TypeVar('State')
 Progress = dict[str, Any]
+
+
+class Layout(NamedTuple):
+    """A structure that an older version saved states in, and how such a state is brought up to date.
+
+    Attributes:
+      before: maps the target of `Checkpoints.restore` to the pytree of arrays or `jax.ShapeDtypeStruct`, with their
+        shardings, that was saved for it then.
+      upgrade: makes a state like the target of what was read in that structure; takes both.
+    """
+
+    before: Callable[[PyTree], PyTree]
+    upgrade: Callable[[PyTree, PyTree], PyTree]
+
+
+_TODAY = Layout(lambda target: target, lambda state, _: state)
 
 _RANKED_BY = 'test_accuracy'
 
@@ -23,7 +45,7 @@ class Checkpoints:
     """The checkpoints of a workdir; writes go on in the background until `close`."""
 
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2) -> None:
-        """Opens `workdir/checkpoints`, which is made when missing.
+        """Opens `workdir/checkpoints`; makes it when missing.
 
         Args:
           workdir: folder of the run.
@@ -46,7 +68,7 @@ class Checkpoints:
         )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            if distributed.leads():
+            if distributed.is_primary():
                 self._set_aside_unrated()
             distributed.barrier('unrated checkpoints are set aside')
             # The handlers are named so that the metadata of a checkpoint can be read before its arrays.
@@ -64,18 +86,18 @@ class Checkpoints:
         rated = [step for step in self.steps() if self._manager.metrics(step) is not None]
         return self._manager.best_step() if rated else None
 
-    def save(self, state: TrainState, progress: Progress, test_accuracy: float | None = None) -> None:
+    def save(self, step: int, state: PyTree, progress: Progress, test_accuracy: float | None = None) -> None:
         """Saves a state in the background; a step that has a checkpoint already is left alone.
 
         Args:
-          state: what to save.
-          progress: small facts about the run that JSON can hold.
-          test_accuracy: rates the checkpoint; None within an epoch.
+          step: number of updates made.
+          state: pytree of arrays.
+          progress: results so far, as JSON can hold them.
+          test_accuracy: by which the best checkpoint is chosen; None within an epoch.
 
         Raises:
           UserError: this or the write before it failed, for want of space, say; older checkpoints are untouched.
         """
-        step = int(state.step)
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
@@ -86,19 +108,20 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def restore(
-        self, target: TrainState, which: Literal['latest', 'best'] = 'latest'
-    ) -> tuple[TrainState, Progress] | None:
+        self, target: State, which: Literal['latest', 'best'] = 'latest', older: Sequence[Layout] = ()
+    ) -> tuple[State, Progress] | None:
         """Reads a checkpoint back.
 
         A latest checkpoint that cannot be read is moved aside to `checkpoints/broken`, with a warning, and the one
         before it is taken.
 
         Args:
-          target: a state of the same structure, shapes and shardings, which the result takes on.
+          target: a state of the same structure, shapes and shardings as the result.
           which: 'latest' or 'best'.
+          older: structures of older versions, tried in order on a checkpoint that has not that of the target.
 
         Returns:
-          The state and the facts saved with it, or None when there is no checkpoint.
+          The state and the results saved with it, or None when there is no checkpoint.
 
         Raises:
           UserError: there are checkpoints, but none can be read, or one belongs to another network; they stay where
@@ -108,13 +131,16 @@ class Checkpoints:
         if which == 'best':
             best = self.best_step()
             steps = steps if best is None else [best]
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        layouts = (_TODAY, *older)
+        candidates = [jax.tree.map(ocp.utils.to_shape_dtype_struct, layout.before(target)) for layout in layouts]
         reasons: dict[int, str] = {}
         for step in reversed(steps):
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
             restored: Any = None
+            index = 0
             try:
-                self._check_shapes(step, abstract)
+                index = self._matching(step, candidates)
+                state = ocp.args.StandardRestore(candidates[index])
+                args = ocp.args.Composite(state=state, progress=ocp.args.JsonRestore())
                 restored = self._manager.restore(step, args=args)
             except UserError:
                 raise
@@ -123,13 +149,8 @@ class Checkpoints:
             if not distributed.all_agree(restored is not None):
                 reasons.setdefault(step, 'another process cannot read its part')
                 continue
-            if reasons:
-                if distributed.leads():
-                    for broken, reason in reasons.items():
-                        self._set_aside(broken, reason)
-                distributed.barrier('broken checkpoints are set aside')
-                self._manager.reload()
-            return restored.state, restored.progress
+            self._set_all_aside(reasons)
+            return layouts[index].upgrade(restored.state, target), restored.progress
         if reasons:
             listed = '; '.join(f'step {step}: {reason}' for step, reason in reasons.items())
             raise UserError(
@@ -138,17 +159,25 @@ class Checkpoints:
             )
         return None
 
-    def _check_shapes(self, step: int, target: Any) -> None:
-        """Compares names and shapes before anything is read: Orbax would stop halfway, with less to say."""
-        saved: Any = self._manager.item_metadata(step)['state']
-        found, expected = _shapes(saved.tree), _shapes(target)
-        for name in sorted(found.keys() | expected.keys()):
-            if found.get(name) != expected.get(name):
-                raise UserError(
-                    f'The checkpoint of step {step} in {self.directory} belongs to another network or optimiser: '
-                    f'{name} is {_described(found.get(name))}, expected {_described(expected.get(name))}. '
-                    'It was left as it is; choose another --workdir to start anew.'
-                )
+    def _matching(self, step: int, candidates: Sequence[PyTree]) -> int:
+        """Index of the first candidate with the names and shapes of a checkpoint, by its metadata alone.
+
+        Orbax would find a mismatch only halfway through the arrays, and say less.
+
+        Raises:
+          UserError: there is none; the message is about the first candidate.
+        """
+        metadata: Any = self._manager.item_metadata(step)['state']
+        found, first = _shapes(metadata.tree), _shapes(candidates[0])
+        for index, candidate in enumerate(candidates):
+            if _shapes(candidate) == found:
+                return index
+        name = min(name for name in found.keys() | first.keys() if found.get(name) != first.get(name))
+        raise UserError(
+            f'The checkpoint of step {step} in {self.directory} belongs to another network or optimiser: '
+            f'{name} is {_described(found.get(name))}, expected {_described(first.get(name))}. '
+            'It was left as it is; choose another --workdir to start anew.'
+        )
 
     def _set_aside_unrated(self) -> None:
         """Sets aside checkpoints with a damaged rating: Orbax would refuse the whole folder for one of them."""
@@ -158,15 +187,25 @@ class Checkpoints:
             except ValueError as error:
                 self._set_aside(int(rating.parts[-3]), _first_line(error))
 
+    def _set_all_aside(self, reasons: dict[int, str]) -> None:
+        """Sets aside checkpoints that cannot be read: the steps and why."""
+        if not reasons:
+            return
+        if distributed.is_primary():
+            for step, reason in reasons.items():
+                self._set_aside(step, reason)
+        distributed.barrier('broken checkpoints are set aside')
+        self._manager.reload()
+
     def _set_aside(self, step: int, reason: str) -> None:
-        """Moves a checkpoint that cannot be read out of the way, so that its step can be saved again."""
+        """Moves a checkpoint that cannot be read to `broken`, so that its step can be saved again."""
         broken = self.directory / 'broken'
         broken.mkdir(exist_ok=True)
         target = broken / str(step)
         while target.exists():
             target = target.with_name(target.name + '_')
         (self.directory / str(step)).rename(target)
-        warnings.warn(f'The checkpoint of step {step} cannot be read ({reason}); moved to {target}.', stacklevel=3)
+        warnings.warn(f'The checkpoint of step {step} cannot be read ({reason}); moved to {target}.', stacklevel=4)
 
     def wait(self) -> None:
         """Waits for writes under way.
@@ -191,9 +230,9 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> UserError:
-        # Orbax waits for the other processes, and gives up on one that has ended.
+        # Every process takes part in a save: Orbax times out where one of them has ended.
         if isinstance(error, TimeoutError) and jax.process_count() > 1:
-            return distributed.lost(error)
+            return distributed.lost_process_error(error)
         reason = _first_line(error)
         return UserError(f'Cannot save a checkpoint in {self.directory}: {reason}. Older checkpoints are untouched.')
 

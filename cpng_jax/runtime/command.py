@@ -1,4 +1,4 @@
-"""What the programs share: flags that name a configuration, and errors that become one sentence and an exit code."""
+"""Shared by the command-line programs: the flag for a configuration file; errors as one sentence and an exit code."""
 
 import os
 import pathlib
@@ -20,69 +20,67 @@ DEFAULT_CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py'
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags, after a check of the configuration file and of the keys that the flags change.
+    """Parses the flags; checks the configuration file and the keys that flags change before.
+
+    Left to ml_collections, a wrong file or key would end in a traceback.
 
     Args:
       argv: the command line.
 
     Returns:
-      What is left of it: the program and its positional arguments.
+      The program and its positional arguments.
     """
     try:
         return app.parse_flags_with_usage(_with_config(argv))
     except UserError as error:
-        fail(error)
+        exit_with_error(error)
 
 
 def run(main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = parse_flags) -> None:
-    """Runs a program; exits with 2 and one sentence on what the user can set right.
+    """Runs a program; a `UserError` becomes one sentence and exit code 2.
 
-    75 tells that another process of the run has ended, so that the same command will do.
+    Exit code 75 (EX_TEMPFAIL): another process of the run has ended; the same command goes on from the last checkpoint.
 
     Args:
-      main: takes what the parser leaves.
+      main: takes the program and its positional arguments.
       flags_parser: parses the command line; `app.parse_flags_with_usage` for a program without a configuration.
     """
     app.run(lambda argv: _guarded(main, argv), flags_parser=flags_parser)
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    logging.set_verbosity(logging.FATAL)  # of Orbax and Grain, whose errors become sentences here
+    logging.set_verbosity(logging.FATAL)  # Orbax and Grain log errors that they raise as well.
     try:
         main(argv)
     except LostProcessError as lost:
         print(f'{_program()}: {lost}', file=sys.stderr)
-        distributed.leave(os.EX_TEMPFAIL)
+        distributed.exit_process(os.EX_TEMPFAIL)
     except UserError as error:
-        fail(error)
+        exit_with_error(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
-        distributed.leave(130)
+        distributed.exit_process(130)
     except Exception:
         traceback.print_exc()
-        distributed.leave(1)
+        distributed.exit_process(1)
 
 
-def fail(sentence: object) -> NoReturn:
-    """Says what is wrong and leaves with 2.
-
-    Args:
-      sentence: for the user.
-    """
+def exit_with_error(sentence: object) -> NoReturn:
+    """Prints the name of the program and a sentence on standard error, and exits with code 2."""
     print(f'{_program()}: {sentence}', file=sys.stderr)
-    distributed.leave(2)
+    distributed.exit_process(2)
 
 
 def _program() -> str:
-    """train.py, or cpng_jax.experiments for the __main__.py of a package."""
+    """The program's name for messages: train.py, or cpng_jax.experiments for the __main__.py of a package."""
     path = pathlib.Path(sys.argv[0])
     return f'{path.parent.parent.name}.{path.parent.name}' if path.name == '__main__.py' else path.name
 
 
 def _with_config(argv: list[str]) -> list[str]:
-    """The command line with a configuration file, once that and the keys of its overrides have been checked."""
+    """The command line, with `--config` of the default if it has none; the file and overridden keys are checked."""
     given = [index for index, argument in enumerate(argv) if re.match('--?config(=|$)', argument)]
     if not given:
         argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]

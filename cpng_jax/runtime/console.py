@@ -1,17 +1,21 @@
-"""What a run says to the person who watches it."""
+"""What a run prints: messages at its start and end, a line for each epoch, and progress in between."""
 
 import pathlib
+import time
+from collections import deque
 from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from cpng_jax.training.setup import Setup
-from cpng_jax.training.state import TrainState
+# Updates that the speed shown is averaged over.
+_WINDOW = 20
 
 
 def _spread(values: dict[str, float], digits: int) -> str:
-    """Minimum, median and maximum."""
+    """Minimum, median and maximum as text."""
     numbers = list(values.values())
     return ' '.join(f'{value:.{digits}f}' for value in (np.min(numbers), np.median(numbers), np.max(numbers)))
 
@@ -39,59 +43,38 @@ def epoch_line(row: dict[str, Any], results: dict[str, Any], epochs: int) -> str
     return line
 
 
-def greeting(setup: Setup, workdir: pathlib.Path, state: TrainState) -> str:
+def start_message(
+    name: str, workdir: pathlib.Path, *, layers: int, parameters: int, step: int, steps: int, epochs: int
+) -> str:
     """Writes what is about to be trained, on what, and from which step.
 
     Args:
-      setup: from `build`.
+      name: network and data set.
       workdir: folder of the run.
-      state: what training starts from.
+      layers: number of spiking layers.
+      parameters: number of weights.
+      step: that training goes on from, 0 at the start.
+      steps: of the whole training.
+      epochs: of the whole training.
 
     Returns:
       Two lines.
     """
-    config, step = setup.config, int(state.step)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    layers = len(jax.tree.leaves(state.surrogate))
-    device = jax.devices()[0]
     start = f'goes on from step {step}' if step else 'starts'
-    if step == setup.steps:
+    if step == steps:
         start = 'is finished: step'
     return (
-        f'{config.model.name} on {config.data.name}: {layers} spiking layers, {parameters:,} parameters, '
-        f'{jax.device_count()} x {device.device_kind}\n{workdir} {start} of {setup.steps} steps '
-        f'in {config.epochs} epochs; beta and chi: min median max over the layers'
+        f'{name}: {layers} spiking layers, {parameters:,} parameters, '
+        f'{jax.device_count()} x {jax.devices()[0].device_kind}\n{workdir} {start} of {steps} steps '
+        f'in {epochs} epochs; beta and chi: min median max over the layers'
     )
-
-
-def memory_of(step: jax.stages.Compiled) -> dict[str, int]:
-    """Reads what a compiled step needs on each device, as XLA plans it.
-
-    Args:
-      step: compiled.
-
-    Returns:
-      Bytes: `state_and_batch` come in, `temporary` is what the step works with, `peak` of all at once; empty where the
-      platform does not tell.
-    """
-    analysis: Any = step.memory_analysis()
-    if analysis is None:
-        return {}
-    return {
-        'state_and_batch': analysis.argument_size_in_bytes,
-        'temporary': analysis.temp_size_in_bytes,
-        'peak': analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes,
-    }
 
 
 def memory_line(memory: dict[str, int]) -> str:
     """Writes the memory of a training step as a line.
 
     Args:
-      memory: from `memory_of`.
+      memory: from `profile.memory_usage`.
 
     Returns:
       The line.
@@ -105,8 +88,8 @@ def memory_line(memory: dict[str, int]) -> str:
     )
 
 
-def farewell(results: dict[str, Any], workdir: pathlib.Path, plots: list[pathlib.Path]) -> str:
-    """Writes how a training ended and what it left.
+def end_message(results: dict[str, Any], workdir: pathlib.Path, plots: list[pathlib.Path]) -> str:
+    """Writes how a training ended and which files it left.
 
     Args:
       results: the last and best accuracy.
@@ -121,3 +104,91 @@ def farewell(results: dict[str, Any], workdir: pathlib.Path, plots: list[pathlib
         f'(epoch {results["best_epoch"]})\n{workdir}: metrics.jsonl, tensorboard, checkpoints'
         + ''.join(f', plots/{plot.name}' for plot in plots)
     )
+
+
+class Display:
+    """Progress of a run: a live bar on a terminal, else a plain line every few seconds; use it in a `with`."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        first_step: int,
+        batch_size: int,
+        epochs: int,
+        console: Console | None = None,
+        seconds_between_lines: float = 10.0,
+    ) -> None:
+        """Sets the display up.
+
+        Args:
+          total_steps: of the whole training.
+          first_step: the step that training goes on from.
+          batch_size: examples in a step.
+          epochs: of the whole training.
+          console: where to show; standard output when None.
+          seconds_between_lines: pause between plain lines.
+        """
+        self._console = console or Console()
+        self._total, self._batch_size, self._epochs = total_steps, batch_size, epochs
+        self._pause = seconds_between_lines
+        self._line_at = time.monotonic()
+        # The clock for speed and time left starts with the first update: the first step may compile.
+        self._origin: tuple[int, float] | None = None
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW + 1)
+        columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[facts]}'))
+        live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bar = Progress(*columns, console=self._console, transient=True) if live else None
+        if self._bar:
+            self._task = self._bar.add_task('starting', total=total_steps, completed=first_step, facts='')
+
+    def update(self, step: int, *, epoch: int, loss: float, accuracy: float) -> None:
+        """Shows the progress of the run.
+
+        Args:
+          step: steps made.
+          epoch: the running epoch, from 1.
+          loss: of the epoch so far, in nats.
+          accuracy: on the training examples of the epoch so far, 0 to 1.
+        """
+        now = time.monotonic()
+        self._origin = self._origin or (step, now)
+        self._recent.append((step, now))
+        facts = f'{step / self._total:.0%}  loss {loss:.3f}  accuracy {accuracy:.1%}'
+        speed, overall = _speed(self._recent[0], (step, now)), _speed(self._origin, (step, now))
+        if speed and overall:
+            left = duration((self._total - step) / overall)
+            facts += f'  {speed * self._batch_size:.0f} images/s  {left} left'
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=f'epoch {epoch}/{self._epochs}', facts=facts)
+        elif now - self._line_at >= self._pause:
+            self._line_at = now
+            self.print(f'step {step}/{self._total}  epoch {epoch}/{self._epochs}  {facts}')
+
+    def print(self, line: str) -> None:
+        """Prints a line that stays, above the bar."""
+        # Plain: rich would wrap at 80 columns where there is no terminal, and take brackets for markup.
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        self._console.file.flush()
+
+    def __enter__(self) -> 'Display':
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def _speed(since: tuple[int, float], now: tuple[int, float]) -> float | None:
+    """Steps per second between two pairs of step and time; None before any step or time has passed."""
+    steps, seconds = now[0] - since[0], now[1] - since[1]
+    return steps / seconds if steps > 0 and seconds > 0 else None
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as minutes:seconds, or hours:minutes:seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'

@@ -1,4 +1,4 @@
-"""Many processes that make one run: how they find each other, agree, and end."""
+"""Several processes that form one run: how they join, synchronise and exit."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ _EXPECTED = (
 
 
 def found_cluster(environment: Mapping[str, str]) -> str | None:
-    """Tells what has started this process as one of several.
+    """Detects what has started this process as one of several.
 
     Args:
       environment: the environment variables.
@@ -44,12 +44,12 @@ def found_cluster(environment: Mapping[str, str]) -> str | None:
             )
         return 'variables'
     slurm = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID')
-    # A shell of an allocation has most of SLURM's variables too; only srun sets those of a step.
+    # A shell inside an allocation has most of SLURM's variables too; only srun sets those of a step.
     if all(name in environment for name in slurm) and _count(environment, 'SLURM_NTASKS') > 1:
         return 'SLURM'
     if 'OMPI_MCA_orte_hnp_uri' in environment and _count(environment, 'OMPI_COMM_WORLD_SIZE') > 1:
         return 'Open MPI'
-    # Either is enough for JAX to take several hosts as one; a single TPU host is told apart by JAX itself.
+    # Either is enough for JAX to take several hosts as one; a single TPU host JAX recognises itself.
     hosts = environment.get('TPU_WORKER_HOSTNAMES') or environment.get('TPU_PROCESS_ADDRESSES')
     if importlib.util.find_spec('libtpu') and (hosts or any(map(os.path.exists, ('/dev/accel0', '/dev/vfio/0')))):
         return 'Cloud TPU'
@@ -105,26 +105,26 @@ def start(config: Config) -> None:
         ) from error
 
 
-def leads() -> bool:
-    """Tells whether this process writes and speaks for all."""
+def is_primary() -> bool:
+    """Whether this is the primary process: the one that writes the files of the run and prints."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come to the same place; the name tells the places apart."""
+    """Waits until every process has reached the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def all_agree(value: bool) -> bool:
-    """Tells, on every process alike, whether a value is true on every one."""
+    """Whether a value is true on every process; every process has to ask, and all get the same answer."""
     if jax.process_count() == 1:
         return value
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
-def explained(error: RuntimeError) -> Exception:
-    """Says what an error of JAX's runtime means for the user, where that is known.
+def translate_error(error: RuntimeError) -> Exception:
+    """Makes an error for the user of one of JAX's runtime, where its meaning is known.
 
     Args:
       error: the `jax.errors.JaxRuntimeError`.
@@ -138,14 +138,14 @@ def explained(error: RuntimeError) -> Exception:
             f'The device has not enough memory: {reason}. Try config.optim.accumulate=2, config.remat=block, '
             'config.dtype=bfloat16, config.mesh.fsdp=True, or a smaller config.batch_size.'
         )
-    return lost(error) if jax.process_count() > 1 else error
+    return lost_process_error(error) if jax.process_count() > 1 else error
 
 
-def lost(error: Exception) -> LostProcessError:
-    """Says that another process of the run has ended.
+def lost_process_error(error: Exception) -> LostProcessError:
+    """Makes the error for a process of the run that has ended.
 
     Args:
-      error: what it led to in this one.
+      error: what that caused in this process.
 
     Returns:
       What to raise instead.
@@ -157,12 +157,16 @@ def lost(error: Exception) -> LostProcessError:
     )
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process at once if it is one of several: JAX would first wait for the others, who wait for this one."""
+def exit_process(code: int) -> NoReturn:
+    """Exits with a code; one process of several exits at once, without the shutdown barrier of JAX.
+
+    At that barrier it would wait for the others, while they wait for its part of a computation.
+    """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        if leads():  # the others are aborted once it is gone: what ends all of them, each may say first
+        # JAX aborts the others once the primary is gone: what ends all of them, each gets time to print first.
+        if is_primary():
             time.sleep(_GRACE)
         os._exit(code)
     sys.exit(code)

@@ -1,24 +1,18 @@
-"""What a run tells: rows in metrics.jsonl, the same numbers for TensorBoard, and progress on the terminal."""
+"""The metrics of a run: rows in `metrics.jsonl`, and the same numbers as TensorBoard events."""
 
 import json
 import math
 import os
 import pathlib
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from cpng_jax.runtime.errors import UserError
 
 FILE_NAME = 'metrics.jsonl'
-
-# Updates that the shown speed is measured over.
-_WINDOW = 20
 
 
 class MetricsWriter:
@@ -33,7 +27,7 @@ class MetricsWriter:
         Args:
           workdir: folder of the run.
           first_step: the step that training goes on from.
-          silent: write nothing, for a process that another one speaks for.
+          silent: write nothing, in a process that is not the primary one.
 
         Raises:
           UserError: tensorboardX is not installed, or a row cannot be read.
@@ -51,7 +45,7 @@ class MetricsWriter:
         """Appends a row.
 
         Args:
-          event: what the row is about, such as 'epoch'.
+          event: the kind of row, 'step', 'epoch' or 'memory'.
           step: the training step it belongs to.
           values: numbers, texts, lists, or mappings of them; a number that is not finite is written as null.
         """
@@ -60,7 +54,7 @@ class MetricsWriter:
         self._file.write(json.dumps({'event': event, 'step': step, **_plain(values)}) + '\n')
         self._file.flush()
         self._events.write(_numbers(event, values), step)
-        if event == 'epoch':  # to look at while the run goes on
+        if event == 'epoch':  # so that TensorBoard shows it while the run goes on
             self._events.flush()
 
     def close(self) -> None:
@@ -78,7 +72,7 @@ class MetricsWriter:
 
 
 class _Events:
-    """TensorBoard events, written at once: tensorboardX's own writer has a thread that a full disk would end unseen."""
+    """A file of TensorBoard events, written in this thread: a full disk would end tensorboardX's own writer unseen."""
 
     def __init__(self, folder: pathlib.Path, first_step: int) -> None:
         """Opens a file whose events replace those of `first_step` and later in older files."""
@@ -141,7 +135,7 @@ def typical_speed(rows: list[dict[str, Any]]) -> float:
 
 
 def _whole_rows(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The lines and the rows they hold: all, but for a last one that was cut off."""
+    """The lines and the rows in them, without a last line that was cut off."""
     lines = path.read_bytes().splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -154,7 +148,7 @@ def _whole_rows(path: pathlib.Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """Reads a row; whatever else stands there, bytes that are no text included, is a ValueError."""
+    """Reads a row; anything else, bytes that are no text included, is a ValueError."""
     row = json.loads(line)
     if not (isinstance(row, dict) and isinstance(row.get('event'), str) and isinstance(row.get('step'), int)):
         raise ValueError('expected an object with event and step')
@@ -162,7 +156,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _keep_until(path: pathlib.Path, last_step: int) -> None:
-    """Drops the rows of later steps, in one go: a process killed meanwhile leaves the old file or the new one."""
+    """Drops the rows of later steps, atomically: a process killed meanwhile leaves the old file or the new one."""
     kept = b''.join(line for line, row in _whole_rows(path) if row['step'] <= last_step)
     if kept == path.read_bytes():
         return
@@ -175,7 +169,7 @@ def _keep_until(path: pathlib.Path, last_step: int) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: numbers that are not finite become null."""
+    """A value as JSON can hold it: numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -194,91 +188,3 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
         number = float(value)
         if math.isfinite(number):
             yield name, number
-
-
-class Display:
-    """Progress of a run: a live bar on a terminal, else a plain line every few seconds; use it in a `with`."""
-
-    def __init__(
-        self,
-        total_steps: int,
-        *,
-        first_step: int,
-        batch_size: int,
-        epochs: int,
-        console: Console | None = None,
-        seconds_between_lines: float = 10.0,
-    ) -> None:
-        """Sets the display up.
-
-        Args:
-          total_steps: of the whole training.
-          first_step: the step that training goes on from.
-          batch_size: examples in a step.
-          epochs: of the whole training.
-          console: where to show; standard output when None.
-          seconds_between_lines: pause between plain lines.
-        """
-        self._console = console or Console()
-        self._total, self._batch_size, self._epochs = total_steps, batch_size, epochs
-        self._pause = seconds_between_lines
-        self._line_at = time.monotonic()
-        # The first step compiles: the clock for speed and time left starts with the first update.
-        self._origin: tuple[int, float] | None = None
-        self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW + 1)
-        columns = (SpinnerColumn(), TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[facts]}'))
-        live = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._bar = Progress(*columns, console=self._console, transient=True) if live else None
-        if self._bar:
-            self._task = self._bar.add_task('starting', total=total_steps, completed=first_step, facts='')
-
-    def update(self, step: int, *, epoch: int, loss: float, accuracy: float) -> None:
-        """Shows where the run is.
-
-        Args:
-          step: steps made.
-          epoch: the running epoch, from 1.
-          loss: of the epoch so far, in nats.
-          accuracy: on the training examples of the epoch so far, 0 to 1.
-        """
-        now = time.monotonic()
-        self._origin = self._origin or (step, now)
-        self._recent.append((step, now))
-        facts = f'{step / self._total:.0%}  loss {loss:.3f}  accuracy {accuracy:.1%}'
-        speed, overall = _speed(self._recent[0], (step, now)), _speed(self._origin, (step, now))
-        if speed and overall:
-            left = duration((self._total - step) / overall)
-            facts += f'  {speed * self._batch_size:.0f} images/s  {left} left'
-        if self._bar:
-            self._bar.update(self._task, completed=step, description=f'epoch {epoch}/{self._epochs}', facts=facts)
-        elif now - self._line_at >= self._pause:
-            self._line_at = now
-            self.print(f'step {step}/{self._total}  epoch {epoch}/{self._epochs}  {facts}')
-
-    def print(self, line: str) -> None:
-        """Prints a line that stays, above the bar."""
-        # Not wrapped at 80 columns, as rich would where there is no terminal, and taken as it is, without markup.
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
-        self._console.file.flush()
-
-    def __enter__(self) -> 'Display':
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-
-def _speed(since: tuple[int, float], now: tuple[int, float]) -> float | None:
-    """Steps per second between two (step, time) marks; None before any work or time has passed."""
-    steps, seconds = now[0] - since[0], now[1] - since[1]
-    return steps / seconds if steps > 0 and seconds > 0 else None
-
-
-def duration(seconds: float) -> str:
-    """Writes seconds as minutes:seconds, or hours:minutes:seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'

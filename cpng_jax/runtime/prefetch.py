@@ -1,76 +1,78 @@
-"""Batches on the devices, one ahead of the step that works."""
+"""Batches on the devices, one ahead of the training step, and the throughput of training."""
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from cpng_jax.runtime import sharding
-from cpng_jax.training.step import Batch
 
 
-class Feed:
-    """Sends batches to the devices and notes how long these had nothing to do for want of one.
+class Prefetcher:
+    """Sends batches to the devices and sums how long these were idle for want of one.
 
     Attributes:
-      waited: seconds so far; of a wait during which the devices became idle, all counts, so it is an upper bound.
+      waited: seconds so far. A wait during which the devices became idle counts as a whole, so it is an upper bound.
     """
 
     def __init__(self, batches: Iterator[dict[str, np.ndarray]], mesh: jax.sharding.Mesh) -> None:
-        """Takes batches of numpy arrays, this process's share of each.
+        """Takes the source of batches.
 
         Args:
-          batches: from `setup.train_batches`.
+          batches: numpy arrays `[B, ...]`, B being this process's share of a batch.
           mesh: devices that share a batch.
         """
         self._batches, self._mesh = batches, mesh
         self.waited = 0.0
 
-    def next(self, at_work: jax.Array | None = None) -> Batch:
-        """Makes the next batch and starts its way to the devices.
+    def next(self, pending: jax.Array | None = None) -> dict[str, jax.Array]:
+        """Takes the next batch from the source and starts its transfer to the devices.
 
         Args:
-          at_work: an array that is ready when the devices have nothing left to do; None if they are idle already.
+          pending: a result of the last step, not ready while the devices compute; None if they are idle already.
 
         Returns:
-          Global arrays.
+          Global arrays, split over the devices.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         batch = next(self._batches)
-        if at_work is None or at_work.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
-            self.waited += time.monotonic() - began
+        if pending is None or pending.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
+            self.waited += time.monotonic() - start
         return sharding.put_batch(batch, self._mesh)
 
 
-class Mark(NamedTuple):
-    """A point of a run: the time in seconds of an arbitrary clock, the step, and what the feed had waited."""
+class Timer:
+    """Measures the throughput of training since its start or last reset."""
 
-    time: float
-    step: int
-    waited: float
-
-    @classmethod
-    def now(cls, step: int, feed: Feed) -> 'Mark':
-        """Notes the point that a run has come to."""
-        return cls(time.monotonic(), step, feed.waited)
-
-    def since(self, before: 'Mark', batch_size: int) -> dict[str, float]:
-        """Measures the way from another mark.
+    def __init__(self, prefetcher: Prefetcher, batch_size: int, step: int) -> None:
+        """Starts the timer.
 
         Args:
-          before: an earlier mark.
+          prefetcher: whose waiting time counts.
           batch_size: examples in a step.
+          step: steps made.
+        """
+        self._prefetcher, self._batch_size = prefetcher, batch_size
+        self.reset(step)
+
+    def reset(self, step: int) -> None:
+        """Starts anew at a step."""
+        self._step, self._time, self._waited = step, time.monotonic(), self._prefetcher.waited
+
+    def throughput(self, step: int) -> dict[str, float]:
+        """Measures the steps made since the start.
+
+        Args:
+          step: steps made.
 
         Returns:
-          `seconds`, `images_per_second`, and `data_wait`, the share of the time, 0 to 1, that the devices had nothing
-          to do for want of data.
+          `seconds`, `images_per_second`, and `data_wait`, the share of the time, 0 to 1, that the devices were idle
+          for want of data.
         """
-        seconds = max(self.time - before.time, 1e-9)
-        images = (self.step - before.step) * batch_size
+        seconds = max(time.monotonic() - self._time, 1e-9)  # a clock may stand still
         return {
             'seconds': seconds,
-            'images_per_second': images / seconds,
-            'data_wait': (self.waited - before.waited) / seconds,
+            'images_per_second': (step - self._step) * self._batch_size / seconds,
+            'data_wait': (self._prefetcher.waited - self._waited) / seconds,
         }

@@ -1,4 +1,4 @@
-"""A trace of chosen steps, for TensorBoard or Perfetto."""
+"""A trace of chosen steps, for TensorBoard or Perfetto, and the memory of a compiled step."""
 
 import pathlib
 from typing import Any
@@ -15,21 +15,21 @@ class Profile:
         Args:
           workdir: folder of the run.
           steps: first and last step of the trace; (0, 0) for none.
-          on: False for a process that writes none, since another does.
+          on: False in a process that writes none.
         """
         self._folder, (self._first, self._last) = workdir / 'profile', steps
         self._on = on and self._last > 0
         self._running = False
 
     def before(self, step: int) -> jax.profiler.StepTraceAnnotation:
-        """Starts the trace if it is time to; the result marks the step in it, used in a `with`."""
+        """Starts the trace before its first step; returns a context manager that names the step in the trace."""
         if self._on and not self._running and self._first <= step <= self._last:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
         return jax.profiler.StepTraceAnnotation('train', step_num=step)
 
     def after(self, step: int, result: Any) -> None:
-        """Ends the trace if this was its last step, whose result is awaited then."""
+        """Ends the trace after its last step, once the devices have computed the result."""
         if self._running and step >= self._last:
             jax.block_until_ready(result)
             self.close()
@@ -45,3 +45,27 @@ class Profile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def memory_usage(step: jax.stages.Compiled) -> dict[str, int]:
+    """Reads the memory of a compiled step on each device from XLA's own plan.
+
+    Args:
+      step: compiled.
+
+    Returns:
+      Bytes: `state_and_batch` of its arguments, `temporary` of its buffers, `peak` of all at once; empty where the
+      platform gives none.
+    """
+    analysis: Any = step.memory_analysis()
+    if analysis is None:
+        return {}
+    return {
+        'state_and_batch': analysis.argument_size_in_bytes,
+        'temporary': analysis.temp_size_in_bytes,
+        # A donated argument and the result in its place are one buffer.
+        'peak': analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes,
+    }

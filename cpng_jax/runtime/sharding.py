@@ -1,5 +1,6 @@
-"""Where arrays live: one mesh over all devices, the batch split over it, the state whole on each or shared out."""
+"""Where arrays live: one mesh over all devices; arrays are replicated, or split along one of their axes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,15 +8,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training.state import TrainState
 
 
 def make_mesh(batch_size: int, parts: int = 1) -> Mesh:
-    """Lays all devices out in one line.
+    """Makes a mesh with one axis of all devices, those of a process side by side.
 
     Args:
       batch_size: examples in a training batch, which the devices share.
-      parts: that the batch is worked off in, one after the other.
+      parts: micro-batches of a batch, over which gradients are accumulated.
 
     Returns:
       The mesh, with the axis 'data'.
@@ -40,7 +40,7 @@ def make_mesh(batch_size: int, parts: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole: state, statistics, losses."""
+    """The sharding of arrays that every device holds whole, such as statistics and losses."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -49,34 +49,25 @@ def over_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def of_state(shapes: TrainState, mesh: Mesh, *, fsdp: bool) -> TrainState:
-    """Decides where each part of a state lives.
+def along_longest_axis(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """The sharding of an array whose memory the devices share, as fully sharded data parallelism has it.
 
     Args:
-      shapes: a state, or its shapes and dtypes.
+      shape: of the array.
       mesh: from `make_mesh`.
-      fsdp: share weights and optimiser state out, each along its longest axis that the devices divide evenly; what has
-        none, and all else, is held whole by every device.
 
     Returns:
-      A state of shardings.
+      Split along the longest axis that the devices divide evenly; replicated where there is none.
     """
-
-    def shared(leaf: Any) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
-        if not (fsdp and axes):
-            return replicated(mesh)
-        longest = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, 'data'))
-
-    everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
-    return everywhere.replace(
-        params=jax.tree.map(shared, shapes.params), opt_state=jax.tree.map(shared, shapes.opt_state)
-    )
+    axes = [axis for axis, size in enumerate(shape) if size % mesh.size == 0]
+    if not axes:
+        return replicated(mesh)
+    longest = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*(None,) * longest, 'data'))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Sends a batch to the devices.
+    """Starts the transfer of a batch to the devices.
 
     Args:
       batch: pytree of numpy arrays `[B, ...]`, B being this process's share of the global batch.

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what it was made with."""
+"""The folder of a run, which belongs to one configuration: `config.json`, and `environment.json` with versions."""
 
 import importlib.metadata
 import json
@@ -57,7 +57,7 @@ def load_config(workdir: pathlib.Path) -> Config:
     return config
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
+def acquire(workdir: pathlib.Path, config: Config) -> None:
     """Makes the folder, or checks that it belongs to the same configuration, and notes the package versions.
 
     Writes `config.json`, and `environment.json` with an entry for each change of versions or devices.

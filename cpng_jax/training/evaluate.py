@@ -10,9 +10,9 @@ from cpng_jax.runtime import distributed, sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import check
-from cpng_jax.training import step as train_step
 from cpng_jax.training.setup import Setup, compile_steps, initial_state
 from cpng_jax.training.state import TrainState
+from cpng_jax.training.step import EvalStep
 
 
 class Accuracy(NamedTuple):
@@ -28,13 +28,13 @@ class Accuracy(NamedTuple):
         return self.correct / self.examples
 
 
-def evaluate_split(setup: Setup, state: TrainState, evaluate: train_step.EvalStep) -> Accuracy:
+def evaluate_split(setup: Setup, state: TrainState, evaluate: EvalStep) -> Accuracy:
     """Measures a state on the test split; each example counts exactly once.
 
     Args:
       setup: from `build`.
       state: what to measure.
-      evaluate: from `train_step.make_eval_step`.
+      evaluate: from `compile_steps`.
 
     Returns:
       Mean cross entropy in nats, and the number classified rightly.
@@ -101,7 +101,7 @@ def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     _, evaluate = compile_steps(setup)
     result = evaluate_split(setup, state, evaluate)
     step = int(state.step)
-    if distributed.leads():
+    if distributed.is_primary():
         print(
             f'{config.eval.checkpoint} checkpoint, step {step}: test accuracy {result.accuracy:.2%} '
             f'({result.correct} of {result.examples}), loss {result.loss:.4f}',

@@ -14,17 +14,15 @@ from cpng_jax.control.layer_tree import by_layer, layer_paths
 from cpng_jax.runtime import distributed
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.config import Config, validate
-from cpng_jax.runtime.console import epoch_line, farewell, greeting, memory_line, memory_of
+from cpng_jax.runtime.console import Display, end_message, epoch_line, memory_line, start_message
 from cpng_jax.runtime.errors import DivergedError, UserError
-from cpng_jax.runtime.metrics import Display, MetricsWriter
+from cpng_jax.runtime.metrics import MetricsWriter
 from cpng_jax.runtime.plots import plot_run
-from cpng_jax.runtime.prefetch import Feed, Mark
-from cpng_jax.runtime.profile import Profile
+from cpng_jax.runtime.prefetch import Prefetcher, Timer
+from cpng_jax.runtime.profile import Profile, memory_usage
 from cpng_jax.runtime.signals import Stopped, StopRequest
-from cpng_jax.runtime.workdir import claim
+from cpng_jax.runtime.workdir import acquire
 from cpng_jax.training import optim
-from cpng_jax.training import state as train_state
-from cpng_jax.training import step as train_step
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.training.set_beta import UpdateBeta
 from cpng_jax.training.setup import (
@@ -36,7 +34,8 @@ from cpng_jax.training.setup import (
     start_epoch,
     train_batches,
 )
-from cpng_jax.training.state import TrainState
+from cpng_jax.training.state import TrainState, all_finite
+from cpng_jax.training.step import Batch, EvalStep
 from cpng_jax.training.summary import describe
 
 MODES = ('train', 'eval', 'summary')
@@ -76,7 +75,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
         setup = build(config)
         return evaluate_checkpoint(setup, folder) if mode == 'eval' else train(setup, folder)
     except jax.errors.JaxRuntimeError as error:
-        raise distributed.explained(error) from error
+        raise distributed.translate_error(error) from error
 
 
 def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
@@ -94,9 +93,9 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: a signal asked for it; a checkpoint was saved.
     """
     config = setup.config
-    if distributed.leads():
-        claim(workdir, config)
-    distributed.barrier('the workdir is claimed')
+    if distributed.is_primary():
+        acquire(workdir, config)
+    distributed.barrier('the workdir is acquired')
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
         fresh = initial_state(setup)
@@ -108,9 +107,9 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
         ) from error
     finally:
         checkpoints.close()
-    if distributed.leads():
+    if distributed.is_primary():
         plots = plot_run(workdir)
-        print(farewell(results, workdir, plots), flush=True)
+        print(end_message(results, workdir, plots), flush=True)
     return results | {'step': setup.steps}
 
 
@@ -118,47 +117,47 @@ def _train_from(
     setup: Setup, workdir: pathlib.Path, checkpoints: Checkpoints, state: TrainState, results: Results
 ) -> Results:
     """Makes the steps that are left: returns the last and best accuracy."""
-    config, first, leads = setup.config, int(state.step), distributed.leads()
+    config, first, primary = setup.config, int(state.step), distributed.is_primary()
     step_function, evaluate = compile_steps(setup)
     update_beta = make_update_beta(setup)
-    writer = MetricsWriter(workdir, first_step=first, silent=not leads)
-    console = None if leads else Console(quiet=True)
+    writer = MetricsWriter(workdir, first_step=first, silent=not primary)
+    console = None if primary else Console(quiet=True)
     display = Display(
         setup.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
     )
-    profile = Profile(workdir, config.profile.steps, on=leads)
+    profile = Profile(workdir, config.profile.steps, on=primary)
     with writer, train_batches(setup, first) as batches, display, profile, StopRequest() as stop:
-        display.print(greeting(setup, workdir, state))
+        display.print(_start_message(setup, workdir, state))
         if first == setup.steps:
             return results
-        feed = Feed(batches, setup.mesh)
-        batch = feed.next()
+        prefetcher = Prefetcher(batches, setup.mesh)
+        batch = prefetcher.next()
         step_function = step_function.lower(state, batch).compile()
-        memory = memory_of(step_function)
+        memory = memory_usage(step_function)
         writer.write('memory', first, memory)
         display.print(memory_line(memory))
-        mark = Mark.now(first, feed)
+        timer = Timer(prefetcher, config.batch_size, first)
         for step in range(first + 1, setup.steps + 1):
             with profile.before(step):
                 state = step_function(state, batch)
             profile.after(step, state)
             if step < setup.steps:
-                batch = feed.next(state.step)  # travels while the devices work
+                batch = prefetcher.next(state.step)  # sent while the devices compute
             ends_epoch = step % setup.steps_per_epoch == 0
             if ends_epoch:
                 _check_loss(state, checkpoints)
-                pace = Mark.now(step, feed).since(mark, config.batch_size)
+                throughput = timer.throughput(step)
                 state, row = _end_epoch(setup, state, batch, update_beta, evaluate)
-                row |= pace
+                row |= throughput
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
                 display.print(epoch_line(row, results, config.epochs))
-                mark = Mark.now(step, feed)
+                timer.reset(step)
             elif step % config.log.every_steps == 0:
                 _check_loss(state, checkpoints)
                 loss, accuracy = _running(state, config.batch_size)
                 display.update(step, epoch=setup.epoch(step), loss=loss, accuracy=accuracy)
-                wait = Mark.now(step, feed).since(mark, config.batch_size)['data_wait']
+                wait = timer.throughput(step)['data_wait']
                 writer.write('step', step, {'train_loss': loss, 'train_accuracy': accuracy, 'data_wait': wait})
             stopping, every = stop.after(step), config.checkpoint.every_steps
             if ends_epoch or stopping or (every and step % every == 0):
@@ -170,12 +169,25 @@ def _train_from(
     return results
 
 
+def _start_message(setup: Setup, workdir: pathlib.Path, state: TrainState) -> str:
+    config = setup.config
+    return start_message(
+        f'{config.model.name} on {config.data.name}',
+        workdir,
+        layers=len(jax.tree.leaves(state.surrogate)),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        step=int(state.step),
+        steps=setup.steps,
+        epochs=config.epochs,
+    )
+
+
 def _end_epoch(
     setup: Setup,
     state: TrainState,
-    batch: train_step.Batch,
+    batch: Batch,
     update_beta: UpdateBeta,
-    evaluate: train_step.EvalStep,
+    evaluate: EvalStep,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Sets beta, measures the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
     config = setup.config
@@ -219,9 +231,9 @@ def _check_loss(state: TrainState, checkpoints: Checkpoints) -> None:
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, results: Results, *, rated: bool) -> None:
-    if not bool(train_state.all_finite(state)):
+    if not bool(all_finite(state)):
         _diverged('a weight or a running statistic', state, checkpoints)
-    checkpoints.save(state, results, results['test_accuracy'] if rated else None)
+    checkpoints.save(int(state.step), state, results, results['test_accuracy'] if rated else None)
 
 
 def _diverged(what: str, state: TrainState, checkpoints: Checkpoints) -> None:

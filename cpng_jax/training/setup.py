@@ -188,8 +188,13 @@ def initial_state(setup: Setup) -> TrainState:
 
 
 def state_sharding(setup: Setup) -> TrainState:
-    """Tells where each part of the state of a run lives, as a state of shardings."""
-    return sharding.of_state(jax.eval_shape(lambda: _create(setup)), setup.mesh, fsdp=setup.config.mesh.fsdp)
+    """The sharding of each array of a run's state: with `config.mesh.fsdp` the devices share weights and optimiser."""
+    shapes, mesh = jax.eval_shape(lambda: _create(setup)), setup.mesh
+    whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+    if not setup.config.mesh.fsdp:
+        return whole
+    shared = lambda tree: jax.tree.map(lambda leaf: sharding.along_longest_axis(leaf.shape, mesh), tree)
+    return whole.replace(params=shared(shapes.params), opt_state=shared(shapes.opt_state))
 
 
 def _create(setup: Setup) -> TrainState:

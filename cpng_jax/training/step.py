@@ -90,7 +90,7 @@ def make_train_step(
       optimizer: from optax.
       mesh: devices that share the batch.
       prepare: brings images into the form that the network takes, see `network_input`.
-      state_sharding: where each part of the state lives, a state of shardings; whole on every device if not given.
+      state_sharding: of the state, from `setup.state_sharding`; replicated if not given.
       loss: of each example, from logits `[T, B, classes]` and labels.
       mix: changes images and labels of a batch, given the number of the step.
       accumulate: parts that a batch is worked off in, one after the other, to need less memory. Gradients are those of

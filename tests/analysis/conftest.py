@@ -4,14 +4,14 @@ import pytest
 
 from configs import digits
 from cpng_jax.analysis.run import Run
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 
 
 def _train(tmp_path_factory, shrink, enabled):
     config = shrink(digits.get_config())
     config.cpng.enabled = enabled
     workdir = tmp_path_factory.mktemp('runs') / ('cpng' if enabled else 'fixed')
-    train.run(config, workdir)
+    loop.run(config, workdir)
     return workdir
 
 

@@ -107,7 +107,7 @@ def test_picture_and_table_are_written(run):
 def make_layer(std=0.5, beta=1.0, name='conv01/lif'):
     edges = 0.2 + (std or 1) * np.linspace(-5, 5, 101)
     bins = np.round(1000 * np.exp(-0.5 * np.linspace(-5, 5, 100) ** 2)).astype(int)
-    return membrane.Layer(name, beta, int(bins.sum()), 0.2, std, 0.0, 0.4, 0.39, edges, bins)
+    return histograms.Layer(name, beta, int(bins.sum()), 0.2, std, 0.0, 0.4, 0.39, edges, bins)
 
 
 def test_a_panel_shows_histogram_gaussian_surrogate_and_domain():

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from cpng_jax.analysis import beta
-from cpng_jax.analysis import html as page
-from cpng_jax.analysis import report as report_page
+from cpng_jax.analysis import beta, report
+from cpng_jax.analysis.html import document, folded, section, table
 from cpng_jax.analysis.run import Run
 from cpng_jax.runtime import plots
 from cpng_jax.runtime.errors import UserError
@@ -72,7 +71,7 @@ def pictures(parsed):
 
 def test_page_of_a_run(run, monkeypatch):
     beta.analyse(run)
-    (path,) = report_page.analyse(run)
+    (path,) = report.analyse(run)
     assert path == run.workdir / 'analysis' / 'report.html'
     parsed = read(path)
     drawn = pictures(parsed)
@@ -102,7 +101,7 @@ def test_page_of_a_run(run, monkeypatch):
 
 
 def test_a_wide_table_and_a_wide_picture_scroll_in_boxes_of_their_own(workdir):
-    parsed = read(report_page.analyse(Run(workdir))[0])
+    parsed = read(report.analyse(Run(workdir))[0])
     boxes = [attributes for attributes in parsed.of('div') if 'box' in attributes.get('class', '').split()]
     assert len(boxes) == len(parsed.of('table')) + len(parsed.of('img'))
     for image in parsed.of('img'):
@@ -130,7 +129,7 @@ def write_experiment(folder):
 def test_page_of_experiments(tmp_path):
     write_experiment(tmp_path)
     (tmp_path / 'notes.md').write_text('mine')
-    parsed = read(report_page.analyse(Run(tmp_path))[0])
+    parsed = read(report.analyse(Run(tmp_path))[0])
     assert list(pictures(parsed)) == ['compare']
     summary, runs = parsed.tables
     assert summary == [['arm', 'last accuracy, %', 'to'], ['fixed', '94.72 ± 0.10', ''], ['<CPNG>', '95.00', 'fixed']]
@@ -142,11 +141,11 @@ def test_page_of_experiments(tmp_path):
 
 def test_a_folder_with_neither_is_said(tmp_path):
     with pytest.raises(UserError, match=r'nothing to report in .*: expected the folder of a run or of experiments'):
-        report_page.analyse(Run(tmp_path))
+        report.analyse(Run(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_written_is_escaped():
-    text = page.document('<a>', page.section('b & c', page.table(['<x>'], [['<script>']]), page.folded('<d>', '')))
+    text = document('<a>', section('b & c', table(['<x>'], [['<script>']]), folded('<d>', '')))
     assert '<script>' not in text
     Page(text)

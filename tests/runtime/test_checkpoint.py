@@ -1,23 +1,34 @@
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import digits
-from cpng_jax.models.vgg import VGG
-from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime import sharding
+from cpng_jax.runtime.checkpoint import Checkpoints, Layout
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import optim
-from cpng_jax.training import state as train_state
+
+
+class State(struct.PyTreeNode):
+    """What a checkpoint may hold: dictionaries, and the tuples of an optimiser."""
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
 
 
 def make_state(seed=0, width=3, layers=1):
-    model = VGG(10, ((width,) * layers,), time_steps=1)
-    optimizer = optim.make_optimizer(digits.get_config().optim, 10)
-    return train_state.create(model, optimizer, jnp.zeros((1, 4, 4, 1)), seed)
+    rng, names = np.random.default_rng(seed), [f'conv{index:02}' for index in range(1, layers + 1)]
+    params = {name: {'conv': {'kernel': jnp.asarray(rng.normal(size=(3, 3, 1, width)), jnp.float32)}} for name in names}
+    batch_stats = {name: {'norm': {'norm': {'mean': jnp.zeros(width), 'var': jnp.ones(width)}}} for name in names}
+    return State(jnp.int32(0), params, batch_stats, optax.sgd(0.1, momentum=0.9).init(params))
 
 
 def at_step(state, step):
@@ -28,7 +39,7 @@ def save_all(workdir, accuracies, keep=2):
     checkpoints = Checkpoints(workdir, keep=keep)
     state = make_state()
     for step, accuracy in enumerate(accuracies, start=1):
-        checkpoints.save(at_step(state, step), {'test_accuracy': accuracy, 'note': step}, accuracy)
+        checkpoints.save(step, at_step(state, step), {'test_accuracy': accuracy, 'note': step}, accuracy)
     checkpoints.wait()
     return checkpoints
 
@@ -61,7 +72,7 @@ def test_a_checkpoint_is_restored_bit_for_bit(tmp_path):
     assert restored is not None
     state, progress = restored
     assert same(state, at_step(make_state(), 2))
-    assert type(state) is train_state.TrainState
+    assert type(state) is State
     assert progress == {'test_accuracy': 0.4, 'note': 2}
 
 
@@ -86,7 +97,7 @@ def test_best_is_the_latest_while_none_is_rated(tmp_path):
 
 def test_a_step_is_saved_once(tmp_path):
     checkpoints = save_all(tmp_path, [0.5])
-    checkpoints.save(at_step(make_state(), 1), {'note': 'again'}, 0.6)
+    checkpoints.save(1, at_step(make_state(), 1), {'note': 'again'}, 0.6)
     checkpoints.wait()
     restored = checkpoints.restore(make_state())
     checkpoints.close()
@@ -105,7 +116,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, item)
     assert int(restored[0].step) == 1
     assert (tmp_path / 'checkpoints' / 'broken' / '2').is_dir()
     # Its step can be saved again, and then counts.
-    checkpoints.save(at_step(make_state(), 2), {'note': 'new'}, 0.7)
+    checkpoints.save(2, at_step(make_state(), 2), {'note': 'new'}, 0.7)
     checkpoints.wait()
     assert checkpoints.steps() == [1, 2]
     checkpoints.close()
@@ -139,3 +150,86 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
     (tmp_path / 'checkpoints').write_text('in the way')
     with pytest.raises(UserError, match='Cannot keep checkpoints in'):
         Checkpoints(tmp_path)
+
+
+class OldState(struct.PyTreeNode):
+    """As `State` was before it had an optimiser, with the numbers of a layer in one place."""
+
+    step: Any
+    layers: Any
+
+
+def old_layout(target):
+    layers = {name: {'conv': conv['conv'], **target.batch_stats[name]} for name, conv in target.params.items()}
+    return OldState(target.step, layers)
+
+
+def upgrade(old, target):
+    params = {name: {'conv': layer['conv']} for name, layer in old.layers.items()}
+    batch_stats = {name: {'norm': layer['norm']} for name, layer in old.layers.items()}
+    return target.replace(step=old.step, params=params, batch_stats=batch_stats)
+
+
+OLDER = [Layout(lambda target: {'number': target.step}, lambda old, target: target), Layout(old_layout, upgrade)]
+
+
+def save_as_before(workdir, step):
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(step, old_layout(at_step(make_state(), step)), {'note': step}, 0.5)
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_an_older_layout_is_brought_up_to_date(tmp_path):
+    save_as_before(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path)
+    restored = checkpoints.restore(make_state(seed=1), older=OLDER)
+    assert restored is not None
+    assert same(restored[0], at_step(make_state(), 1))
+    assert restored[1] == {'note': 1}
+    # What is saved from then on has today's layout, and both kinds may lie side by side.
+    checkpoints.save(2, at_step(make_state(), 2), {'note': 2}, 0.4)
+    checkpoints.wait()
+    for which, step in (('latest', 2), ('best', 1)):
+        restored = checkpoints.restore(make_state(seed=1), which, OLDER)
+        assert restored is not None
+        assert same(restored[0], at_step(make_state(), step))
+    checkpoints.close()
+
+
+def test_an_older_layout_is_read_to_where_its_arrays_shall_live(tmp_path):
+    save_as_before(tmp_path, 1)
+    mesh = sharding.make_mesh(1)
+    split, whole = NamedSharding(mesh, PartitionSpec('data')), sharding.replicated(mesh)
+    target = jax.device_put(make_state(seed=1), whole)
+    target = target.replace(params=jax.device_put(target.params, split))
+    checkpoints = Checkpoints(tmp_path)
+    restored = checkpoints.restore(target, older=OLDER)
+    checkpoints.close()
+    assert restored is not None
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, restored[0])
+    assert shardings == jax.tree.map(lambda leaf: leaf.sharding, target)
+    assert shardings.params['conv01']['conv']['kernel'] == split != whole
+
+
+def test_a_checkpoint_of_no_known_layout_is_measured_by_that_of_today(tmp_path):
+    save_as_before(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path)
+    for older in ((), OLDER):
+        with pytest.raises(UserError, match=r'step 1 .*: batch_stats.conv01.norm.norm.mean is missing, expected 5\.'):
+            checkpoints.restore(make_state(width=5), older=older)
+    checkpoints.close()
+    assert (tmp_path / 'checkpoints' / '1').is_dir()
+
+
+def test_a_damaged_checkpoint_gives_way_to_one_of_an_older_layout(tmp_path):
+    save_as_before(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, at_step(make_state(), 2), {'note': 2}, 0.4)
+    checkpoints.close()
+    damage(tmp_path, 2, 'state')
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match=r'checkpoint of step 2 cannot be read .*broken/2'):
+        restored = checkpoints.restore(make_state(seed=1), older=OLDER)
+    checkpoints.close()
+    assert restored is not None
+    assert same(restored[0], at_step(make_state(), 1))

@@ -1,7 +1,14 @@
+import io
+import time
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
 
 from cpng_jax.control import layer_tree
-from cpng_jax.runtime import console as report
+from cpng_jax.runtime.console import Display, duration, epoch_line, start_message
 
 ROW = {
     'epoch': 3,
@@ -19,17 +26,100 @@ ROW = {
 
 
 def test_an_epoch_is_one_line():
-    assert report.epoch_line(ROW, {'best_accuracy': 0.47}, 40) == (
+    assert epoch_line(ROW, {'best_accuracy': 0.47}, 40) == (
         'epoch   3/40  train 50.0% loss 1.250  test 45.6% loss 1.500 (best 47.0%)  '
         'beta 1.00 1.20 2.00  chi 0.200 0.300 0.400  firing 20.0%  812 images/s, 7% waiting for data'
     )
 
 
+@pytest.mark.parametrize(('step', 'how'), [(0, 'starts'), (7, 'goes on from step 7'), (20, 'is finished: step')])
+def test_the_first_lines_say_what_is_trained_and_from_where(tmp_path, step, how):
+    counts = {'layers': 3, 'parameters': 12345, 'step': step, 'steps': 20, 'epochs': 2}
+    first, second = start_message('vgg on digits', tmp_path, **counts).splitlines()
+    assert first.startswith(f'vgg on digits: 3 spiking layers, 12,345 parameters, {jax.device_count()} x ')
+    assert second.startswith(f'{tmp_path} {how} of 20 steps in 2 epochs; ')
+
+
 def test_layers_that_cpng_left_out_are_named():
-    line = report.epoch_line(ROW | {'skipped': ['conv01/lif', 'conv07/lif']}, {'best_accuracy': 0.5}, 40)
+    line = epoch_line(ROW | {'skipped': ['conv01/lif', 'conv07/lif']}, {'best_accuracy': 0.5}, 40)
     assert line.splitlines()[1] == '  CPNG kept the beta of conv01/lif, conv07/lif: potentials constant or not finite'
 
 
 def test_layers_are_named_by_their_path_in_order():
     tree = {'conv02': {'lif': {'beta': jnp.float32(2)}}, 'conv01': {'lif': {'beta': jnp.array([1.0, 3.0])}}}
     assert list(layer_tree.by_layer(tree).items()) == [('conv01/lif', 2.0), ('conv02/lif', 2.0)]
+
+
+def show(monkeypatch, terminal, seconds_between_lines=10.0):
+    """Twenty updates, four seconds apart, and what they left on the screen."""
+    clock = iter(np.arange(0.0, 1000.0, 4.0))
+    monkeypatch.setattr(time, 'monotonic', lambda: float(next(clock)))
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=terminal, width=60 if not terminal else 120, _environ={})
+    options = {'first_step': 0, 'batch_size': 50, 'epochs': 3, 'seconds_between_lines': seconds_between_lines}
+    with Display(300, console=console, **options) as display:
+        display.print('begin [not markup] ' + 'x' * 100)
+        for step in range(10, 210, 10):
+            display.update(step, epoch=1 + step // 100, loss=2.5 / step, accuracy=step / 300)
+    return screen.getvalue()
+
+
+def test_without_a_terminal_there_is_a_plain_line_now_and_then(monkeypatch):
+    text = show(monkeypatch, terminal=False)
+    lines = text.splitlines()
+    assert lines[0] == 'begin [not markup] ' + 'x' * 100, 'neither wrapped nor taken for markup'
+    # Twenty updates in 80 seconds, at least ten seconds apart.
+    assert len(lines) == 7
+    # Ten steps of 50 images in 4 seconds, 210 steps to go.
+    assert lines[3] == 'step 90/300  epoch 1/3  30%  loss 0.028  accuracy 30.0%  125 images/s  1:24 left'
+    assert '\x1b' not in text
+
+
+def test_every_update_is_shown_when_asked(monkeypatch):
+    assert len(show(monkeypatch, terminal=False, seconds_between_lines=0.0).splitlines()) == 21
+
+
+def test_speed_is_of_the_last_updates_and_time_left_of_all(monkeypatch):
+    # The first step compiles for 1000 s: it counts for nothing. Then 20 slow updates, and 20 of double speed.
+    times = [0.0, 1000.0, *(1000 + 4.0 * i for i in range(1, 21)), *(1080 + 2.0 * i for i in range(1, 21))]
+    clock = iter(times)
+    monkeypatch.setattr(time, 'monotonic', lambda: next(clock))
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=False, _environ={})
+    options = {'first_step': 100, 'batch_size': 8, 'epochs': 1, 'seconds_between_lines': 0.0}
+    with Display(200, console=console, **options) as display:
+        for step in range(101, 142):
+            display.update(step, epoch=1, loss=1.0, accuracy=0.5)
+    lines = screen.getvalue().splitlines()
+    assert lines[0] == 'step 101/200  epoch 1/1  50%  loss 1.000  accuracy 50.0%'
+    assert lines[20].endswith('2 images/s  5:16 left')  # 79 steps of 4 s
+    assert lines[40].endswith('4 images/s  2:57 left')  # 59 steps of 120 s / 40
+
+
+def test_a_terminal_that_cannot_redraw_gets_plain_lines():
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, _environ={'TERM': 'dumb'})
+    options = {'first_step': 0, 'batch_size': 1, 'epochs': 1, 'seconds_between_lines': 0.0}
+    with Display(10, console=console, **options) as display:
+        display.update(1, epoch=1, loss=1.0, accuracy=0.5)
+    assert screen.getvalue() == 'step 1/10  epoch 1/1  10%  loss 1.000  accuracy 50.0%\n'
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
+    # The bar redraws in a thread of its own, which keeps the real clock.
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, _environ={})
+    with Display(300, first_step=0, batch_size=50, epochs=3, console=console) as display:
+        display.update(10, epoch=1, loss=2.0, accuracy=0.125)
+        display.update(20, epoch=1, loss=1.0, accuracy=0.25)
+        display.print('a line that stays')
+    text = screen.getvalue()
+    assert 'epoch 1/3' in text
+    assert '7%  loss 1.000  accuracy 25.0%' in text
+    assert 'images/s' in text
+    assert 'a line that stays' in text
+
+
+@pytest.mark.parametrize(('seconds', 'text'), [(0.4, '0:00'), (59.6, '1:00'), (3599, '59:59'), (3661, '1:01:01')])
+def test_durations(seconds, text):
+    assert duration(seconds) == text

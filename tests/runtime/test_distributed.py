@@ -1,4 +1,4 @@
-"""How a process finds out that it is one of several, and what errors of the runtime mean."""
+"""How a process detects that it is one of several, and what errors of the runtime mean."""
 
 import importlib.util
 import os
@@ -104,29 +104,29 @@ def test_processes_that_nobody_joins_give_up_with_a_sentence():
     assert 'did not find each other within config.cluster.start_timeout = 2 s' in said or 'DEADLINE_EXCEEDED' in said
 
 
-def test_alone_a_process_leads_agrees_and_waits_for_nobody():
-    assert distributed.leads()
+def test_alone_a_process_is_primary_agrees_and_waits_for_nobody():
+    assert distributed.is_primary()
     distributed.barrier('nobody')
     assert distributed.all_agree(True) is True
     assert distributed.all_agree(False) is False
 
 
-def test_errors_of_the_runtime_are_explained(monkeypatch):
-    memory = distributed.explained(RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes\nmore'))
+def test_errors_of_the_runtime_are_translated(monkeypatch):
+    memory = distributed.translate_error(RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes\nmore'))
     assert isinstance(memory, UserError)
     assert str(memory).startswith(
         'The device has not enough memory: RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes. '
         'Try config.optim.accumulate=2'
     )
     other = RuntimeError('INTERNAL: gloo')
-    assert distributed.explained(other) is other
+    assert distributed.translate_error(other) is other
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    lost = distributed.explained(other)
+    lost = distributed.translate_error(other)
     assert isinstance(lost, LostProcessError)
     assert str(lost).startswith('Process 0 of 2 lost another, which has ended: INTERNAL: gloo.')
 
 
-def test_a_process_of_its_own_leaves_as_usual():
+def test_a_process_of_its_own_exits_as_usual():
     with pytest.raises(SystemExit) as left:
-        distributed.leave(3)
+        distributed.exit_process(3)
     assert left.value.code == 3

@@ -1,11 +1,9 @@
-import io
 import json
 import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from cpng_jax.runtime import metrics
 from cpng_jax.runtime.errors import UserError
@@ -111,78 +109,3 @@ def test_tensorboard_gets_the_numbers_by_path(tmp_path):
         seen |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
         position += 16 + length
     assert seen == {'epoch/loss': (7, pytest.approx(0.7)), 'epoch/beta/conv01': (7, 8.0)}
-
-
-def show(monkeypatch, terminal, seconds_between_lines=10.0):
-    """Twenty updates, four seconds apart, and what they left on the screen."""
-    clock = iter(np.arange(0.0, 1000.0, 4.0))
-    monkeypatch.setattr(metrics.time, 'monotonic', lambda: float(next(clock)))
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=terminal, width=60 if not terminal else 120, _environ={})
-    options = {'first_step': 0, 'batch_size': 50, 'epochs': 3, 'seconds_between_lines': seconds_between_lines}
-    with metrics.Display(300, console=console, **options) as display:
-        display.print('begin [not markup] ' + 'x' * 100)
-        for step in range(10, 210, 10):
-            display.update(step, epoch=1 + step // 100, loss=2.5 / step, accuracy=step / 300)
-    return screen.getvalue()
-
-
-def test_without_a_terminal_there_is_a_plain_line_now_and_then(monkeypatch):
-    text = show(monkeypatch, terminal=False)
-    lines = text.splitlines()
-    assert lines[0] == 'begin [not markup] ' + 'x' * 100, 'neither wrapped nor taken for markup'
-    # Twenty updates in 80 seconds, at least ten seconds apart.
-    assert len(lines) == 7
-    # Ten steps of 50 images in 4 seconds, 210 steps to go.
-    assert lines[3] == 'step 90/300  epoch 1/3  30%  loss 0.028  accuracy 30.0%  125 images/s  1:24 left'
-    assert '\x1b' not in text
-
-
-def test_every_update_is_shown_when_asked(monkeypatch):
-    assert len(show(monkeypatch, terminal=False, seconds_between_lines=0.0).splitlines()) == 21
-
-
-def test_speed_is_of_the_last_updates_and_time_left_of_all(monkeypatch):
-    # The first step compiles for 1000 s: it counts for nothing. Then 20 slow updates, and 20 of double speed.
-    times = [0.0, 1000.0, *(1000 + 4.0 * i for i in range(1, 21)), *(1080 + 2.0 * i for i in range(1, 21))]
-    clock = iter(times)
-    monkeypatch.setattr(metrics.time, 'monotonic', lambda: next(clock))
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=False, _environ={})
-    options = {'first_step': 100, 'batch_size': 8, 'epochs': 1, 'seconds_between_lines': 0.0}
-    with metrics.Display(200, console=console, **options) as display:
-        for step in range(101, 142):
-            display.update(step, epoch=1, loss=1.0, accuracy=0.5)
-    lines = screen.getvalue().splitlines()
-    assert lines[0] == 'step 101/200  epoch 1/1  50%  loss 1.000  accuracy 50.0%'
-    assert lines[20].endswith('2 images/s  5:16 left')  # 79 steps of 4 s
-    assert lines[40].endswith('4 images/s  2:57 left')  # 59 steps of 120 s / 40
-
-
-def test_a_terminal_that_cannot_redraw_gets_plain_lines():
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, _environ={'TERM': 'dumb'})
-    options = {'first_step': 0, 'batch_size': 1, 'epochs': 1, 'seconds_between_lines': 0.0}
-    with metrics.Display(10, console=console, **options) as display:
-        display.update(1, epoch=1, loss=1.0, accuracy=0.5)
-    assert screen.getvalue() == 'step 1/10  epoch 1/1  10%  loss 1.000  accuracy 50.0%\n'
-
-
-def test_on_a_terminal_there_is_a_bar(monkeypatch):
-    # The bar redraws in a thread of its own, which keeps the real clock.
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=120, _environ={})
-    with metrics.Display(300, first_step=0, batch_size=50, epochs=3, console=console) as display:
-        display.update(10, epoch=1, loss=2.0, accuracy=0.125)
-        display.update(20, epoch=1, loss=1.0, accuracy=0.25)
-        display.print('a line that stays')
-    text = screen.getvalue()
-    assert 'epoch 1/3' in text
-    assert '7%  loss 1.000  accuracy 25.0%' in text
-    assert 'images/s' in text
-    assert 'a line that stays' in text
-
-
-@pytest.mark.parametrize(('seconds', 'text'), [(0.4, '0:00'), (59.6, '1:00'), (3599, '59:59'), (3661, '1:01:01')])
-def test_durations(seconds, text):
-    assert metrics.duration(seconds) == text

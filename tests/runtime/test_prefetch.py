@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cpng_jax.runtime import sharding
-from cpng_jax.runtime.prefetch import Feed, Mark
+from cpng_jax.runtime import prefetch, sharding
+from cpng_jax.runtime.prefetch import Prefetcher, Timer
 
 
 class Busy:
@@ -26,37 +26,47 @@ def slow_batches(seconds):
 
 def make(seconds=0.05):
     mesh = sharding.make_mesh(4)
-    return Feed(slow_batches(seconds), mesh), mesh
+    return Prefetcher(slow_batches(seconds), mesh), mesh
 
 
 def test_batches_come_in_order_as_global_arrays():
-    feed, mesh = make(0.0)
+    prefetcher, mesh = make(0.0)
     for number in range(3):
-        batch = feed.next()
+        batch = prefetcher.next()
         np.testing.assert_array_equal(batch['image'], np.full((4, 2), number))
         assert isinstance(batch['label'], jax.Array)
         assert batch['label'].sharding.is_equivalent_to(sharding.over_batch(mesh), 1)
 
 
 def test_only_waits_that_leave_the_devices_idle_count():
-    feed, _ = make()
-    feed.next(Busy())  # pyright: ignore[reportArgumentType]
-    assert feed.waited == 0
-    feed.next()
-    first = feed.waited
+    prefetcher, _ = make()
+    prefetcher.next(Busy())  # pyright: ignore[reportArgumentType]
+    assert prefetcher.waited == 0
+    prefetcher.next()
+    first = prefetcher.waited
     assert first >= 0.05
     done = jax.block_until_ready(jnp.zeros(()))
-    feed.next(done)
-    assert feed.waited >= first + 0.05
+    prefetcher.next(done)
+    assert prefetcher.waited >= first + 0.05
 
 
-def test_the_way_between_two_marks():
-    feed, _ = make(0.0)
-    assert Mark.now(7, feed)[1:] == (7, 0.0)
-    pace = Mark(12.0, 30, 1.5).since(Mark(10.0, 20, 1.0), batch_size=64)
-    assert pace == {'seconds': 2.0, 'images_per_second': 320.0, 'data_wait': 0.25}
+def make_timer(monkeypatch, times, step):
+    """A timer of batches of 64 whose clock shows the given times."""
+    clock, (prefetcher, _) = iter(times), make(0.0)
+    monkeypatch.setattr(prefetch.time, 'monotonic', lambda: next(clock))
+    prefetcher.waited = 1.0
+    return Timer(prefetcher, 64, step), prefetcher
+
+
+def test_throughput_is_that_since_the_last_reset(monkeypatch):
+    timer, prefetcher = make_timer(monkeypatch, [10.0, 12.0, 20.0, 22.0], 20)
+    prefetcher.waited = 1.5
+    assert timer.throughput(30) == {'seconds': 2.0, 'images_per_second': 320.0, 'data_wait': 0.25}
+    timer.reset(30)
+    assert timer.throughput(40) == {'seconds': 2.0, 'images_per_second': 320.0, 'data_wait': 0.0}
 
 
 @pytest.mark.parametrize('later', [10.0, 9.0])
-def test_a_clock_that_stands_still_divides_nothing_by_zero(later):
-    assert np.isfinite(Mark(later, 1, 0.0).since(Mark(10.0, 0, 0.0), 1)['images_per_second'])
+def test_a_clock_that_stands_still_divides_nothing_by_zero(monkeypatch, later):
+    timer, _ = make_timer(monkeypatch, [10.0, later], 0)
+    assert np.isfinite(timer.throughput(1)['images_per_second'])

@@ -21,6 +21,15 @@ def test_the_batch_is_split_and_the_rest_is_whole():
     assert jax.device_put(1.0, sharding.replicated(mesh)).sharding.is_fully_replicated
 
 
+@pytest.mark.parametrize(
+    ('shape', 'expected'),
+    [((3, 3, 8, 16), (None, None, None, 'data')), ((16, 6), ('data',)), ((8, 8), ('data',)), ((3, 5), ()), ((), ())],
+)
+def test_the_longest_axis_that_devices_divide_is_split(shape, expected):
+    four_devices = jax.sharding.AbstractMesh((4,), ('data',))
+    assert tuple(sharding.along_longest_axis(shape, four_devices).spec) == expected
+
+
 def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(jax, 'device_count', lambda: 3)
     with pytest.raises(
@@ -34,7 +43,7 @@ def test_devices_compute_their_own_examples_alone():
     program = (
         'import re, jax, numpy as np\n'
         'from configs import digits\n'
-        'from cpng_jax.experiment import build, compile_steps, initial_state\n'
+        'from cpng_jax.training.setup import build, compile_steps, initial_state\n'
         'config = digits.get_config()\n'
         'config.batch_size, config.model.stages = 64, ((4,), (8,))\n'
         'built = build(config)\n'

@@ -10,32 +10,32 @@ from cpng_jax.runtime.config import flatten
 from cpng_jax.runtime.errors import UserError
 
 
-def test_claim_writes_the_whole_configuration_and_the_versions(tmp_path, tiny_config):
+def test_acquire_writes_the_whole_configuration_and_the_versions(tmp_path, tiny_config):
     folder = tmp_path / 'runs' / 'new'
-    workdir.claim(folder, tiny_config)
+    workdir.acquire(folder, tiny_config)
     assert json.loads((folder / 'config.json').read_text()) == json.loads(tiny_config.to_json())
     (entry,) = json.loads((folder / 'environment.json').read_text())
     assert entry['packages']['jax'] == jax.__version__
-    workdir.claim(folder, tiny_config)
+    workdir.acquire(folder, tiny_config)
     assert len(json.loads((folder / 'environment.json').read_text())) == 1
 
 
 def test_other_versions_are_added_not_overwritten(tmp_path, tiny_config):
-    workdir.claim(tmp_path, tiny_config)
+    workdir.acquire(tmp_path, tiny_config)
     path = tmp_path / 'environment.json'
     (old,) = json.loads(path.read_text())
     old['packages']['jax'] = '0.0.1'
     path.write_text(json.dumps([old]))
-    workdir.claim(tmp_path, tiny_config)
+    workdir.acquire(tmp_path, tiny_config)
     assert [entry['packages']['jax'] for entry in json.loads(path.read_text())] == ['0.0.1', jax.__version__]
 
 
 def test_another_configuration_is_refused_by_the_changed_keys(tmp_path, tiny_config):
-    workdir.claim(tmp_path, tiny_config)
+    workdir.acquire(tmp_path, tiny_config)
     before = (tmp_path / 'config.json').read_text()
     tiny_config.cpng.beta_init = 2.0
     tiny_config.epochs = 9
-    for function in (workdir.check, workdir.claim):
+    for function in (workdir.check, workdir.acquire):
         with pytest.raises(UserError, match=r'another configuration: cpng.beta_init: 1.0 -> 2.0; epochs: 3 -> 9\. '):
             function(tmp_path, tiny_config)
     assert (tmp_path / 'config.json').read_text() == before
@@ -47,7 +47,7 @@ def test_check_writes_nothing(tmp_path, tiny_config):
 
 
 def test_the_configuration_of_a_run_is_read_back(tmp_path, tiny_config):
-    workdir.claim(tmp_path, tiny_config)
+    workdir.acquire(tmp_path, tiny_config)
     assert flatten(workdir.load_config(tmp_path)) == flatten(tiny_config)
     stored = json.loads((tmp_path / 'config.json').read_text())
     for key in ('beta_from', 'beta_from_epoch'):  # as a run before there were these keys
@@ -65,13 +65,13 @@ def test_the_configuration_of_a_run_is_read_back(tmp_path, tiny_config):
 def test_a_damaged_file_is_named(tmp_path, tiny_config):
     (tmp_path / 'config.json').write_text('{"epochs": ')
     with pytest.raises(UserError, match=r'config.json is damaged .*choose another --workdir'):
-        workdir.claim(tmp_path, tiny_config)
+        workdir.acquire(tmp_path, tiny_config)
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_sentence(tmp_path, tiny_config):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'Cannot write to the workdir .*file/run: Not a directory'):
-        workdir.claim(tmp_path / 'file' / 'run', tiny_config)
+        workdir.acquire(tmp_path / 'file' / 'run', tiny_config)
 
 
 def test_write_json_leaves_the_old_file_when_it_fails(tmp_path):
