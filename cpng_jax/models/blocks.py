@@ -68,7 +68,7 @@ class ConvNorm(nn.Module):
       features: number of channels.
       kernel_size: edge of the kernel.
       stride: step in H and W.
-      unit: of the input, see `Conv`.
+      unit: of the input, see `Conv.packed`.
       norm: makes the `TdBN`.
     """
 
@@ -81,8 +81,8 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Normalised:
         """Maps `[T, B, H, W, C]` to currents `[T, B, H', W', features]`."""
-        x = Conv(self.features, self.kernel_size, self.stride, self.unit, name='conv')(x)
-        return self.norm(name='norm')(x, train=train)
+        x = Conv(self.features, self.kernel_size, self.stride, name='conv').packed(x, unit=self.unit)
+        return self.norm(name='norm').deferred(x, train=train)
 
 
 class ConvBlock(nn.Module):
@@ -93,7 +93,7 @@ class ConvBlock(nn.Module):
       time_steps: T of the spikes; an input with one time step is convolved and normalised once.
       kernel_size: edge of the kernel.
       stride: step in H and W.
-      unit: of the input, see `Conv`.
+      unit: of the input, see `Conv.packed`.
       neuron: makes the `LIF`.
       norm: makes the `TdBN`.
     """
@@ -109,5 +109,5 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps `[T or 1, B, H, W, C]` to spikes `[T, B, H', W', features]`."""
-        x = Conv(self.features, self.kernel_size, self.stride, self.unit, name='conv')(x)
-        return self.neuron(name='lif')(self.norm(name='norm')(x, train=train), self.time_steps)
+        x = Conv(self.features, self.kernel_size, self.stride, name='conv').packed(x, unit=self.unit)
+        return self.neuron(name='lif')(self.norm(name='norm').deferred(x, train=train), self.time_steps)

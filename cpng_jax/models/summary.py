@@ -120,7 +120,9 @@ def summarise(model: nn.Module, example: Array, density: Mapping[str, float] | N
 
     def record(next_function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result = next_function(*args, **kwargs)
-        if context.method_name == '__call__' and isinstance(context.module, nn.Conv | nn.Dense | TdBN | LIF):
+        # Both ways to call a tdBN come through `deferred`, and so each of them is counted once.
+        kinds = {'__call__': nn.Conv | nn.Dense | LIF, 'deferred': TdBN}
+        if isinstance(context.module, kinds.get(context.method_name, ())):
             calls.append((context.module, result.shape))
         return result
 

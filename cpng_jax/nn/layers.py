@@ -41,20 +41,30 @@ class Conv(nn.Module):
 
     Attributes:
       features: number of output channels.
-      kernel_size: edge of the kernel.
+      kernel_size: odd edge of the kernel.
       stride: step in H and W.
-      unit: what the input holds whole multiples of, 0 to 255 times, to keep it as bytes for the backward pass: 1 for
-        spikes and small sums of them; None for any other input.
     """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
-    unit: float | None = None
 
-    @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns `[T, B, H', W', features]`."""
+        return self.packed(x, unit=None)
+
+    @nn.compact
+    def packed(self, x: Array, *, unit: float | None) -> Array:
+        """The same convolution, whose backward pass keeps a byte for each number of its input.
+
+        Args:
+          x: `[T, B, H, W, C]`.
+          unit: what `x` holds whole multiples of, 0 to 255 times: 1 for spikes and small sums of them. None keeps `x`
+            as it is.
+
+        Returns:
+          `[T, B, H', W', features]`.
+        """
         x = jnp.asarray(x)
         _check_rank(x, 5, '[T, B, H, W, C]', 'Conv')
         if self.kernel_size % 2 != 1:
@@ -67,7 +77,7 @@ class Conv(nn.Module):
             use_bias=False,
             dtype=x.dtype,
             kernel_init=nn.initializers.he_normal(),
-            conv_general_dilated=functools.partial(convolve, unit=self.unit),
+            conv_general_dilated=functools.partial(convolve, unit=unit),
             name='conv',
         )
         return merge_time(conv, x)
@@ -146,16 +156,28 @@ class TdBN(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Normalised:
-        """Works out the normalisation and leaves it to the neurons to apply it.
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Normalises.
 
         Args:
           x: `[T, B, ..., C]`.
           train: take the batch's statistics and update the running ones.
 
         Returns:
-          What `LIF` takes; its method `array` applies it.
+          `[T, B, ..., C]` in the dtype of `x`.
+        """
+        return self.deferred(x, train=train).array()
+
+    @nn.compact
+    def deferred(self, x: Array, *, train: bool) -> Normalised:
+        """Works the normalisation out and leaves it to `LIF` to apply it, which saves the memory of a normalised copy.
+
+        Args:
+          x: `[T, B, ..., C]`.
+          train: take the batch's statistics and update the running ones.
+
+        Returns:
+          What `LIF` takes in place of an array.
         """
         x = jnp.asarray(x)
         mean, variance = RunningMoments(self.momentum, name='norm')(x, train=train)

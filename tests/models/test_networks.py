@@ -276,6 +276,26 @@ def test_operations_follow_the_density_of_the_inputs():
     assert math.prod((8, 8, 4)) + math.prod((4, 4, 6)) == summary.neurons
 
 
+class Importer(nn.Module):
+    """A network of someone who takes tdBN as an array, and once as what neurons apply."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(TdBN(name='applied')(Conv(4)(x), train=False))
+        return LIF()(TdBN(name='deferred').deferred(Conv(5)(x), train=False))
+
+
+def test_each_norm_is_counted_once_however_it_is_called():
+    summary = summarise(Importer(), jnp.zeros((2, 1, 6, 6, 3)))
+    assert [(layer.kind, layer.shape, layer.parameters) for layer in summary.layers] == [
+        ('conv', (2, 6, 6, 4), 9 * 3 * 4),
+        ('norm', (2, 6, 6, 4), 8),
+        ('conv', (2, 6, 6, 5), 9 * 4 * 5),
+        ('norm', (2, 6, 6, 5), 10),
+        ('lif', (2, 6, 6, 5), 0),
+    ]
+
+
 @pytest.mark.parametrize('connect', ['ADD', 'IAND'])
 @pytest.mark.parametrize('name', ['vgg', 'resnet20', 'sew_resnet18'])
 def test_what_is_kept_as_bytes_consists_of_its_unit(name, connect):
@@ -290,8 +310,8 @@ def test_what_is_kept_as_bytes_consists_of_its_unit(name, connect):
     model, seen = registry.build(config, 4), []
 
     def record(next_function, args, kwargs, context):
-        if isinstance(context.module, Conv) and context.method_name == '__call__':
-            seen.append((context.module.unit, np.asarray(args[0])))
+        if isinstance(context.module, Conv) and context.method_name == 'packed':
+            seen.append((kwargs['unit'], np.asarray(args[0])))
         return next_function(*args, **kwargs)
 
     images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)

@@ -37,7 +37,7 @@ def run_abstractly(model, shape):
 
     def record(next_function, args, kwargs, context):
         result = next_function(*args, **kwargs)
-        if context.method_name == '__call__' and hasattr(result, 'shape'):
+        if context.method_name in ('__call__', 'deferred') and hasattr(result, 'shape'):
             calls.append((context.module, result.shape))
         return result
 

@@ -59,6 +59,17 @@ def test_conv_is_cross_correlation(kernel_size, stride):
     close(y, expected[:, :, ::stride, ::stride])
 
 
+def test_packed_conv_is_the_same_layer_and_keeps_bytes():
+    spikes = f32(np.random.default_rng(0).integers(0, 2, (2, 3, 6, 7, 2)))
+    layer = Conv(4)
+    variables = layer.init(KEY, spikes)
+    packed = functools.partial(layer.apply, unit=1.0, method='packed')
+    assert jax.tree.structure(layer.init(KEY, spikes, unit=1.0, method='packed')) == jax.tree.structure(variables)
+    np.testing.assert_array_equal(packed(variables, spikes), layer.apply(variables, spikes))
+    kept = jax.tree.leaves(jax.vjp(lambda variables: packed(variables, spikes), variables)[1])
+    assert [leaf.dtype for leaf in kept if leaf.size == spikes.size] == [np.uint8]
+
+
 @pytest.mark.parametrize('kernel_size', [2, 4])
 def test_conv_refuses_even_kernels(kernel_size):
     # Padding of half the kernel on both sides makes the map grow.
@@ -119,11 +130,11 @@ def test_td_bn(norm_variables, alpha, v_th, shape):
     scale, bias = norm_variables['params'].values()
     running = norm_variables['batch_stats']['norm']
     close(
-        layer.apply(norm_variables, x, train=False).array(),
+        layer.apply(norm_variables, x, train=False),
         td_bn(x, scale, bias, alpha * v_th, running['mean'], running['var']),
     )
     y, updates = layer.apply(norm_variables, x, train=True, mutable=['batch_stats'])
-    close(y.array(), td_bn(x, scale, bias, alpha * v_th), atol=1e-4)
+    close(y, td_bn(x, scale, bias, alpha * v_th), atol=1e-4)
     new = updates['batch_stats']['norm']
     close(new['mean'], 0.7 * running['mean'] + 0.3 * f64(x).mean(axes))
     close(new['var'], 0.7 * running['var'] + 0.3 * f64(x).var(axes))
@@ -137,7 +148,6 @@ def test_td_bn_start():
         'batch_stats': {'norm': {'mean': (2,), 'var': (2,)}},
     }
     y, updates = TdBN(v_th=0.6).apply(variables, x, train=True, mutable=['batch_stats'])
-    y = y.array()
     close(np.mean(y, (0, 1)), np.zeros(2), atol=1e-6)
     close(np.std(y, (0, 1)), np.full(2, 0.6), rtol=1e-4)  # Zheng et al.: N(0, v_th^2)
     close(updates['batch_stats']['norm']['mean'], 0.1 * x.mean((0, 1)))
@@ -145,7 +155,7 @@ def test_td_bn_start():
 
 def test_td_bn_gradient(norm_variables):
     x, upstream = normal(4, 5, 3), normal(4, 5, 3, seed=1)
-    norm = lambda x: TdBN(v_th=1.5).apply(norm_variables, x, train=True, mutable=['batch_stats'])[0].array()
+    norm = lambda x: TdBN(v_th=1.5).apply(norm_variables, x, train=True, mutable=['batch_stats'])[0]
     loss = lambda x: jnp.sum(upstream * norm(x))
     hat = td_bn(x, 1, 0, 1)
     spread = np.sqrt(f64(x).var((0, 1)) + 1e-5)
@@ -157,7 +167,6 @@ def test_td_bn_in_bfloat16_measures_in_float32(norm_variables):
     x = jnp.asarray(normal(64, 64, 3), 'bfloat16') + jnp.bfloat16(4)
     y, updates = TdBN().apply(norm_variables, x, train=True, mutable=['batch_stats'])
     scale, bias = norm_variables['params'].values()
-    y = y.array()
     assert y.dtype == 'bfloat16'
     close(y, td_bn(f64(x), scale, bias, 1), rtol=2**-6, atol=2**-6)
     new, old = updates['batch_stats']['norm'], norm_variables['batch_stats']['norm']
@@ -165,12 +174,57 @@ def test_td_bn_in_bfloat16_measures_in_float32(norm_variables):
     close(new['var'], 0.9 * old['var'] + 0.1 * f64(x).var((0, 1)), rtol=1e-4)
 
 
+@pytest.mark.parametrize('train', [True, False], ids=['training', 'evaluation'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_td_bn_gives_any_layer_an_array(norm_variables, train, dtype):
+    """Values and gradients of `relu(norm(x))` in float64: by x, scale and bias, through the statistics in training."""
+    x, upstream = (jnp.asarray(normal(4, 5, 3, seed=seed), dtype) for seed in (2, 3))
+    layer, axes = TdBN(v_th=1.5, alpha=0.5), (0, 1)
+
+    @jax.jit
+    def run(params, x):
+        def forward(params, x):
+            y, _ = layer.apply({**norm_variables, 'params': params}, x, train=train, mutable=['batch_stats'])
+            assert isinstance(y, jax.Array)
+            return nn.relu(y)
+
+        y, pull = jax.vjp(forward, params, x)
+        return y, *pull(upstream)
+
+    y, d_params, d_x = run(norm_variables['params'], x)
+    assert y.dtype == d_x.dtype == dtype
+    scale, bias = norm_variables['params'].values()
+    running = norm_variables['batch_stats']['norm']
+    mean, variance = (f64(x).mean(axes), f64(x).var(axes)) if train else (running['mean'], f64(running['var']))
+    hat, spread = td_bn(x, 1, 0, 1, mean, variance), np.sqrt(variance + 1e-5)
+    normalised = scale * 0.75 * hat + bias
+    d_y = f64(upstream) * (normalised > 0)
+    through = d_y - d_y.mean(axes) - hat * (d_y * hat).mean(axes) if train else d_y
+    tolerance = {'float32': 1e-4, 'bfloat16': 2**-6}[dtype]
+    agree = functools.partial(close, rtol=tolerance, atol=tolerance)
+    agree(y, np.maximum(normalised, 0))
+    agree(d_x, scale * 0.75 / spread * through)
+    agree(d_params['scale'], 0.75 * (d_y * hat).sum(axes))
+    agree(d_params['bias'], d_y.sum(axes))
+
+
+def test_td_bn_left_to_the_neurons_gives_the_same_spikes(norm_variables):
+    x = normal(4, 5, 3)
+    apply = functools.partial(TdBN().apply, norm_variables, train=True, mutable=['batch_stats'])
+    (now, updates), (later, others) = apply(x), apply(x, method='deferred')
+    jax.tree.map(np.testing.assert_array_equal, updates, others)
+    np.testing.assert_array_equal(now, later.array())
+    neurons = lambda currents: LIF().apply({'surrogate': {'beta': 1.0}}, currents)
+    assert neurons(now).any()
+    np.testing.assert_array_equal(neurons(now), neurons(later))
+
+
 class Block(nn.Module):
     """Convolution, norm and neurons, with the first two computed once or at each step."""
 
     @nn.compact
     def __call__(self, x):
-        return LIF()(TdBN()(Conv(4)(x), train=True), 5)
+        return LIF()(TdBN().deferred(Conv(4)(x), train=True), 5)
 
 
 def test_computing_a_static_image_once_changes_nothing():
@@ -219,7 +273,7 @@ def test_tdbn_is_right_where_the_mean_is_far_above_the_spread(mean):
     out, _ = TdBN(epsilon=0.0).init_with_output(jax.random.key(0), x, train=True)
     exact = x.astype(np.float64)
     expected = (exact - exact.mean(axis=(0, 1, 2, 3))) / exact.std(axis=(0, 1, 2, 3))
-    np.testing.assert_allclose(out.array(), expected, atol=2e-6 * max(mean, 1))
+    np.testing.assert_allclose(out, expected, atol=2e-6 * max(mean, 1))
 
 
 @pytest.mark.parametrize(('edge', 'stride'), [(8, 2), (7, 2), (5, 1), (1, 2)])
