@@ -10,6 +10,7 @@ from cpng_jax.runtime import distributed, sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import check
+from cpng_jax.training import state_v1
 from cpng_jax.training.setup import Setup, compile_steps, initial_state
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import EvalStep
@@ -71,7 +72,7 @@ def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
       UserError: none can be read, or one belongs to another network.
     """
     checkpoints = Checkpoints(workdir, keep=setup.config.checkpoint.keep)
-    restored = checkpoints.restore(initial_state(setup), setup.config.eval.checkpoint)
+    restored = checkpoints.restore(initial_state(setup), setup.config.eval.checkpoint, older=[state_v1.LAYOUT])
     checkpoints.close()
     return None if restored is None else restored[0]
 

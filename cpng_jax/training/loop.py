@@ -22,7 +22,7 @@ from cpng_jax.runtime.prefetch import Prefetcher, Timer
 from cpng_jax.runtime.profile import Profile, memory_usage
 from cpng_jax.runtime.signals import Stopped, StopRequest
 from cpng_jax.runtime.workdir import acquire
-from cpng_jax.training import optim
+from cpng_jax.training import optim, state_v1
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.training.set_beta import UpdateBeta
 from cpng_jax.training.setup import (
@@ -99,7 +99,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
         fresh = initial_state(setup)
-        state, results = checkpoints.restore(fresh) or (fresh, _NO_RESULTS)
+        state, results = checkpoints.restore(fresh, older=[state_v1.LAYOUT]) or (fresh, _NO_RESULTS)
         results = _train_from(setup, workdir, checkpoints, state, results)
     except OSError as error:
         raise UserError(

@@ -6,6 +6,7 @@ from flax import struct
 
 from cpng_jax.control.cpng import CPNGState
 from cpng_jax.nn.surrogate import Array
+from cpng_jax.runtime.checkpoint import Layout
 from cpng_jax.training import state as today
 
 PyTree = Any
@@ -75,3 +76,6 @@ def upgrade(old: TrainState, target: today.TrainState) -> today.TrainState:
         old.cpng if isinstance(target.control, CPNGState) else target.control,
         today.EpochTotals(epoch.steps, epoch.loss, epoch.correct, epoch.firing_rate, {collection: epoch.membrane}),
     )
+
+
+LAYOUT = Layout(before, upgrade)
