@@ -1,0 +1,185 @@
+"""What every rule of the table keeps to: the pair (init, update), its needs, and what goes with it."""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cpng_jax.control import fixed, from_run, rules
+from cpng_jax.control.controller import MEASURED, Controller, FirstLayer, Observed, Report, Settings, stateless
+from cpng_jax.control.layer_tree import by_layer
+from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
+
+f32: Any = functools.partial(np.asarray, dtype=np.float32)
+
+BETA = {'conv01': {'lif': {'beta': f32(0.9)}}, 'conv02': {'lif': {'beta': f32([0.5, 1.5])}}}
+FOUND = {'conv01/lif': 0.25, 'conv02/lif': 4.0}
+SETTINGS = {'beta_of_run': lambda folder: FOUND, 'decay_learnt': True}
+OPTIONS = {'from_run': {'beta_from': 'runs/x'}}
+
+
+def like_beta(make):
+    return jax.tree.map(lambda leaf: make(leaf.shape), BETA)
+
+
+def everything(**changes) -> Observed:
+    """What every rule may look at."""
+    moments = lambda shape: MembraneStats(np.full(shape, 0.2, np.float32), np.full(shape, 0.7, np.float32))
+    shares = lambda shape: MembraneDistances(np.broadcast_to(f32(np.linspace(0, 1, len(DISTANCES))), (*shape, 41)))
+    return Observed(
+        membrane=like_beta(moments),
+        distances=like_beta(shares),
+        params={'conv01': {'lif': {'decay': f32(0.1)}}, 'conv02': {'lif': {'decay': f32(-0.3)}}},
+        first_layer=FirstLayer(
+            jnp.asarray([0.3, -0.4]), lambda weights, beta: jnp.sum(weights**2) * beta['conv01']['lif']['beta']
+        ),
+        updates=1,
+    )._replace(**changes)
+
+
+def make(name: str, **settings) -> Controller:
+    return rules.make(name, Settings(options=OPTIONS.get(name, {}), **(SETTINGS | settings)))
+
+
+@pytest.fixture(params=[*rules.RULES, 'cpng counted'])
+def controller(request) -> Controller:
+    name, *counted = request.param.split()
+    return make(name, counted=bool(counted))
+
+
+def test_update_is_pure_and_the_same_under_jit(controller):
+    beta, observed = jax.tree.map(np.copy, BETA), everything()
+    state = controller.init(beta)
+    first = controller.update(observed, beta, state)
+    second = controller.update(observed, beta, state)
+    jitted = jax.jit(lambda beta, state: controller.update(observed, beta, state))(beta, state)
+    chex.assert_trees_all_equal(first, second)
+    chex.assert_trees_all_close(first, jitted, rtol=1e-6)
+    chex.assert_trees_all_equal(beta, BETA)
+
+
+def test_beta_and_state_keep_their_layout_over_many_updates(controller):
+    beta, state = BETA, controller.init(BETA)
+    for number in range(3):
+        beta, state, report = controller.update(everything(updates=number), beta, state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(beta, BETA)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, controller.init(BETA))
+        assert isinstance(report, Report)
+        chex.assert_trees_all_equal_structs(report.skipped, BETA)
+        for tree in controller.numbers(state).values():
+            chex.assert_trees_all_equal_shapes(tree, BETA)
+
+
+def test_it_looks_at_nothing_but_what_it_needs(controller):
+    assert set(controller.needs) <= set(Observed._fields)
+    bare = Observed(updates=1, **{name: getattr(everything(), name) for name in controller.needs})
+    state = controller.init(BETA)
+    chex.assert_trees_all_equal(controller.update(bare, BETA, state), controller.update(everything(), BETA, state))
+    for name in controller.needs:
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            jax.block_until_ready(controller.update(bare._replace(**{name: None}), BETA, state))
+
+
+def test_what_is_measured_has_a_field():
+    assert set(MEASURED) <= set(Observed._fields)
+
+
+def test_a_rule_that_runs_in_the_step_never_recompiles(controller):
+    chex.clear_trace_counter()
+    loss = everything().first_layer.loss  # pyright: ignore[reportOptionalMemberAccess]
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def update(observed, weights, beta, state):
+        return controller.update(observed._replace(first_layer=FirstLayer(weights, loss)), beta, state)
+
+    beta, state = BETA, controller.init(BETA)
+    for number in range(4):
+        observed = everything(first_layer=None, updates=jnp.int32(number))
+        beta, state, _ = update(observed, jnp.ones(2), beta, state)
+
+
+def test_fixed_keeps_beta():
+    beta, state, report = make('fixed').update(Observed(), BETA, ())
+    chex.assert_trees_all_equal(beta, BETA)
+    assert state == ()
+    assert report.skipped_layers() == []
+
+
+@pytest.mark.parametrize('wanted', [np.nan, np.inf, 0.0, -1.0])
+def test_without_a_usable_width_a_layer_keeps_its_own_and_is_named(wanted):
+    aims = {'conv01': {'lif': {'beta': f32(2)}}, 'conv02': {'lif': {'beta': f32([wanted, 3])}}}
+    controller = stateless(lambda observed, beta: aims)
+    beta, _, report = controller.update(Observed(), BETA, ())
+    assert by_layer(beta['conv01']) == {'lif': 2}
+    np.testing.assert_array_equal(beta['conv02']['lif']['beta'], f32([0.5, 3]))
+    assert report.skipped_layers() == ['conv02/lif']
+
+
+def found_beta():
+    return {'conv01': {'lif': {'beta': f32(0.25)}}, 'conv02': {'lif': {'beta': f32([4, 4])}}}
+
+
+@pytest.mark.parametrize(('epochs', 'per_epoch'), [(0, 1), (2, 1), (2, 3)])
+def test_the_beta_of_another_run_is_taken_once_its_epoch_has_come(epochs, per_epoch):
+    options = {'beta_from': 'runs/x', 'beta_from_epoch': epochs}
+    controller = rules.make('from_run', Settings(options=options, updates_per_epoch=per_epoch, **SETTINGS))
+    assert controller.start is not None
+    beta, state = controller.start(Observed(), BETA, controller.init(BETA))
+    for number in range(1, 9):
+        due = number > epochs * per_epoch
+        chex.assert_trees_all_equal(beta, found_beta() if due else BETA)
+        beta, state, _ = controller.update(Observed(updates=number), beta, state)
+    chex.assert_trees_all_equal(beta, found_beta())
+
+
+def test_another_rule_goes_on_from_it():
+    """The rule's own state and needs stay; its beta is replaced at that one update."""
+    options = {'beta_from': 'runs/x', 'beta_from_epoch': 2}
+    both, alone = make('cpng'), rules.make('cpng', Settings(options=options, **SETTINGS))
+    assert alone.needs == both.needs
+    state = alone.init(BETA)
+    for number, expected in ((1, BETA), (2, found_beta())):
+        _, plain, _ = both.update(everything(updates=number), BETA, state)
+        beta, state, _ = alone.update(everything(updates=number), BETA, state)
+        chex.assert_trees_all_equal(state, plain)
+        chex.assert_trees_all_equal(beta, expected)
+    after, _, _ = alone.update(everything(updates=3), beta, state)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(after, found_beta())
+
+
+def test_start_of_what_follows_comes_first():
+    doubling = fixed.RULE.make(Settings())._replace(
+        start=lambda observed, beta, state: (jax.tree.map(lambda leaf: 2 * leaf, beta), state)
+    )
+    beta, _ = from_run.followed_by(FOUND, 1, doubling).start(Observed(), BETA, ())  # pyright: ignore[reportOptionalCall]
+    chex.assert_trees_all_equal(beta, jax.tree.map(lambda leaf: 2 * leaf, BETA))
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'sentence'),
+    [
+        ('mpd_agl', {'counted': True}, 'config.cpng.chi is counted and config.cpng.rule is mpd_agl'),
+        ('ds_atgo', {'counted': True}, 'config.cpng.chi is counted and config.cpng.rule is ds_atgo'),
+        ('lsg', {'decay_learnt': False}, 'set config.neuron.learn_tau to True'),
+        ('dspike', {'every': 'batch'}, 'config.cpng.every is batch, expected epoch'),
+        ('from_run', {'options': {}}, "config.cpng.beta_from '', expected the folder of a run"),
+    ],
+)
+def test_what_does_not_go_together_is_a_sentence(name, settings, sentence):
+    with pytest.raises(ValueError, match=sentence.replace('.', r'\.')):
+        rules.make(name, Settings(**(SETTINGS | settings)))
+
+
+@pytest.mark.parametrize('rule', rules.RULES.values(), ids=rules.RULES.keys())
+def test_options_accept_their_defaults_and_say_what_they_mean(rule):
+    assert rule.title
+    for option in rule.options:
+        assert option.range.accepts(option.default)
+        assert option.meaning
+        assert option.since

@@ -1,0 +1,71 @@
+"""Checkpoints as version 0.1 wrote them: they are read, and the run goes on as it would have."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cpng_jax.control.cpng import CPNGState
+from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime.workdir import write_json
+from cpng_jax.training import loop, state_v1
+from cpng_jax.training.setup import build, initial_state
+from cpng_jax.training.state import TrainState
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state
+
+
+def as_v1(state: TrainState) -> state_v1.TrainState:
+    """What version 0.1 would have saved: it had a recorder in every run, infinite where another rule set beta."""
+    recorder = state.control
+    if not isinstance(recorder, CPNGState):
+        recorder = CPNGState(jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.inf), state.surrogate))
+    return state_v1.before(state).replace(cpng=recorder)
+
+
+def rewrite_as_v1(config, workdir, copy):
+    """A copy of a run whose latest checkpoint has the old layout."""
+    checkpoints = Checkpoints(workdir)
+    restored = checkpoints.restore(initial_state(build(config)))
+    checkpoints.close()
+    assert restored is not None
+    state, progress = restored
+    copy.mkdir()
+    write_json(copy / 'config.json', config.to_dict())
+    (copy / 'metrics.jsonl').write_bytes((workdir / 'metrics.jsonl').read_bytes())
+    old = Checkpoints(copy)
+    old.save(int(state.step), as_v1(state), progress, progress['test_accuracy'])
+    old.close()
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'cpng.enabled': False}, {'cpng.chi': 'counted'}, {'cpng.rule': 'mpd_agl', 'cpng.every': 'batch'}],
+    ids=['cpng', 'fixed', 'counted', 'mpd_agl'],
+)
+def test_a_run_of_version_0_1_goes_on_bit_for_bit(tmp_path, tiny_config, changes):
+    tiny_config.update_from_flattened_dict(changes)
+    tiny_config.epochs, tiny_config.checkpoint.keep = 2, 3
+    whole, copy = tmp_path / 'whole', tmp_path / 'copy'
+    loop.run(tiny_config, whole)
+    state, rows = final_state(tiny_config, whole), epoch_rows(whole)
+    latest = max(int(path.name) for path in (whole / 'checkpoints').iterdir() if path.name.isdigit())
+    (whole / 'checkpoints' / str(latest)).rename(tmp_path / 'last')
+    rewrite_as_v1(tiny_config, whole, copy)
+    assert loop.run(tiny_config, copy, 'eval')['step'] == latest // 2
+    loop.run(tiny_config, copy)
+    assert_bitwise_equal(final_state(tiny_config, copy), state)
+    assert epoch_rows(copy) == rows
+
+
+def test_the_recorder_is_kept_where_the_rule_has_one_and_dropped_elsewhere(tiny_config):
+    cpng = initial_state(build(tiny_config))
+    recorder = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), cpng.surrogate)
+    old = as_v1(cpng).replace(cpng=CPNGState(recorder))
+    chex.assert_trees_all_equal(state_v1.upgrade(old, cpng).control, CPNGState(recorder))
+    tiny_config.cpng.enabled = False
+    fixed = initial_state(build(tiny_config))
+    upgraded = state_v1.upgrade(old, fixed)
+    assert upgraded.control == ()
+    chex.assert_trees_all_equal_structs(upgraded, fixed)
+    np.testing.assert_array_equal(upgraded.step, 0)
