@@ -7,10 +7,9 @@ start, one line for both of its cases. As in their published code no gradient fl
 evaluation takes its running average; that code leaves the mean out of Eq. 7, which here is as printed.
 
 Written for comparison, by `lax.scan` as JAX differentiates it: slower than `LIF`, and with several devices they wait
-for each other at each time step. The backward half alone, at a fixed threshold, is `rules.ds_atgo`.
+for each other at each time step. The backward half alone, at a fixed threshold, is `control.ds_atgo`.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.neuron import LIF, Term, check_terms, count_steps
+from cpng_jax.nn.neuron import LIF, Currents, as_terms, check_decay, number_of_steps
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
 
@@ -42,7 +41,7 @@ class Adapted(NamedTuple):
 
 
 def adapted_lif(
-    currents: Term | Sequence[Term],
+    currents: Currents,
     beta: ArrayLike,
     thresholds: Array | None = None,
     *,
@@ -55,24 +54,25 @@ def adapted_lif(
     """Runs a layer of neurons whose threshold follows their potentials (Eq. 5 and 7 of DS-ATGO).
 
     Args:
-      currents: as of `lif`.
+      currents: pre-synaptic input, floating, `[T, ...]`; or `Normalised`; or a sequence of such terms, which are added.
       beta: width parameter where the threshold is `v_th`; scalar or broadcastable to `[...]`.
       thresholds: `[T]`, to be taken instead of those of the potentials, as evaluation does.
-      tau: as of `lif`.
+      tau: decay of the membrane potential per time step, 0 to 1.
       v_th: threshold at the start, which that of a step is compared with.
-      surrogate: as of `lif`.
-      detach_reset: as of `lif`.
-      time_steps: as of `lif`.
+      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      detach_reset: drop the gradient through the reset, the last term of Eq. 8.
+      time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
 
     Returns:
       `Adapted`; no gradient flows through all but the spikes.
 
     Raises:
-      TypeError: as `lif`.
-      ValueError: as `lif`.
+      TypeError: `currents` is not floating.
+      ValueError: `currents` has no time step or neither 1 nor `time_steps`, or tau lies outside 0 to 1.
     """
-    terms = check_terms(currents, tau)
-    steps, out = count_steps(terms, time_steps), terms[0].values.dtype
+    terms = as_terms(currents)
+    check_decay(tau)
+    steps, out = number_of_steps(terms, time_steps), terms[0].values.dtype
     total = time_loop.sum_of(terms)
     total = jnp.broadcast_to(total, (steps, *total.shape[1:]))
 
@@ -80,6 +80,7 @@ def adapted_lif(
         (u, s), (current, threshold) = carry, now
         kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
         u = jnp.asarray(tau * u * kept + current, total.dtype)
+        # Eq. 5 by the potentials of all neurons, here and on other devices. No gradient, as in their code.
         seen = jax.lax.stop_gradient(u)
         if threshold is None:
             threshold = jnp.mean(seen) + jnp.std(seen)
@@ -100,19 +101,21 @@ class AdaptedLIF(LIF):
     """
 
     @nn.compact
-    def __call__(self, currents: Term | Sequence[Term], time_steps: int | None = None) -> Array:
+    def __call__(self, currents: Currents, time_steps: int | None = None) -> Array:
         """Computes the spikes of the layer.
 
         Args:
-          currents: as of `LIF`.
-          time_steps: as of `LIF`.
+          currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`; or
+            `Normalised`, as `TdBN.deferred` gives it; or a sequence of such terms, which are added.
+          time_steps: T, if it is not that of `currents`.
 
         Returns:
-          As of `LIF`.
+          `[T, B, ...]`, in the dtype of `currents`.
         """
-        tau, beta = self.decay(), self.width(currents)
-        steps = lambda: count_steps(check_terms(currents, tau), time_steps)
-        running = self.variable('batch_stats', 'threshold', lambda: jnp.full(steps(), self.v_th, jnp.float32))
+        terms = as_terms(currents)
+        beta, tau = self.width(terms), self.decay()
+        steps = number_of_steps(terms, time_steps)
+        running = self.variable('batch_stats', 'threshold', lambda: jnp.full(steps, self.v_th, jnp.float32))
         training = self.is_mutable_collection('batch_stats') and not self.is_initializing()
         spikes, near, thresholds = adapted_lif(
             currents,

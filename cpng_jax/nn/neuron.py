@@ -11,10 +11,11 @@ from flax import linen as nn
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_stats, pooled
 from cpng_jax.nn.surrogate import TRIANGULAR, Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
-from cpng_jax.nn.time_loop import Normalised
+from cpng_jax.nn.time_loop import Neurons, Normalised, Parameters, Terms
 
-# One term of a pre-synaptic input.
+# Pre-synaptic input of a layer: one term, or several of one shape that are added.
 Term = ArrayLike | Normalised
+Currents = Term | Sequence[Term]
 
 IMPLEMENTATIONS = ('scan', 'pallas')
 
@@ -23,7 +24,7 @@ DECAY = 'decay'
 
 
 def lif(
-    currents: Term | Sequence[Term],
+    currents: Currents,
     beta: ArrayLike,
     *,
     tau: ArrayLike = 0.5,
@@ -61,96 +62,78 @@ def lif(
       ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, there is no
         such implementation, or it cannot measure channels.
     """
-    spikes, stats, _ = _run(
-        currents, beta, tau, v_th, surrogate, detach_reset, time_steps, implementation, per_channel=per_channel
+    terms = as_terms(currents)
+    neurons = Neurons(
+        get_surrogate(surrogate), detach_reset, number_of_steps(terms, time_steps), per_channel=per_channel
     )
+    spikes, stats, _ = _run(terms, Parameters(beta, tau, v_th), neurons, implementation)
     return spikes, stats
 
 
 def _run(
-    currents: Term | Sequence[Term],
-    beta: ArrayLike,
-    tau: ArrayLike,
-    v_th: ArrayLike,
-    surrogate: str | Surrogate,
-    detach_reset: bool,
-    time_steps: int | None,
-    implementation: str,
-    count: bool = False,
-    per_channel: bool = False,
+    terms: Terms, parameters: Parameters, neurons: Neurons, implementation: str
 ) -> tuple[Array, MembraneStats, MembraneDistances | None]:
-    """What `lif` does and returns; and, if asked to count, how near the potentials are to the threshold."""
+    """Spikes and statistics of a layer; and, if asked to count, how near the potentials are to the threshold."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
-    terms, surrogate = check_terms(currents, tau), get_surrogate(surrogate)
-    neurons = time_loop.Neurons(surrogate, detach_reset, count_steps(terms, time_steps), count, per_channel)
+    check_decay(parameters.tau)
     if implementation == 'pallas':
-        if count or per_channel:
-            raise ValueError(
-                "implementation is 'pallas', expected 'scan': its kernels measure mean and variance of whole layers."
-            )
-        from cpng_jax.nn import pallas_loop  # which only this needs
-
-        total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
-        spikes, mean, variance = pallas_loop.integrate(total, beta, cast(float, tau), cast(float, v_th), neurons)
-        return spikes, MembraneStats(mean, variance), None
-    u = terms[0].values[0]
-    arrays = (broadcastable(name, value, u) for name, value in (('beta', beta), ('tau', tau), ('v_th', v_th)))
-    outputs: Any = time_loop.integrate(terms, *arrays, neurons)
+        return _run_kernels(terms, parameters, neurons)
+    outputs: Any = time_loop.integrate(terms, _as_arrays(parameters, terms), neurons)
     spikes, measured = outputs
     measured = jax.lax.stop_gradient(measured)
     # All parts are of one size, so that the share among all potentials is the mean of theirs.
     distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
-    return spikes, pooled(measured, per_channel), distances
+    return spikes, pooled(measured, neurons.per_channel), distances
+
+
+def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> tuple[Array, MembraneStats, None]:
+    """The same by the Pallas kernels."""
+    if neurons.count or neurons.per_channel:
+        raise ValueError(
+            "implementation is 'pallas', expected 'scan': its kernels measure mean and variance of whole layers."
+        )
+    from cpng_jax.nn import pallas_loop  # here, since importing Pallas takes long and little else needs it
+
+    total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
+    beta, tau, v_th = parameters
+    spikes, mean, variance = pallas_loop.integrate(total, beta, cast(float, tau), cast(float, v_th), neurons)
+    return spikes, MembraneStats(mean, variance), None
+
+
+def _as_arrays(parameters: Parameters, terms: Terms) -> Parameters:
+    """The parameters as floating arrays, each checked to broadcast to the potentials of a step."""
+    u = terms[0].values[0]
+    return Parameters(*(broadcastable(name, value, u) for name, value in parameters._asdict().items()))
 
 
 def potentials(
-    currents: Term | Sequence[Term], *, tau: ArrayLike = 0.5, v_th: ArrayLike = 1.0, time_steps: int | None = None
+    currents: Currents, *, tau: ArrayLike = 0.5, v_th: ArrayLike = 1.0, time_steps: int | None = None
 ) -> Array:
     """Computes the membrane potentials that `lif` has before the reset, at every time step (Eq. 2).
 
     Args:
-      currents: as of `lif`.
-      tau: as of `lif`.
-      v_th: as of `lif`.
-      time_steps: as of `lif`.
+      currents: pre-synaptic input, floating, `[T, ...]`; or `Normalised`; or a sequence of such terms, which are added.
+      tau: decay of the membrane potential per time step, 0 to 1.
+      v_th: threshold, scalar or broadcastable to `[...]`.
+      time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
 
     Returns:
       `[T, ...]`, in at least float32.
 
     Raises:
-      TypeError: as `lif`.
-      ValueError: as `lif`.
+      TypeError: `currents` is not floating.
+      ValueError: `currents` has no time step or neither 1 nor `time_steps`, or tau lies outside 0 to 1.
     """
-    terms = check_terms(currents, tau)
-    # The surrogate gradient has no part in the forward pass.
-    neurons = time_loop.Neurons(TRIANGULAR, detach_reset=False, time_steps=count_steps(terms, time_steps))
-    u = terms[0].values[0]
-    return time_loop.potentials(terms, broadcastable('tau', tau, u), broadcastable('v_th', v_th, u), neurons)
-
-
-def count_steps(terms: time_loop.Terms, time_steps: int | None) -> int:
-    """Tells T, checked against the time steps of the currents.
-
-    Args:
-      terms: of the currents.
-      time_steps: T, or None for that of the currents.
-
-    Returns:
-      T.
-
-    Raises:
-      ValueError: the currents have neither 1 nor `time_steps`.
-    """
-    given = len(terms[0].values)
-    time_steps = given if time_steps is None else time_steps
-    if given not in (1, time_steps):
-        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
-    return time_steps
+    terms = as_terms(currents)
+    check_decay(tau)
+    # The surrogate gradient and its width have no part in the forward pass: any will do.
+    neurons = Neurons(TRIANGULAR, detach_reset=False, time_steps=number_of_steps(terms, time_steps))
+    return time_loop.potentials(terms, _as_arrays(Parameters(1.0, tau, v_th), terms), neurons)
 
 
 def lif_reference(
-    currents: Term | Sequence[Term],
+    currents: Currents,
     beta: ArrayLike,
     *,
     tau: ArrayLike = 0.5,
@@ -161,21 +144,22 @@ def lif_reference(
     """Defines what `lif` computes, as Eq. 2 reads; JAX differentiates the loop. Slower, for reading and for tests.
 
     Args:
-      currents: as of `lif`.
-      beta: as of `lif`.
-      tau: as of `lif`.
-      v_th: as of `lif`.
-      surrogate: as of `lif`.
-      detach_reset: as of `lif`.
+      currents: pre-synaptic input, floating, `[T, ...]`; or `Normalised`; or a sequence of such terms, which are added.
+      beta: width of the surrogate gradient, scalar or broadcastable to `[...]`.
+      tau: decay of the membrane potential per time step, 0 to 1.
+      v_th: threshold, scalar or broadcastable to `[...]`.
+      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      detach_reset: drop the gradient through the reset, the last term of Eq. 8.
 
     Returns:
-      As `lif`.
+      `(spikes, stats)`: spikes 0 or 1, `[T, ...]` in the dtype of `currents`, and the `MembraneStats` of the layer.
 
     Raises:
-      TypeError: as `lif`.
-      ValueError: as `lif`.
+      TypeError: `currents` is not floating.
+      ValueError: `currents` has no time step, or tau lies outside 0 to 1.
     """
-    terms = check_terms(currents, tau)
+    terms = as_terms(currents)
+    check_decay(tau)
     total, out = time_loop.sum_of(terms), terms[0].values.dtype
 
     def step(carry: tuple[Array, Array], current: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -190,22 +174,20 @@ def lif_reference(
     return spikes, membrane_stats(of_all_steps)
 
 
-def check_terms(currents: Term | Sequence[Term], tau: ArrayLike) -> time_loop.Terms:
-    """Brings currents into terms, once they and tau have been checked.
+def as_terms(currents: Currents) -> Terms:
+    """Makes pre-synaptic currents a tuple of terms, checked.
 
     Args:
-      currents: as of `lif`.
-      tau: as of `lif`.
+      currents: floating, `[T, ...]`; or `Normalised`; or a sequence of such terms of one shape.
 
     Returns:
-      The terms.
+      The terms, a plain array as one with nothing to apply.
 
     Raises:
-      TypeError: as `lif`.
-      ValueError: as `lif`.
+      TypeError: a term is not floating.
+      ValueError: a term has no time step, or the shapes differ.
     """
-    if isinstance(tau, int | float) and not 0 <= tau <= 1:
-        raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
+    # `Normalised` is itself a tuple.
     one = isinstance(currents, Normalised) or not isinstance(currents, tuple | list)
     terms = tuple(map(_term, cast(Any, [currents] if one else currents)))
     shapes = {term.shape for term in terms}
@@ -223,10 +205,37 @@ def _term(term: Term) -> Normalised:
     if values.ndim == 0 or len(values) == 0:
         raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {values.shape}.')
     if affine is not None and values.ndim > 2:
-        # One row for each example. Their sum over the examples, and so over devices, then comes after the loop.
+        # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a sum
+        # inside it would have the devices wait for each other at every step.
         each = lambda x: jnp.broadcast_to(x, (values.shape[1], *(1,) * (values.ndim - 2 - jnp.ndim(x)), *jnp.shape(x)))
         affine = jax.tree.map(each, affine)
     return Normalised(values, affine)
+
+
+def number_of_steps(terms: Terms, time_steps: int | None) -> int:
+    """Returns T: `time_steps`, or that of the currents where it is None.
+
+    Args:
+      terms: of the currents.
+      time_steps: T, or None.
+
+    Returns:
+      T.
+
+    Raises:
+      ValueError: the currents have neither 1 nor `time_steps`.
+    """
+    given = len(terms[0].values)
+    time_steps = given if time_steps is None else time_steps
+    if given not in (1, time_steps):
+        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
+    return time_steps
+
+
+def check_decay(tau: ArrayLike) -> None:
+    """Raises ValueError where a decay that is a number, not an array, lies outside 0 to 1."""
+    if isinstance(tau, int | float) and not 0 <= tau <= 1:
+        raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
 
 
 class LIF(nn.Module):
@@ -262,34 +271,32 @@ class LIF(nn.Module):
     learn_tau: bool = False
 
     @nn.compact
-    def __call__(self, currents: Term | Sequence[Term], time_steps: int | None = None) -> Array:
+    def __call__(self, currents: Currents, time_steps: int | None = None) -> Array:
         """Computes the spikes of the layer.
 
         Args:
           currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`; or
-            `Normalised`, as `TdBN` gives it; or a sequence of such terms, which are added.
+            `Normalised`, as `TdBN.deferred` gives it; or a sequence of such terms, which are added.
           time_steps: T, if it is not that of `currents`.
 
         Returns:
           `[T, B, ...]`, in the dtype of `currents`.
         """
-        tau, beta = self.decay(), self.width(currents)
-        count = self.is_mutable_collection('distances') and not self.is_initializing()
-        spikes, stats, distances = _run(
-            currents,
-            beta,
-            tau,
-            self.v_th,
-            self.surrogate,
+        terms = as_terms(currents)
+        parameters = Parameters(self.width(terms), self.decay(), self.v_th)
+        neurons = Neurons(
+            get_surrogate(self.surrogate),
             self.detach_reset,
-            time_steps,
-            self.implementation,
-            count,
-            self.per_channel,
+            number_of_steps(terms, time_steps),
+            count=self.is_mutable_collection('distances') and not self.is_initializing(),
+            per_channel=self.per_channel,
         )
-        u = lambda: potentials(currents, tau=tau, v_th=self.v_th, time_steps=time_steps)
+        spikes, stats, distances = _run(terms, parameters, neurons, self.implementation)
+        u = lambda: time_loop.potentials(terms, _as_arrays(parameters, terms), neurons)
         self.report(spikes, stats, distances, u)
         return spikes
+
+    # Helpers are not methods that Flax wraps: whoever captures the values of methods has the spikes alone.
 
     @nn.nowrap
     def decay(self) -> ArrayLike:
@@ -302,12 +309,11 @@ class LIF(nn.Module):
         return nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), ()))
 
     @nn.nowrap
-    def width(self, currents: Term | Sequence[Term]) -> Array:
+    def width(self, terms: Terms) -> Array:
         """The width parameter beta, a scalar or one for each channel of the currents."""
         if not self.beta_init > 0:
             raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
-        # The first leaf is the first term's values.
-        shape = jax.tree.leaves(currents)[0].shape[-1:] if self.per_channel else ()
+        shape = terms[0].shape[-1:] if self.per_channel else ()
         return self.variable('surrogate', 'beta', lambda: jnp.full(shape, self.beta_init, jnp.float32)).value
 
     @nn.nowrap

@@ -1,6 +1,6 @@
 """The time loop of LIF neurons as one Pallas kernel forward and one backward, with the membrane statistics on the way.
 
-An alternative to `time_loop.integrate` followed by `neuron.membrane_stats`, and not the default. The potential stays
+An alternative to `time_loop.integrate`, and not the default. The potential stays
 in registers from step to step, and the statistics are taken while it is there, so that the potentials are written
 once for the backward pass (not at all where nothing is differentiated) and read by it alone.
 
@@ -23,7 +23,7 @@ from jax.experimental.pallas import triton as plt
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.nn.time_loop import Neurons
 
-# Neurons of one program of the grid, a power of two as Triton asks: 8 for each thread of 4 warps.
+# Neurons of one program of the grid, a power of two as Triton asks: 8 for each of the 128 threads of 4 warps.
 _BLOCK = 1024
 
 
@@ -43,7 +43,7 @@ def integrate(
       beta: width of the surrogate gradient, a scalar. It may be traced: changing it never recompiles. Its cotangent
         is zero.
       tau: decay, 0 to 1, a Python number: it is part of the kernel and gets no gradient.
-      v_th: threshold, likewise.
+      v_th: threshold, a Python number for the same reason.
       neurons: the rest of the description. The function of its surrogate runs inside the kernel: it may use
         `jax.numpy` and Python numbers, but no arrays from outside.
       interpret: let JAX interpret the kernels; by default wherever there is no GPU.
@@ -83,7 +83,7 @@ def integrate(
 def _integrate(
     currents: Array, beta: Array, tau: float, v_th: float, neurons: Neurons, interpret: bool
 ) -> tuple[Array, Array, Array]:
-    del beta
+    del beta  # Only the backward pass has a use for it.
     return _run_forward(currents, tau, v_th, neurons, interpret, keep=False)[0]
 
 
@@ -91,7 +91,8 @@ def _forward(
     currents: Array, beta: Array, tau: float, v_th: float, neurons: Neurons, interpret: bool
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     results, (potentials,) = _run_forward(currents, tau, v_th, neurons, interpret, keep=True)
-    # Of the currents, their shape alone.
+    # Of the currents, their number of time steps alone, as the length of an array without elements: residuals are
+    # arrays.
     return results, (potentials, beta, jnp.zeros((len(currents), 0)))
 
 
@@ -105,7 +106,7 @@ def _backward(
 ) -> tuple[Array, Array]:
     # asarray: under jit JAX may hand a constant back as a Python number.
     potentials, beta, given = map(jnp.asarray, residuals)
-    upstream, *_ = cotangents
+    upstream, *_ = cotangents  # Those of mean and variance are dropped: they are measurements.
     time_steps, size = potentials.shape
     block, scalar = _block(time_steps), pl.BlockSpec((1,), lambda i: (0,))
     d_currents = pl.pallas_call(
@@ -136,10 +137,12 @@ def _run_forward(
     flat = currents.reshape(len(currents), -1)
     size, blocks = flat.shape[1], pl.cdiv(flat.shape[1], _BLOCK)
     dtype = jnp.promote_types(currents.dtype, jnp.float32)
-    # The mean potential of the first step, cheap to have beforehand. By at most sqrt(T) standard deviations is it away
-    # from the mean of all steps, so little is lost when the sums about it are corrected below.
+    # A kernel that runs once cannot take sums about the mean, and sums of squares about 0 lose digits where the mean is
+    # large. So they are about the mean potential of the first step, cheap to have beforehand: at most sqrt(T) standard
+    # deviations from the mean of all, little is lost when they are corrected below.
     shift = jnp.mean(flat[0], dtype=dtype)
     shape = (neurons.time_steps, size)
+    # Each program writes sums of its own: no order of additions between programs, and the same result every time.
     partial_sum, scalar = pl.BlockSpec((1,), lambda i: (i,)), pl.BlockSpec((1,), lambda i: (0,))
     spikes, sums, squares, *potentials = pl.pallas_call(
         functools.partial(_forward_kernel, tau=tau, v_th=v_th, time_steps=neurons.time_steps, size=size),
@@ -155,7 +158,7 @@ def _run_forward(
         compiler_params=plt.CompilerParams(),
         interpret=interpret,
     )(flat, shift.reshape(1))
-    # Divided first: as a float, the number of potentials may be rounded, but then it is in both.
+    # Divided first: as a float the number of potentials may be rounded, but then alike in both.
     count = neurons.time_steps * size
     correction = jnp.sum(sums) / count
     variance = jnp.sum(squares) / count - jnp.square(correction)
@@ -191,6 +194,7 @@ def _forward_kernel(currents, shift, spikes, sums, squares, *potentials, tau, v_
         plt.store(spikes.at[t, :], spike.astype(spikes.dtype), mask=inside)
         for ref in potentials:
             plt.store(ref.at[t, :], u, mask=inside)
+        # Nothing of the neurons that there are not: their potentials are 0, which is not the mean.
         deviation = jnp.where(inside, u - about, 0)
         return jnp.where(spike, 0, u), total + deviation, total_square + jnp.square(deviation)
 

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.nn.statistics import Measured, measure
-from cpng_jax.nn.surrogate import Array, Surrogate
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 
-# Time steps that the scan lays out one after the other, so that few kernels do the work of many. More than this only
+# Time steps that the scan lays out one after the other, so that XLA fuses them into few kernels. More than this only
 # costs compile time.
 _UNROLL = 10
 
 
 class Neurons(NamedTuple):
-    """What a layer of neurons is, apart from arrays.
+    """What a layer of neurons is, apart from arrays: hashable, and another program for each value.
 
     Attributes:
       surrogate: the shape of the surrogate gradient.
@@ -42,8 +42,22 @@ class Neurons(NamedTuple):
         """Time steps that the scan lays out one after the other."""
         if self.time_steps <= _UNROLL:
             return self.time_steps
-        # Several at a time of many cost a CPU two copies.
+        # Some of many steps at a time: XLA:CPU then makes two copies of what is stacked, and is slower than by one.
         return 1 if jax.default_backend() == 'cpu' else _UNROLL
+
+
+class Parameters(NamedTuple):
+    """The numbers of a layer of neurons, which may be traced: changing them never recompiles.
+
+    Attributes:
+      beta: width parameter of the surrogate gradient, a scalar or broadcastable to `[B, ...]`.
+      tau: decay of the membrane potential per time step, 0 to 1, of such a shape.
+      v_th: threshold, of such a shape.
+    """
+
+    beta: ArrayLike
+    tau: ArrayLike
+    v_th: ArrayLike
 
 
 class Affine(NamedTuple):
@@ -55,7 +69,7 @@ class Affine(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """An array whose normalisation is still to be applied.
+    """An array whose normalisation is still to be applied, as `TdBN.deferred` gives it.
 
     Neurons apply it step by step, so that neither they nor the norm keep a normalised copy for the backward pass.
 
@@ -77,6 +91,7 @@ class Normalised(NamedTuple):
         return sum_of((self,)).astype(self.values.dtype)
 
 
+# Terms of one sum, all with T time steps or all with one; and their values of one step or of all.
 Terms = tuple[Normalised, ...]
 Values = tuple[Array, ...]
 
@@ -92,127 +107,128 @@ def sum_of(terms: Terms) -> Array:
     return total
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def integrate(currents: Terms, beta: Array, tau: Array, v_th: Array, neurons: Neurons) -> tuple[Array, Measured]:
-    """Runs the neurons over time (Eq. 2) and measures their potentials.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def integrate(currents: Terms, parameters: Parameters, neurons: Neurons) -> tuple[Array, Measured]:
+    """Runs the neurons over time (Eq. 2) and measures their potentials; backward Eq. 7 and 8.
 
     Args:
-      currents: pre-synaptic, a sum of terms, all with T time steps or all with one.
-      beta: width of the surrogate gradient, broadcastable to `[B, ...]`.
-      tau: decay, likewise.
-      v_th: threshold, likewise.
+      currents: pre-synaptic, the terms of a sum, `[T, B, ...]`, or `[1, B, ...]` for the same at every step.
+      parameters: floating arrays; that of beta gets a cotangent of zero.
       neurons: the rest of the description.
 
     Returns:
-      `(spikes, measured)`: spikes in the dtype of the first values, and what is measured, in at least float32 like the
-      membrane potential. No gradient flows through the latter.
+      `(spikes, measured)`: spikes 0 or 1, `[T, B, ...]`, in the dtype of the first values, and what is measured, in at
+      least float32 like the membrane potential. No gradient flows through the latter.
     """
-    del beta
-    dtype = currents[0].values.dtype
+    dtype, v_th = currents[0].values.dtype, jnp.asarray(parameters.v_th)
+    # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
     emit = lambda u, spike: (
         spike.astype(dtype),
         measure(u, v_th, count=neurons.count, per_channel=neurons.per_channel),
     )
-    return _run(currents, tau, v_th, neurons, emit)
+    return _scan(currents, parameters, neurons, emit)
 
 
-def potentials(currents: Terms, tau: Array, v_th: Array, neurons: Neurons) -> Array:
-    """Membrane potentials before the reset (Eq. 2), in at least float32.
+def potentials(currents: Terms, parameters: Parameters, neurons: Neurons) -> Array:
+    """Computes the membrane potentials before the reset (Eq. 2).
 
     Args:
-      currents: as of `integrate`.
-      tau: as of `integrate`.
-      v_th: as of `integrate`.
-      neurons: as of `integrate`.
+      currents: pre-synaptic, the terms of a sum, `[T, B, ...]`, or `[1, B, ...]` for the same at every step.
+      parameters: floating arrays, of which beta has no part in this.
+      neurons: the rest of the description.
 
     Returns:
-      `[T, B, ...]`.
+      `[T, B, ...]`, in at least float32.
     """
-    return _run(currents, tau, v_th, neurons, lambda u, _: u)
+    return _scan(currents, parameters, neurons, lambda u, _: u)
 
 
-def _run(currents: Terms, tau: Array, v_th: Array, neurons: Neurons, emit: Callable[[Array, Array], Any]) -> Any:
-    """Runs the loop and stacks what `emit` makes of potentials and spikes at each step."""
-    same, steps = _over_time(currents, neurons)
-    first = jax.eval_shape(sum_of, same)
+def _scan(currents: Terms, parameters: Parameters, neurons: Neurons, emit: Callable[[Array, Array], Any]) -> Any:
+    """Runs Eq. 2 and stacks what `emit` makes of the potentials before the reset and the spikes of each step."""
+    first, values_of_all_steps = _by_step(currents, neurons)
+    tau, v_th = jnp.asarray(parameters.tau), jnp.asarray(parameters.v_th)
+    state = jax.eval_shape(sum_of, first)
 
-    def step(kept: Array, values: Values | None) -> tuple[Array, Any]:
-        current = sum_of(same if values is None else _with(currents, values))
-        u = jnp.asarray(tau * kept + current, first.dtype)
+    def step(u_after_reset: Array, values: Values | None) -> tuple[Array, Any]:
+        current = sum_of(first if values is None else _with_values(currents, values))
+        # In the dtype of the carry, which a scan must hand on as it got it, whatever that of tau.
+        u = jnp.asarray(tau * u_after_reset + current, state.dtype)
+        # The difference that the surrogate gradient takes, so that both passes round alike at the threshold.
         spike = u - v_th.astype(u.dtype) >= 0
         return jnp.where(spike, 0, u), emit(u, spike)
 
-    rest = jnp.zeros(first.shape, first.dtype)
-    return jax.lax.scan(step, rest, steps, length=neurons.time_steps, unroll=neurons.unroll)[1]
+    rest = jnp.zeros(state.shape, state.dtype)
+    return jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)[1]
 
 
-def _over_time(currents: Terms, neurons: Neurons) -> tuple[Terms, Values | None]:
-    """The terms of the first step, and the values of all, or None where they are the same at each."""
+def _by_step(currents: Terms, neurons: Neurons) -> tuple[Terms, Values | None]:
+    """The terms of the first step, and the values of all steps for a scan, or None where they are the same at each."""
     values = tuple(term.values for term in currents)
-    first = _with(currents, tuple(array[0] for array in values))
+    first = _with_values(currents, tuple(array[0] for array in values))
     return first, None if len(values[0]) < neurons.time_steps else values
 
 
-def _with(currents: Terms, values: Values) -> Terms:
-    """The terms with other values."""
+def _with_values(currents: Terms, values: Values) -> Terms:
+    """The terms with other values under their normalisations."""
     return tuple(Normalised(array, term.affine) for array, term in zip(values, currents, strict=True))
 
 
 def _forward(
-    currents: Terms, beta: Array, tau: Array, v_th: Array, neurons: Neurons
-) -> tuple[tuple[Array, Measured], tuple[Any, ...]]:
-    outputs: Any = integrate(currents, beta, tau, v_th, neurons)
-    return outputs, (currents, beta, tau, v_th)
+    currents: Terms, parameters: Parameters, neurons: Neurons
+) -> tuple[tuple[Array, Measured], tuple[Terms, Parameters]]:
+    outputs: Any = integrate(currents, parameters, neurons)
+    return outputs, (currents, parameters)
 
 
 def _backward(
-    neurons: Neurons, residuals: tuple[Any, ...], cotangents: tuple[Array, Measured]
-) -> tuple[Terms, Array, Array, Array]:
+    neurons: Neurons, residuals: tuple[Terms, Parameters], cotangents: tuple[Array, Measured]
+) -> tuple[Terms, Parameters]:
     # asarray: under jit JAX may hand a constant back as a Python number.
-    currents, beta, tau, v_th = jax.tree.map(jnp.asarray, residuals)
+    currents, (beta, tau, v_th) = jax.tree.map(jnp.asarray, residuals)
     upstream, _ = cotangents
-    u_of_all_steps = potentials(currents, tau, v_th, neurons)
+    u_of_all_steps = potentials(currents, Parameters(beta, tau, v_th), neurons)
     dtype = u_of_all_steps.dtype
     width, threshold, decay = (jnp.asarray(value, dtype) for value in (beta, v_th, tau))
-    same, steps = _over_time(currents, neurons)
-    # Where all steps share the values, their gradient is summed up over the steps.
-    same = _with(same, tuple(term.values.astype(dtype) for term in same))
+    first, values_of_all_steps = _by_step(currents, neurons)
+    # Where all steps share the values, their gradient is a sum over the steps, which low precision would blur.
+    first = _with_values(first, tuple(term.values.astype(dtype) for term in first))
 
     def step(carry: tuple[Array, Any], now: tuple[Array, Array, Values | None]) -> tuple[Any, Any]:
-        later, sums = carry
+        d_u_next, sums = carry
         u, d_spike, values = now
         d_spike = d_spike.astype(dtype)
         if not neurons.detach_reset:
-            d_spike = d_spike - later * decay * u  # Eq. 8
+            d_spike = d_spike - d_u_next * decay * u  # Eq. 8
         x = u - threshold
         through_spike = d_spike * neurons.surrogate.gradient(x, width)
-        kept = jnp.where(x >= 0, 0, u)
-        d_u = through_spike + jnp.where(x >= 0, 0, later * decay)  # Eq. 7
-        (d_terms,) = jax.vjp(sum_of, same if values is None else _with(currents, values))[1](d_u)
-        # Of each step's values by themselves, or of the values that all steps share summed up like the rest.
+        u_after_reset = jnp.where(x >= 0, 0, u)
+        d_u = through_spike + jnp.where(x >= 0, 0, d_u_next * decay)  # Eq. 7
+        # d_u is also the gradient of this step's currents; here it goes on through their normalisations.
+        (d_terms,) = jax.vjp(sum_of, first if values is None else _with_values(currents, values))[1](d_u)
+        # Stacked where each step has values of its own. All that the steps share is summed up in the carry.
         d_values = None if values is None else tuple(term.values for term in d_terms)
-        shared = d_terms if values is None else tuple(term.affine for term in d_terms)
-        # The potential of the next step has tau times what is kept in it.
-        new = shared, _sum_like(later * kept, tau), _sum_like(-through_spike, v_th)
+        d_shared = d_terms if values is None else tuple(term.affine for term in d_terms)
+        # The next potential is tau times what the reset left of this one; a spike depends on u - v_th.
+        new = d_shared, _sum_like(d_u_next * u_after_reset, tau), _sum_like(-through_spike, v_th)
         return (d_u, jax.tree.map(jnp.add, sums, new)), d_values
 
     end = jnp.zeros(u_of_all_steps.shape[1:], dtype)
-    shared = same if steps is None else tuple(term.affine for term in currents)
+    shared = first if values_of_all_steps is None else tuple(term.affine for term in currents)
     start = end, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
-    (_, (shared, d_tau, d_v_th)), d_values = jax.lax.scan(
-        step, start, (u_of_all_steps, upstream, steps), reverse=True, unroll=neurons.unroll
+    (_, (d_shared, d_tau, d_v_th)), d_values = jax.lax.scan(
+        step, start, (u_of_all_steps, upstream, values_of_all_steps), reverse=True, unroll=neurons.unroll
     )
     if d_values is None:
-        d_values = tuple(d.values[None].astype(term.values.dtype) for d, term in zip(shared, currents, strict=True))
-        shared = tuple(term.affine for term in shared)
-    return tuple(map(Normalised, d_values, shared)), jnp.zeros_like(beta), d_tau, d_v_th
+        d_values = tuple(d.values[None].astype(term.values.dtype) for d, term in zip(d_shared, currents, strict=True))
+        d_shared = tuple(term.affine for term in d_shared)
+    return tuple(map(Normalised, d_values, d_shared)), Parameters(jnp.zeros_like(beta), d_tau, d_v_th)
 
 
 integrate.defvjp(_forward, _backward)
 
 
 def _sum_like(x: Array, like: Array) -> Array:
-    """Sums over the axes along which an array of the shape of `like` was broadcast."""
+    """Sums over the axes along which an array of the shape of `like` was broadcast: the gradient of broadcasting."""
     x = jnp.sum(x, axis=tuple(range(x.ndim - like.ndim)))
     axes = tuple(axis for axis, size in enumerate(like.shape) if size == 1 and x.shape[axis] != 1)
     return jnp.sum(x, axis=axes, keepdims=True).astype(like.dtype)
