@@ -32,7 +32,7 @@ Analysis = Callable[[Run], list[pathlib.Path]]
 
 
 def _compares(draw: Callable[..., list[pathlib.Path]]) -> Analysis:
-    """An analysis that draws runs side by side, with the options of `--option`."""
+    """Makes an analysis of a function that draws runs side by side, and sets its options from `--option`."""
 
     def analyse(run: Run) -> list[pathlib.Path]:
         return draw(compared_with_versus(run), run.folder, **_options_of(draw))
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         versus = Run(pathlib.Path(_VERSUS.value), _CHECKPOINT.value)
         if versus.workdir.resolve() == workdir.resolve():
             raise UserError(f'--versus is {_VERSUS.value!r}, the run of --workdir itself: expected another.')
-        _ = versus.epochs  # Asked for first, so that a wrong folder is said before any work is done.
+        _ = versus.epochs  # Read first, so that a wrong folder is an error before any work is done.
     run = Run(workdir, _CHECKPOINT.value, versus)
     for name in names:
         for path in ANALYSES[name](run):
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
 
 
 def _settable(draw: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a drawing, with their defaults."""
+    """Default values by name of the options of a drawing, its keyword-only parameters."""
     parameters = inspect.signature(draw).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
@@ -96,7 +96,7 @@ def _check_options(names: list[str]) -> None:
 
 
 def _options_of(draw: Callable[..., Any]) -> dict[str, Any]:
-    """What `--option` sets of a drawing, of the type that its default has; a word or a number for what is a word."""
+    """Values that `--option` sets for a drawing: of the type of the default; where that is a word, a number, too."""
     options, defaults = {}, _settable(draw)
     for key, _, text in (option.partition('=') for option in _OPTIONS.value):
         if key not in defaults:

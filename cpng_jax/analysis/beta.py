@@ -11,7 +11,7 @@ def analyse(run: Run) -> list[pathlib.Path]:
     """Draws the final beta of each layer and writes it as a table.
 
     Args:
-      run: what to look at; `run.versus` gives each bar a second one.
+      run: the run; `run.versus` adds a second bar for each layer.
 
     Returns:
       `beta.png`, `beta.csv` and `beta.md`.

@@ -10,7 +10,7 @@ def analyse(run: Run) -> list[pathlib.Path]:
     """Draws chi over the epochs and writes it as CSV, a line for each run, epoch and layer.
 
     Args:
-      run: what to look at; `run.versus` is drawn to its left with the same axis.
+      run: the run; `run.versus` is drawn to its left with the same axis.
 
     Returns:
       `chi.png` and `chi.csv`.

@@ -1,4 +1,4 @@
-"""Runs that a picture compares, and the examples that they are compared on."""
+"""Runs drawn side by side, and the examples that they are compared on."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -15,12 +15,12 @@ Split = Literal['train', 'test']
 
 
 class Compared(NamedTuple):
-    """A run to draw beside others.
+    """A run to be drawn beside others.
 
     Attributes:
-      label: what pictures call it.
+      label: its name in pictures.
       setup: from `build`.
-      state: of one of its checkpoints.
+      state: a restored checkpoint.
     """
 
     label: str
@@ -29,13 +29,13 @@ class Compared(NamedTuple):
 
 
 def compared_with_versus(run: Run) -> list[Compared]:
-    """A run, after the one it is set beside, if there is one: the order of the paper's pictures.
+    """Lists the runs to draw: `run.versus`, if there is one, and then the run, as in the paper's pictures.
 
     Args:
       run: with or without `versus`.
 
     Returns:
-      One or two runs, named by what differs between them.
+      One or two runs, labelled by what differs between them.
 
     Raises:
       UserError: there is no run, or no checkpoint in a folder.
@@ -48,7 +48,7 @@ def compared_with_versus(run: Run) -> list[Compared]:
 
 
 def check_comparable(runs: Sequence[Compared]) -> None:
-    """Checks that runs have seen the same kind of images and classes.
+    """Checks that runs have the same data set, shape of an image and classes.
 
     Args:
       runs: at least one.
@@ -66,7 +66,7 @@ def check_comparable(runs: Sequence[Compared]) -> None:
 
 
 def _kind(setup: Setup) -> tuple[str, tuple[int, ...], list[str]]:
-    """Name, shape of an image and classes of the data."""
+    """Name of the data set, shape of an image, and classes."""
     dataset = setup.dataset
     return setup.config.data.name, tuple(dataset.image_shape), list(dataset.class_names)
 
@@ -75,7 +75,7 @@ def check_options(**options: tuple[float, float]) -> None:
     """Checks options of a picture.
 
     Args:
-      **options: by name, the value and the least that it may be.
+      **options: value and least value allowed, by name.
 
     Raises:
       UserError: a value is less, or not a number.
@@ -86,15 +86,15 @@ def check_options(**options: tuple[float, float]) -> None:
 
 
 def spread_examples(dataset: Dataset, split: Split, count: int) -> ArraySource:
-    """Takes examples at even distances from a split, without augmentation: a split may be sorted by class.
+    """Takes evenly spaced examples of a split, which may be sorted by class, without augmentation.
 
     Args:
       dataset: the data set.
       split: 'train' or 'test'.
-      count: examples; all there are, if they are fewer.
+      count: number of examples; all of them, if they are fewer.
 
     Returns:
-      The examples as they reach the network: images uint8 `[N, H, W, C]` or events `[N, T, H, W, C]`.
+      The examples, prepared as for the network: images uint8 `[N, H, W, C]` or events `[N, T, H, W, C]`.
 
     Raises:
       ValueError: `count` is below 1, or there is no such split.

@@ -1,4 +1,4 @@
-"""What CPNG costs, by counting and by the clock (Sec. 4.3 and Table 1)."""
+"""What CPNG costs, in operations and in seconds (Sec. 4.3 and Table 1)."""
 
 import pathlib
 import time
@@ -27,7 +27,7 @@ _NOTE = (
 
 
 def analyse(run: Run) -> list[pathlib.Path]:
-    """Counts the operations of a forward pass and of the statistics, and compares times.
+    """Counts the operations of a forward pass and of the statistics, and measures the time of Algorithm 1.
 
     Args:
       run: with a checkpoint, and its data at hand; `run.versus` adds a column of its times.

@@ -1,4 +1,4 @@
-"""How gradients grow or shrink on their way down a network, for several widths of the surrogate gradient."""
+"""How the norm of gradients changes from layer to layer, for several widths of the surrogate gradient."""
 
 import pathlib
 from collections.abc import Sequence
@@ -28,26 +28,26 @@ def relative_gradients(run: Compared, state: TrainState, betas: Sequence[float],
     """Measures the gradient of each kernel in units of the kernel, for several beta.
 
     Args:
-      run: whose network, data and neurons are taken.
-      state: weights.
+      run: network and data.
+      state: with the weights to measure at.
       betas: K width parameters, each for all layers.
-      images: of the training split, at even distances, or all, if they are fewer.
+      images: of the training split, at even distances; all of them, if they are fewer.
 
     Returns:
-      Norm of the gradient by norm of the kernel, `[K, kernels]`, in the order of the layers' names.
+      Norm of the gradient divided by norm of the kernel, `[K, kernels]`, in the order of the layers' names.
     """
     setup = run.setup
     dataset, model = setup.dataset, setup.model
     examples = spread_examples(dataset, 'train', images)
     batch = network_input(jnp.asarray(examples.images), dataset.mean, dataset.std)
 
-    # All of it arguments: what is large and constant XLA would try to compute with while it compiles.
+    # The state and the batch are arguments: XLA would fold large constants while it compiles.
     @jax.jit
     def measure(state: TrainState, batch: Array, labels: Array, beta: Array) -> Array:
         surrogate = jax.tree.map(lambda leaf: jnp.full_like(leaf, beta), state.surrogate)
 
         def loss(params: Any) -> Array:
-            variables = {'params': params, 'batch_stats': state.batch_stats, 'surrogate': surrogate}
+            variables = state.replace(params=params, surrogate=surrogate).variables
             return batch_loss(model, variables, batch, labels)
 
         norms = lambda tree: jnp.stack([jnp.linalg.norm(leaf.ravel()) for _, leaf in _kernels(tree)])
@@ -58,13 +58,15 @@ def relative_gradients(run: Compared, state: TrainState, betas: Sequence[float],
 
 
 def growth(relative: np.ndarray) -> float:
-    """By how much gradients grow from a kernel to the one before it.
+    """The factor by which gradients grow from a kernel to the one before it.
+
+    The last kernel is left out: no neurons follow it.
 
     Args:
-      relative: of the kernels from the first to the last, at least 2 but for the last, behind which are no neurons.
+      relative: norms of the gradients of the kernels, first to last, at least 3.
 
     Returns:
-      The geometric mean; 1 where the first has the gradient of the last but one. NaN for fewer kernels.
+      The geometric mean; 1 where the first has the norm of the last but one. NaN for fewer kernels.
     """
     hidden = relative[:-1]
     return float((hidden[0] / hidden[-1]) ** (1 / (len(hidden) - 1))) if len(hidden) > 1 else float('nan')
@@ -85,7 +87,7 @@ def draw(
       folder: where the results go; made when missing.
       betas: width parameters, each for all layers.
       weights: 'start', those that training began with, or 'trained'.
-      images: as of `relative_gradients`.
+      images: of the training split, at even distances; all of them, if they are fewer.
 
     Returns:
       `gradients.png`, `gradients.csv` and `gradients.md`.
@@ -120,7 +122,7 @@ def draw(
 def _picture(
     runs: Sequence[Compared], measured: Sequence[np.ndarray], betas: Sequence[float], title: str, path: pathlib.Path
 ) -> pathlib.Path:
-    """A panel for each run, a line for each beta."""
+    """Draws a panel for each run with a line for each beta."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
@@ -131,7 +133,7 @@ def _picture(
         for index, (beta, values) in enumerate(zip(betas, relative, strict=True)):
             colour = colormaps['viridis'](0.95 * index / max(len(betas) - 1, 1))
             label = f'β = {beta:g}: {growth(values):.2f} times a layer'
-            shown = np.where(values > 0, values, np.nan)  # there is no place for 0 on a logarithmic axis
+            shown = np.where(values > 0, values, np.nan)  # a logarithmic axis has no 0
             axes.semilogy(depth, shown, color=colour, marker='.', label=label)
         axes.set_xlabel('depth of the kernel')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,4 +1,4 @@
-"""The picture of the membrane potentials: a panel for each layer (Fig. 2, 11 to 13)."""
+"""Draws the distribution of membrane potentials, a panel for each layer (Fig. 2, 11 to 13)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,7 +48,7 @@ def draw(layers: Sequence[Layer], v_th: float, surrogate: str, half_width: float
     """Draws the potentials of each layer with the Gaussian of Eq. 6, the surrogate gradient and its effective domain.
 
     Args:
-      layers: what was measured.
+      layers: their distributions.
       v_th: threshold.
       surrogate: name of the shape.
       half_width: half the width of the effective domain, in units of 1/beta.
@@ -70,7 +70,7 @@ def draw(layers: Sequence[Layer], v_th: float, surrogate: str, half_width: float
 
 
 def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, half_width: float) -> None:
-    """A panel: densities share the vertical axis, the surrogate gradient has one of its own that is not shown."""
+    """Draws a panel; densities share the vertical axis, the surrogate gradient is scaled to their height."""
     radius = half_width / layer.beta
     low, high = _limits(layer, v_th, radius)
     axes.axvspan(max(v_th - radius, low), min(v_th + radius, high), color=_DOMAIN, linewidth=0, label='domain')
@@ -81,7 +81,7 @@ def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, half_wi
     if layer.std > 0:
         gaussian = np.exp(-0.5 * ((x - layer.mean) / layer.std) ** 2) / (layer.std * np.sqrt(2 * np.pi))
         axes.plot(x, gaussian, color='black', linewidth=1, label='Gaussian')
-        # Potentials that are all alike, of neurons without input, would press everything else down.
+        # A spike of equal potentials, those of neurons without input, would make all else flat.
         peak = min(peak, 3 * gaussian.max())
     slope = np.asarray(get_surrogate(surrogate).gradient(jnp.asarray(x - v_th), jnp.asarray(layer.beta)))
     axes.plot(x, slope * (0.9 * peak / layer.beta), color=ACCENT, linewidth=1.2, label='surrogate gradient')
@@ -96,7 +96,7 @@ def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, half_wi
 
 
 def _limits(layer: Layer, v_th: float, radius: float) -> tuple[float, float]:
-    """From where to where to draw: the potentials and the domain, but of a very wide domain only the near part."""
+    """Limits of the horizontal axis: the potentials and the domain, of a very wide domain only the near part."""
     spread = layer.std or 1.0
     low, high = layer.mean - 4 * spread, layer.mean + 4 * spread
     far = 4 * spread

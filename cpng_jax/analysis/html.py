@@ -1,4 +1,4 @@
-"""What a page that stands by itself is built from: no link, no script, pictures inside, made for a phone first."""
+"""Pieces of a self-contained HTML page: no links, no scripts, pictures embedded, laid out for phones first."""
 
 import base64
 import html
@@ -38,7 +38,7 @@ td { vertical-align: top }
 summary { cursor: pointer; color: var(--accent); padding: .4rem 0 }
 """
 
-# Of a picture's pixels, at 150 to the inch, the share below which its letters become too small: it scrolls instead.
+# Pictures have 150 pixels to the inch. Below the least scale their letters are too small: the picture scrolls instead.
 _LEAST_SCALE = 0.42
 _MOST_SCALE = 0.66
 
@@ -64,12 +64,12 @@ def document(title: str, body: str) -> str:
 
 
 def section(heading: str, *parts: str) -> str:
-    """Makes a part of the page under a heading."""
+    """Makes a section with a heading."""
     return f'<section>\n<h2>{html.escape(heading)}</h2>\n{"".join(parts)}</section>\n'
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """Makes tiles of a name and a value each."""
+    """Makes a grid of tiles, each with a name and a value."""
     tiles = (
         f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>\n' for name, value in values.items()
     )
@@ -81,7 +81,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
 
     Args:
       columns: the heading.
-      rows: values; a column with a text in it is set to the left.
+      rows: values; a column with a text in it is aligned to the left.
 
     Returns:
       HTML.
@@ -95,17 +95,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
 
 
 def _is_text(value: Value) -> bool:
-    """Whether a value is words, and not a number that has been written out."""
+    """Whether a value is a text that does not start as a number."""
     return isinstance(value, str) and value != '' and not re.match(r'[-+.]?\d|nan', value)
 
 
 def folded(summary: str, body: str) -> str:
-    """Makes a part that is shown when its line is pressed."""
+    """Makes a part that is hidden until its summary is pressed."""
     return f'<details><summary>{html.escape(summary)}</summary>\n{body}</details>\n'
 
 
 def picture(png: bytes, name: str) -> str:
-    """Puts a picture into the page; on a narrow screen it scrolls in a box of its own, so that it can be read.
+    """Embeds a picture; on a narrow screen it scrolls in a box of its own, so that it stays readable.
 
     Args:
       png: its bytes.
@@ -124,16 +124,16 @@ def picture(png: bytes, name: str) -> str:
 
 
 def picture_file(path: pathlib.Path) -> str:
-    """Puts the picture of a file into the page."""
+    """Embeds the picture of a file."""
     return picture(path.read_bytes(), path.stem)
 
 
 def markdown(text: str, drawing: str = '') -> str:
-    """Makes HTML of the little Markdown that this program writes: a heading, paragraphs and tables.
+    """Makes HTML of the Markdown that `runtime.tables` and `experiments` write: a heading, paragraphs and tables.
 
     Args:
       text: Markdown.
-      drawing: HTML to put before the first table, or at the end where there is none.
+      drawing: HTML of a picture, put before the first table, or at the end where there is none.
 
     Returns:
       HTML; `#` becomes the heading of a section.

@@ -1,6 +1,6 @@
 """Loss landscapes with filter-wise normalisation (A.8, Fig. 15): how the loss changes as the weights move.
 
-`surface` has the parts that know nothing of runs.
+`surface` has the functions of any loss of any weights; here they are applied to runs and drawn.
 """
 
 import csv
@@ -21,19 +21,19 @@ from cpng_jax.training.setup import compile_steps
 
 
 def loss_of(run: Compared, *, split: Split = 'test', images: int = 1000) -> Callable[[PyTree], float]:
-    """Makes the loss of a run a function of its weights: Eq. 5 in evaluation mode, with the running statistics kept.
+    """Makes the loss of a run as a function of its weights: Eq. 5 in evaluation mode, running statistics kept fixed.
 
     Args:
       run: the run.
       split: 'test', or 'train' for training images without augmentation.
-      images: of the split, at even distances, or all, if they are fewer.
+      images: of the split, at even distances; all of them, if they are fewer.
 
     Returns:
       Maps weights to the mean cross entropy in nats; compiles once.
     """
     setup, devices = run.setup, run.setup.mesh.size
     examples = spread_examples(setup.dataset, split, images)
-    # Batches of one size, so that little is computed for filling: it would be at each point.
+    # Batches of nearly equal size, since what fills the last one up would be computed again at each point.
     parts = -(-len(examples) // setup.config.eval.batch_size)
     batch_size = -(-len(examples) // (parts * devices)) * devices
     batches = [sharding.put_batch(batch, setup.mesh) for batch in eval_batches(examples, batch_size)]
@@ -81,8 +81,8 @@ def draw(
       radius: how far the weights are moved; at 1, as far as they are from 0.
       count: points on each line and on each side of the square, odd, at least 5.
       lines_drawn: random directions that curves are drawn along, at least 2; the first two span the plane.
-      split: as of `loss_of`.
-      images: likewise.
+      split: 'test', or 'train' for training images without augmentation.
+      images: of the split, at even distances; all of them, if they are fewer.
       seed: of the directions.
 
     Returns:
@@ -159,7 +159,7 @@ def draw_plane(measured: Sequence[Measured], radius: float, path: pathlib.Path) 
     together = np.stack([run.across for run in measured])
     finite = together[np.isfinite(together)]
     low = float(finite.min())
-    # At least a tenth of a nat, or a landscape that is level would be drawn with contours of its rounding.
+    # At least a tenth of a nat: contours of a flat landscape would show rounding errors.
     levels = MaxNLocator(16).tick_values(low, max(float(finite.max()), low + 0.1))
     filled: Any = None
     for axes, run in zip(panels, measured, strict=True):
@@ -182,20 +182,20 @@ def draw_plane(measured: Sequence[Measured], radius: float, path: pathlib.Path) 
 
 
 def _caption(run: Measured, sharp: float) -> str:
-    """Two lines, since labels may be long."""
+    """Label, loss in the centre and sharpness, in two lines, since labels may be long."""
     centre = run.across[len(run.across) // 2, len(run.across) // 2]
     return f'{run.label}\n{centre:.3f} in the centre, sharpness {sharp:.3f}'
 
 
 def _colours(count: int) -> list[str]:
-    """The first in quiet grey, the last in orange."""
+    """Colours of runs: the first grey, the last orange."""
     return [QUIET, *(f'C{index}' for index in range(2, count)), ACCENT][-count:]
 
 
 def _write(
     measured: Sequence[Measured], on_lines: np.ndarray, in_plane: np.ndarray, path: pathlib.Path
 ) -> pathlib.Path:
-    """All numbers as a table: a row for each point, with its coordinates along the first and the other directions."""
+    """Writes all numbers as CSV: a row for each point, with its coordinate along each direction."""
     names = [f'direction_{index + 1}' for index in range(on_lines.shape[1])]
     padded = np.pad(in_plane, ((0, 0), (0, on_lines.shape[1] - 2)))
     with path.open('w', newline='') as file:

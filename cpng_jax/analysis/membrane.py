@@ -1,4 +1,4 @@
-"""How the membrane potentials of each layer are distributed, and how well chi tells their share (Fig. 2, 11 to 13).
+"""The distribution of each layer's membrane potentials, and chi by Eq. 6 against a count (Fig. 2, 11 to 13).
 
 The network is run as in the evaluation, normalised by its running statistics, on test images. Potentials are those
 before the reset, of all neurons, time steps and images, as in Sec. 4.1. They are counted batch by batch and not kept.
@@ -24,25 +24,25 @@ from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import plots, sharding, tables
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
-from cpng_jax.training.step import network_input
 
-# Test images that are looked at; if there are more, evenly spaced ones, since splits may be sorted by class.
+# Test images measured; of more, evenly spaced ones, since splits may be sorted by class.
 MOST_IMAGES = 1024
-# Images at a time: all potentials of a batch are in memory at once.
+# Images of a batch, all of whose potentials are in memory at once.
 _BATCH = 64
 
 BINS = 100
-# Standard deviations, of the first batch, from its mean to the outermost bins.
+# Distance from the mean to the outermost bins, in standard deviations, both of the first batch.
 _REACH = 5.0
 
 
 class Sums(NamedTuple):
-    """What a batch tells about a layer, by example, so that copies that fill the last batch up can be left out.
+    """Sums over the potentials of a layer in a batch, by example: those that pad the last batch are left out later.
 
     Attributes:
-      powers: sums of z, z squared and z cubed, `[3, T, B]`; z is the potential relative to the layer's frame.
+      powers: sums of z, z squared and z cubed, `[3, T, B]`; z is the potential, standardised by the mean and deviation
+        of the first batch.
       inside: potentials in the effective domain, int32 `[T, B]`.
-      bins: potentials in each bin, with those below and above all bins at the ends, int32 `[B, BINS + 2]`.
+      bins: potentials in each bin, first those below all bins, last those above, int32 `[B, BINS + 2]`.
     """
 
     powers: Array
@@ -62,7 +62,7 @@ def analyse(run: Run) -> list[pathlib.Path]:
     Raises:
       UserError: there is no run or no checkpoint, the data are missing, or matplotlib is.
     """
-    plots.new_figure(1, 1)  # Whether there is matplotlib is known before the work.
+    plots.new_figure(1, 1)  # Raises without matplotlib, before the measurement takes its time.
     layers = measure(run.setup, run.state)
     images = min(MOST_IMAGES, len(run.setup.dataset.test))
     neuron, interval = run.config.neuron, run.config.cpng.interval
@@ -105,7 +105,7 @@ def measure(setup: Setup, state: TrainState) -> list[Layer]:
     Returns:
       A `Layer` for each, in the order of their paths.
     """
-    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
+    variables = state.variables
     potentials_of, frame_of = _steps(setup)
     frame: list[MembraneStats] = []
     totals: list[Any] = []
@@ -125,7 +125,7 @@ def measure(setup: Setup, state: TrainState) -> list[Layer]:
 
 
 def _batches(setup: Setup) -> Iterator[Batch]:
-    """Evenly spaced test images."""
+    """Batches of evenly spaced test images."""
     devices, config = setup.mesh.size, setup.config
     return eval_batches(
         _EvenlySpaced(setup.dataset.test, MOST_IMAGES),
@@ -137,7 +137,7 @@ def _batches(setup: Setup) -> Iterator[Batch]:
 
 
 class _EvenlySpaced:
-    """Part of a split, from its start to its end."""
+    """At most so many examples of a split, evenly spaced from its start to its end."""
 
     def __init__(self, source: Source, most: int) -> None:
         self._source, self._length = source, min(len(source), most)
@@ -150,13 +150,12 @@ class _EvenlySpaced:
 
 
 def _steps(setup: Setup) -> tuple[Callable[..., list[Sums]], Callable[..., list[MembraneStats]]]:
-    """Compiles what a batch is measured with: the sums of each layer, and its frame."""
-    config, dataset, model = setup.config, setup.dataset, setup.model
+    """Makes the jitted functions of a batch: the sums of each layer, and the mean and variance that bins go by."""
+    config, model = setup.config, setup.model
     half_width = domain_half_width(config.neuron.surrogate, config.cpng.interval)
 
     def potentials_of(variables: dict[str, Any], image: Array) -> list[Array]:
-        images = network_input(image, dataset.mean, dataset.std, config.dtype)
-        return jax.tree.leaves(model.apply(variables, images, mutable=['potentials'])[1])
+        return jax.tree.leaves(model.apply(variables, setup.prepare(image), mutable=['potentials'])[1])
 
     @jax.jit
     def sums(variables: dict[str, Any], image: Array, frame: list[MembraneStats]) -> list[Sums]:
@@ -174,11 +173,11 @@ def _steps(setup: Setup) -> tuple[Callable[..., list[Sums]], Callable[..., list[
 
 
 def count(u: Array, frame: MembraneStats, v_th: float, radius: Array) -> Sums:
-    """Counts the potentials of a layer.
+    """Sums and counts the potentials of a layer.
 
     Args:
       u: membrane potentials before the reset, `[T, B, ...]`.
-      frame: roughly their mean and variance, which the bins are laid out by.
+      frame: mean and variance, those of the first batch, by which potentials are standardised and bins laid out.
       v_th: threshold.
       radius: half the width of the effective domain.
 
@@ -200,7 +199,7 @@ def _scale(variance: Any) -> Any:
 
 
 def _without_filling(sums: Sums, keep: np.ndarray) -> tuple[np.ndarray, int, np.ndarray, int]:
-    """Sums over the examples to keep, in float64; last, how many potentials these have."""
+    """Sums over the examples to keep, in float64, and, last, the number of their potentials."""
     powers, inside, bins = (np.asarray(array) for array in sums)
     bins = bins[keep].sum(axis=0, dtype=np.int64)
     powers = powers[..., keep].sum(axis=(1, 2), dtype=np.float64)
@@ -214,7 +213,7 @@ def _layer(
     total: tuple[np.ndarray, int, np.ndarray, int],
     domain: dict[str, Any],
 ) -> Layer:
-    """Puts together what was counted of a layer."""
+    """Makes the moments, chi and histogram of a layer from its sums."""
     powers, inside, bins, potentials = total
     first, second, third = powers / potentials
     variance = max(second - first**2, 0.0)
@@ -228,7 +227,7 @@ def _layer(
         mean=mean,
         std=std,
         skewness=skewness,
-        # A mean, since a layer may have a beta for each channel.
+        # The mean, since a layer may have a beta for each channel.
         chi_gaussian=float(jnp.mean(chi(MembraneStats(jnp.asarray(mean), jnp.asarray(std**2)), beta, **domain))),
         chi_counted=inside / potentials,
         edges=float(frame.mean) + scale * np.linspace(-_REACH, _REACH, BINS + 1),

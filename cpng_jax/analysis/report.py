@@ -1,4 +1,4 @@
-"""One HTML page of all that a workdir holds: of a run, or of experiments."""
+"""The report: one HTML page of everything in a workdir, that of a run or of experiments."""
 
 import csv
 import io
@@ -14,12 +14,12 @@ from cpng_jax.runtime import command, metrics, plots, tables
 from cpng_jax.runtime.config import Config, flatten
 from cpng_jax.runtime.errors import UserError
 
-# Of pictures that have no table with a heading.
+# Headings of pictures without a Markdown table, which would bring its own.
 _HEADINGS = {'beta': 'Final β', 'chi': 'χ over the epochs'}
 
 
 def analyse(run: Run) -> list[pathlib.Path]:
-    """Writes the page of a workdir.
+    """Writes the report of a workdir.
 
     Args:
       run: its workdir holds a run, or the results of `python -m cpng_jax.experiments`.
@@ -66,9 +66,9 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _analyses(workdir: pathlib.Path) -> list[str]:
-    """What has been drawn and written, each table with its picture; an analysis replaces the plot of its name."""
+    """A section for each picture or table in the workdir; `analysis/NAME.png` replaces `plots/NAME.png`."""
     drawn = {path.stem: path for folder in ('plots', 'analysis') for path in sorted((workdir / folder).glob('*.png'))}
-    drawn.pop('accuracy_and_loss', None)  # which the page has in a form of its own
+    drawn.pop('accuracy_and_loss', None)  # the page has it already, one panel below the other
     written = {path.stem: path for path in sorted((workdir / 'analysis').glob('*.md'))}
     sections = []
     for name in sorted({*drawn, *written}):
@@ -104,7 +104,7 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
 
 
 def _config(config: Config) -> str:
-    """First what differs from configs/base.py, then every value."""
+    """Values that differ from configs/base.py, and, folded, every value."""
     values = {key: json.dumps(value) for key, value in flatten(config).items()}
     everything = html.folded('every value', html.table(['key', 'value'], sorted(values.items())))
     base_file = command.DEFAULT_CONFIG.with_name('base.py')
@@ -117,7 +117,7 @@ def _config(config: Config) -> str:
 
 
 def _environment(workdir: pathlib.Path) -> str:
-    """What the run was made with, the last time it was taken up."""
+    """Versions and devices of the last time that the run was started or resumed."""
     path = workdir / 'environment.json'
     if not path.is_file():
         return ''
@@ -143,7 +143,7 @@ def _of_experiment(path: pathlib.Path) -> str:
 
 
 def _number(text: str) -> tables.Value:
-    """A fraction of many digits as a number, so that it is shown with few; all else as it is."""
+    """A decimal fraction as a float, so that few of its digits are shown; any other text as it is."""
     try:
         return float(text) if '.' in text else text
     except ValueError:

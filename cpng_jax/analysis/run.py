@@ -1,4 +1,4 @@
-"""A run as the analyses see it: read from its workdir, each part when it is first asked for."""
+"""A finished or unfinished run, read from its workdir; each part is read when it is first used."""
 
 import dataclasses
 import functools
@@ -13,18 +13,18 @@ from cpng_jax.training.evaluate import restore
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import TrainState
 
-# Differences that two runs are told apart by in a picture.
+# Differing keys that the labels of two runs name.
 _MOST_DIFFERENCES = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that has been trained, whole or in part.
+    """A run to analyse.
 
     Attributes:
       workdir: its folder.
-      checkpoint: which of its checkpoints is looked at, 'latest' or 'best'.
-      versus: another run to set it beside.
+      checkpoint: which of its checkpoints is analysed, 'latest' or 'best'.
+      versus: another run to compare it with.
     """
 
     workdir: pathlib.Path
@@ -47,7 +47,7 @@ class Run:
 
     @functools.cached_property
     def setup(self) -> Setup:
-        """Data, network and devices of the run, set up for looking at it."""
+        """Data, network and devices of the run, for analysis."""
         config = self.config.copy_and_resolve_references()
         config.eval.checkpoint = self.checkpoint
         config.neuron.implementation = 'scan'  # which any device runs
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where results go, made when it is missing."""
+        """`analysis` in the workdir, where results go; made when it is missing."""
         folder = self.workdir / 'analysis'
         try:
             folder.mkdir(exist_ok=True)
@@ -74,21 +74,21 @@ class Run:
         return folder
 
     def title(self) -> str:
-        """What was trained on what, and up to which epoch the checkpoint has come."""
+        """Network, data set and epoch of the checkpoint as a title."""
         epoch = self.setup.epoch(int(self.state.step))
         return f'{self.config.model.name} on {self.config.data.name}, epoch {epoch} of {self.config.epochs}'
 
 
 def labels(first: Run, second: Run) -> tuple[str, str]:
-    """Names two runs by what differs between them.
+    """Labels two runs by what differs between them.
 
     Args:
       first: a run.
       second: another.
 
     Returns:
-      'with CPNG' and 'without CPNG' where that is it; otherwise the values of up to two keys that differ, or the
-      folders where none does.
+      'with CPNG' and 'without CPNG' where `cpng.enabled` differs; otherwise the values of up to two keys that
+      differ, or the folders where none does.
     """
     if first.config.cpng.enabled != second.config.cpng.enabled:
         names = [f'{"with" if run.config.cpng.enabled else "without"} CPNG' for run in (first, second)]

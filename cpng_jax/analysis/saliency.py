@@ -18,23 +18,22 @@ from cpng_jax.data.dataset import ArraySource
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.plots import GREY, new_figure, save
-from cpng_jax.training.step import network_input
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Brightest pixels that share the top of the scale, so that a single one does not darken the rest of a map.
+# Per cent of the pixels that share the top of the scale, so that a single bright one does not darken the rest of a map.
 _BRIGHTEST = 1.0
 
-# Letters that fit beside a picture.
+# Characters of a label that fit beside a picture.
 _LINE = 20
 
-# Examples looked through for each one that is shown, so that different classes are.
+# Candidates for each example that is shown, so that different classes can be chosen.
 _POOL = 4
 
 
 class Maps(NamedTuple):
-    """What a run sees in some images.
+    """Saliency maps and predictions of a run for some images.
 
     Attributes:
       saliency: summed over channels and time, not negative, float32 `[N, H, W]`.
@@ -65,7 +64,7 @@ def smooth_grad(
       noise: standard deviation of the Gaussian noise, as a share of the image's maximum less its minimum.
       signed: average the gradients with their signs and take the magnitude of the mean, in which copies that disagree
         cancel.
-      batch_size: copies that are worked on at the same time.
+      batch_size: copies that are computed at the same time.
 
     Returns:
       Not negative, of the image's shape, in at least float32.
@@ -108,22 +107,22 @@ def saliency_maps(
       run: the run.
       images: uint8 `[N, H, W, C]`, or events `[N, T, H, W, C]`.
       labels: true classes, integer `[N]`.
-      beta: width of the surrogate gradient in every layer; that which each layer was trained to, if None.
-      of: the class whose output is looked at: the true one, or the one that the network takes the image for.
+      beta: width of the surrogate gradient in every layer; None for each layer's own after training.
+      of: the class whose output is looked at: the true one, or the one that the network predicts.
       seed: of the noise; the n-th image of each run gets the same.
-      samples: as of `smooth_grad`.
-      noise: likewise.
-      signed: likewise.
+      samples: noisy copies of each image.
+      noise: standard deviation of the noise, as a share of the image's maximum less its minimum.
+      signed: average the gradients with their signs instead of their magnitudes.
 
     Returns:
       The `Maps`.
     """
     setup, state = run.setup, run.state
-    dataset, model = setup.dataset, setup.model
-    surrogate = state.surrogate if beta is None else jax.tree.map(lambda old: jnp.full_like(old, beta), state.surrogate)
+    if beta is not None:
+        state = state.replace(surrogate=jax.tree.map(lambda old: jnp.full_like(old, beta), state.surrogate))
 
     def outputs(variables: Any, image: Array) -> Array:
-        logits: Any = model.apply(variables, network_input(image[None], dataset.mean, dataset.std, setup.config.dtype))
+        logits: Any = setup.model.apply(variables, setup.prepare(image[None]))
         return jnp.mean(logits[:, 0].astype(jnp.float32), axis=0)
 
     @jax.jit
@@ -136,9 +135,8 @@ def saliency_maps(
         saliency = smooth_grad(score, image, key, samples=samples, noise=noise, signed=signed, batch_size=batch_size)
         return flat(saliency), predicted
 
-    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': surrogate}
     keys = jax.random.split(jax.random.key(seed), len(images))
-    looks = [look(variables, *each) for each in zip(images, labels, keys, strict=True)]
+    looks = [look(state.variables, *each) for each in zip(images, labels, keys, strict=True)]
     saliency, predicted = (np.stack(jax.device_get(column)) for column in zip(*looks, strict=True))
     return Maps(saliency, predicted)
 
@@ -168,11 +166,11 @@ def draw(
       images: how many of the test split, of different classes where there are enough.
       beta: width of the surrogate gradient that the maps are made with: a number; 'init', that at the start of the
         first run, so that the maps of all differ by their weights alone; or 'trained', each run's own.
-      of: as of `saliency_maps`.
-      seed: likewise.
-      samples: likewise.
-      noise: likewise.
-      signed: likewise.
+      of: the class whose output is looked at: the true one, or the one that the network predicts.
+      seed: of the noise.
+      samples: noisy copies of each image.
+      noise: standard deviation of the noise, as a share of the image's maximum less its minimum.
+      signed: average the gradients with their signs instead of their magnitudes.
 
     Returns:
       The path of `saliency.png`.
@@ -207,14 +205,14 @@ def draw(
 
 
 def varied(examples: ArraySource, count: int) -> ArraySource:
-    """Takes one example of each class, in their order, then a second one of each, and so on.
+    """Chooses one example of each class, in their order, then a second one of each, and so on.
 
     Args:
       examples: to choose from.
-      count: how many; all there are, if they are fewer.
+      count: how many; all of them, if they are fewer.
 
     Returns:
-      The chosen ones.
+      The chosen examples.
     """
     labels = examples.labels
     earlier = np.array([np.sum(labels[:index] == label) for index, label in enumerate(labels)])
@@ -226,7 +224,7 @@ _CLASS = {'label': 'true', 'predicted': 'predicted'}
 
 
 def _width(beta: float | str, init: float) -> float | None:
-    """The one width of all layers, or None for those that were trained."""
+    """The beta of all layers, or None for each layer's own after training."""
     if beta == 'trained':
         return None
     width = init if beta == 'init' else beta
@@ -236,7 +234,7 @@ def _width(beta: float | str, init: float) -> float | None:
 
 
 def _show_image(axes: 'Axes', image: np.ndarray) -> None:
-    """A colour image as it is, anything else in grey; events summed over time and polarity."""
+    """Shows a colour image as it is, any other in grey, events summed over time and polarity."""
     if image.ndim == 3 and image.shape[-1] == 3:
         axes.imshow(image)
     else:
@@ -245,7 +243,7 @@ def _show_image(axes: 'Axes', image: np.ndarray) -> None:
 
 
 def _show_map(axes: 'Axes', saliency: np.ndarray) -> None:
-    """A map on a scale of its own, from 0 up: how steep an output is differs from network to network."""
+    """Shows a map on a grey scale of its own from 0: the size of gradients differs from network to network."""
     top = np.percentile(saliency, 100 - _BRIGHTEST) or np.max(saliency)
     axes.imshow(saliency, cmap='gray', vmin=0, vmax=top or 1)
     if not np.any(saliency):

@@ -1,4 +1,4 @@
-"""The loss around some weights, along random directions with filter-wise normalisation: any loss of any weights.
+"""The loss around given weights, along random directions with filter-wise normalisation: any loss of any weights.
 
 Li et al. (2017), "Visualizing the loss landscape of neural nets", arXiv:1712.09913, Sec. 4.
 """
@@ -16,10 +16,10 @@ PyTree = Any
 
 
 def random_directions(params: PyTree, key: Array, count: int = 2) -> list[PyTree]:
-    """Draws random directions in which each filter is as long as the filter of the weights in its place.
+    """Draws random directions whose filters have the norms of the filters of the weights.
 
-    A filter is what makes one output channel or neuron: all axes of a kernel but the last. Biases and the parameters
-    of norms, which have a single axis, do not move: their directions are 0.
+    A filter is the weights of one output channel or neuron: all axes of a kernel but the last. Directions of biases and
+    of the parameters of norms, which have a single axis, are 0.
 
     Args:
       params: weights, `[..., outputs]`.
@@ -39,7 +39,7 @@ def random_directions(params: PyTree, key: Array, count: int = 2) -> list[PyTree
 
 
 def _like(weights: Array, key: Array) -> Array:
-    """A random array with filters of the norms of those of `weights`."""
+    """A random array whose filters have the norms of those of `weights`."""
     if weights.ndim < 2:
         return jnp.zeros_like(weights)
     random = jax.random.normal(key, weights.shape, weights.dtype)
@@ -57,10 +57,10 @@ def moved(params: PyTree, directions: Sequence[PyTree], point: Array) -> PyTree:
     Args:
       params: weights.
       directions: K pytrees like `params`.
-      point: how far along each, `[K]`.
+      point: distance along each direction, `[K]`.
 
     Returns:
-      The weights there.
+      The moved weights.
     """
 
     def add(weights: Array, *ways: Array) -> Array:
@@ -72,15 +72,15 @@ def moved(params: PyTree, directions: Sequence[PyTree], point: Array) -> PyTree:
 def losses_at(
     loss: Callable[[PyTree], float | Array], params: PyTree, directions: Sequence[PyTree], points: np.ndarray
 ) -> np.ndarray:
-    """Measures the loss at points of the space that some directions span around the weights.
+    """Measures the loss at points of the space that directions span around the weights.
 
-    Nothing is compiled for a point: the way there is an array argument. Make `loss` of a jitted function.
+    Points are arguments of compiled functions, so that none is compiled anew; `loss` should be jitted.
 
     Args:
       loss: maps weights to a scalar.
       params: the weights in the centre.
       directions: K pytrees like `params`, from `random_directions`.
-      points: how far along each, `[N, K]`.
+      points: distances along the directions, `[N, K]`.
 
     Returns:
       The losses, float64 `[N]`.
@@ -91,12 +91,12 @@ def losses_at(
     points = np.asarray(points, np.float32)
     if points.ndim != 2 or points.shape[1] != len(directions):
         raise ValueError(f'points must be [N, {len(directions)}], one number a direction, got shape {points.shape}.')
-    # One after the other: each is as large as an evaluation, so that there is nothing to gain from several at once.
+    # One after the other: each is a whole evaluation, large enough to fill the device.
     return np.array([float(loss(moved(params, list(directions), jnp.asarray(point)))) for point in points])
 
 
 def lines(radius: float, count: int, directions: int) -> np.ndarray:
-    """Lays points along each direction by itself.
+    """Makes the coordinates of points on a line along each direction.
 
     Args:
       radius: of the farthest points.
@@ -113,7 +113,7 @@ def lines(radius: float, count: int, directions: int) -> np.ndarray:
 
 
 def plane(radius: float, count: int) -> np.ndarray:
-    """Lays points on a square grid in the plane of two directions.
+    """Makes the coordinates of a square grid in the plane of two directions.
 
     Args:
       radius: from the centre to a side.
@@ -130,7 +130,7 @@ def plane(radius: float, count: int) -> np.ndarray:
 
 
 def steps(radius: float, count: int) -> np.ndarray:
-    """Lays points on a line, from `-radius` to `radius`.
+    """Makes evenly spaced distances from `-radius` to `radius`.
 
     Args:
       radius: of the farthest points.
@@ -146,19 +146,19 @@ def steps(radius: float, count: int) -> np.ndarray:
         raise ValueError(f'count must be odd and at least 3, got {count}.')
     if not radius > 0:
         raise ValueError(f'radius must be above 0, got {radius}.')
-    # Symmetric to the last digit, and 0 in the middle.
+    # Of integers, so that it is exactly symmetric, and exactly 0 in the middle, unlike linspace.
     return radius * np.arange(-(count // 2), count // 2 + 1) / (count // 2)
 
 
 def sharpness(points: np.ndarray, losses: np.ndarray, radius: float) -> float:
-    """Measures how much the loss grows about the centre, on average over the points within a distance of it.
+    """Measures the mean increase of the loss over the points within a distance of the centre.
 
-    Where the loss is a quadratic form with second derivative k in each direction, that is half of k times the mean
-    square of the distance.
+    Where the loss is a quadratic form with second derivative k in each direction, that is k / 2 times the mean square
+    of the distance.
 
     Args:
       points: `[N, K]`, with the centre among them.
-      losses: there, `[N]`.
+      losses: at the points, `[N]`.
       radius: the largest distance that counts.
 
     Returns:

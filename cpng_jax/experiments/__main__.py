@@ -72,13 +72,13 @@ def main(argv: list[str]) -> None:
 
 
 def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the CSV and the Markdown of an experiment, of the cells that are finished.
+    """Writes the finished cells of an experiment as CSV and Markdown.
 
     Args:
       name: of the experiment.
       plan: the experiment.
       cells: all of its cells.
-      folder: where to.
+      folder: of the two files.
 
     Returns:
       The two files.
@@ -116,7 +116,7 @@ def _values(name: str) -> list[float] | None:
 
 
 def _shard(cells: list[grid.Cell]) -> list[grid.Cell]:
-    """This job's part: whole seeds of arms in turn, but an arm that needs another's run stays with it."""
+    """The cells of this job: every n-th, or whole seeds where an arm needs the run of another with the same seed."""
     match = re.fullmatch(r'(\d+)/(\d+)', _SHARD.value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f'--shard is {_SHARD.value!r}, expected a part of a whole, such as 3/8.')
@@ -128,7 +128,7 @@ def _shard(cells: list[grid.Cell]) -> list[grid.Cell]:
 
 
 def _keep_compiled(folder: pathlib.Path) -> None:
-    """Lets the cells of one job share what they compile alike, unless the user has such a cache already."""
+    """Keeps compiled programs for the next cells of this job, unless the user has set a compilation cache."""
     if getattr(jax.config, 'jax_compilation_cache_dir', None) is None:
         part = _SHARD.value.replace('/', '_of_')
         jax.config.update('jax_compilation_cache_dir', str(folder.resolve() / 'compiled' / part))

@@ -1,4 +1,4 @@
-"""The experiments: which arms each has, and what each arm is compared with."""
+"""The experiments: the arms of each, and the baseline that each arm is compared with."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +25,10 @@ class Arm(NamedTuple):
 
     Attributes:
       label: its name in tables and pictures.
-      changes: values by key of the configuration.
-      factors: columns of the results that say what differs.
-      baseline: label of the arm whose runs of the same seeds it is compared with; None for none.
-      beta_of: label of the arm whose final beta it takes.
+      changes: values of the configuration that it sets, by key.
+      factors: what distinguishes it, as values of columns of the results.
+      baseline: label of the arm that it is compared with, seed by seed; None for none.
+      beta_of: label of the arm whose final beta it takes; None for none.
     """
 
     label: str
@@ -42,10 +42,10 @@ class Plan(NamedTuple):
     """An experiment.
 
     Attributes:
-      title: what it asks, a line.
-      source: where in the paper it is.
+      title: its question, in a line.
+      source: figure, table or section of the paper.
       arms: in the order of the table.
-      factor: the number that the picture has along its axis; None shows the arms side by side.
+      factor: column of `Arm.factors` on the horizontal axis of the picture; None draws the arms side by side.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def beta_sweep(config: Config, values: Sequence[float] | None) -> Plan:
-    """Accuracy with a beta that is fixed, for several (Fig. 1, left)."""
+    """Accuracy for several values of a fixed beta (Fig. 1, left)."""
     betas = sorted({*(values or (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)), 1.0})
     arms = [
         Arm(f'beta = {beta:g}', FIXED | {'cpng.beta_init': float(beta)}, {'beta': beta}, baseline='beta = 1')
@@ -113,18 +113,18 @@ def from_scratch(config: Config, values: Sequence[float] | None) -> Plan:
 
 def compare(config: Config, values: Sequence[float] | None) -> Plan:
     """CPNG, its options and the rules of other papers against a fixed beta."""
-    at_each_batch = CPNG | {'cpng.every': 'batch'}  # as those papers do
+    at_each_batch = CPNG | {'cpng.every': 'batch'}  # as in their papers
     options = {
         'fixed': FIXED,
         'CPNG': CPNG,
         'CPNG, chi counted': CPNG | {'cpng.chi': 'counted'},
         'CPNG per channel': CPNG | {'cpng.per': 'channel'},
         'MPD-AGL': at_each_batch | {'cpng.rule': 'mpd_agl'},
-        'Dspike': CPNG | {'cpng.rule': 'dspike'},  # once an epoch
-        'DS-ATGO': FIXED | {'neuron.ds_atgo': True},  # at each time step
+        'Dspike': CPNG | {'cpng.rule': 'dspike'},  # runs once an epoch
+        'DS-ATGO': FIXED | {'neuron.ds_atgo': True},  # the neuron sets beta itself, at each time step
         'DS-ATGO, backward half': at_each_batch | {'cpng.rule': 'ds_atgo'},
     }
-    if 0 < config.neuron.tau < 1:  # others cannot be learnt
+    if 0 < config.neuron.tau < 1:  # a tau of 0 or 1 cannot be learnt
         learnt = {'neuron.learn_tau': True}
         options['fixed, decay learnt'] = FIXED | learnt
         options['LSG'] = at_each_batch | learnt | {'cpng.rule': 'lsg'}
@@ -147,19 +147,19 @@ EXPERIMENTS: dict[str, Callable[[Config, Sequence[float] | None], Plan]] = {
     'from_scratch': from_scratch,
     'compare': compare,
 }
-# Those that take other values than their own.
+# Experiments whose values `--values` may replace.
 WITH_VALUES = ('beta_sweep', 'chi_limit', 'frequency')
 
 
 def keep_arms(plan: Plan, labels: Sequence[str]) -> Plan:
-    """Leaves out all arms but some.
+    """Keeps only some arms of an experiment.
 
     Args:
       plan: the experiment.
-      labels: of the arms to keep; none keeps all.
+      labels: of the arms to keep; empty for all.
 
     Returns:
-      The plan with those arms, in its own order.
+      The plan with those arms, in their order in the plan.
 
     Raises:
       UserError: there is no such arm, or one of them takes the beta of an arm that would be left out.

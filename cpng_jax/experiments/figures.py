@@ -1,4 +1,4 @@
-"""The picture of an experiment: accuracy against a factor, or the arms side by side with their differences."""
+"""Draws an experiment: accuracy against a factor, or the arms side by side with the differences to their baselines."""
 
 import pathlib
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ def draw(plan: Plan, finished: Finished, path: pathlib.Path) -> pathlib.Path:
 
     Args:
       plan: the experiment.
-      finished: its cells and what they gave.
+      finished: its finished cells with their results.
       path: of the PNG.
 
     Returns:
@@ -38,7 +38,7 @@ def draw(plan: Plan, finished: Finished, path: pathlib.Path) -> pathlib.Path:
 
 
 def _against_factor(axes: 'Axes', plan: Plan, finished: Finished) -> None:
-    """Each run as a dot, means joined by a line; arms without a number, such as fixed, as a dashed line."""
+    """Draws each run as a dot and means joined by a line; arms whose factor is NaN, such as fixed, as a dashed line."""
     assert plan.factor is not None
     points, means = [], []
     for arm in plan.arms:
@@ -60,7 +60,7 @@ def _against_factor(axes: 'Axes', plan: Plan, finished: Finished) -> None:
 
 
 def _side_by_side(left: 'Axes', right: 'Axes', plan: Plan, finished: Finished) -> None:
-    """Runs of each arm, from top to bottom, and beside them the difference to the arm's baseline."""
+    """Draws the runs of each arm, from top to bottom, and beside them the difference to the arm's baseline."""
     for place, arm in enumerate(plan.arms):
         accuracies = [100 * value for value in of_arm(finished, arm.label, 'test_accuracy').values()]
         left.plot(accuracies, [place] * len(accuracies), 'o', color=QUIET, markersize=4)

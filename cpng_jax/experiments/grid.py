@@ -1,4 +1,4 @@
-"""Runs the cells of an experiment, an arm with a seed each, and keeps those that are finished."""
+"""Runs the grid of an experiment, arms by seeds; finished cells are kept."""
 
 import contextlib
 import json
@@ -23,11 +23,11 @@ Row = dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """An arm with a seed.
+    """A run of the grid: an arm with a seed.
 
     Attributes:
-      arm: what is run.
-      seed: of the run.
+      arm: its column of the grid.
+      seed: its row.
       folder: its workdir.
       config: its configuration.
     """
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
     config: Config
 
     def result(self) -> Row | None:
-        """What the finished run gave; None before it is finished."""
+        """The result of the finished run; None before it is finished."""
         path = self.folder / _RESULT
         if not path.exists():
             return None
@@ -51,16 +51,16 @@ class Cell(NamedTuple):
 
 
 def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.Path) -> list[Cell]:
-    """Lays out the cells of an experiment, seed by seed, so that a part of them is already a balanced sample.
+    """Makes the cells of an experiment, seed by seed, so that the first of them already have every arm.
 
     Args:
       plan: the experiment.
-      config: what the arms change.
+      config: the configuration that the arms change.
       seeds: of the runs.
       workdir: of the experiment.
 
     Returns:
-      The cells in the order to run them in.
+      The cells in the order of running.
 
     Raises:
       UserError: two arms are the same at this configuration.
@@ -76,7 +76,7 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
             changed = config.copy_and_resolve_references()
             changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
             if arm.beta_of is not None:
-                # The whole path, so that the same workdir may be named from anywhere.
+                # Absolute, so that the configuration is the same from whatever folder the workdir is named.
                 changed.cpng.beta_from = str(_folder(workdir, folders[arm.beta_of], seed).resolve())
             cells.append(Cell(arm, seed, _folder(workdir, folders[arm.label], seed), changed))
     return cells
@@ -90,8 +90,8 @@ def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
     """Runs the cells that are not finished; one that was stopped goes on from its checkpoint.
 
     Args:
-      cells: what to run.
-      done: called after each that was run, with its result.
+      cells: to run.
+      done: called with each cell after its run, and with its result.
 
     Raises:
       UserError: a cell cannot run. A training that diverges is a result, not an error.
@@ -103,7 +103,7 @@ def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
 
 
 def _run(cell: Cell) -> Row:
-    """Trains a cell, with what it prints in `train.log`, and notes the result."""
+    """Trains a cell, with its output in `train.log`, and writes the result to `result.json`."""
     diverged = ''
     with _printing_to(cell.folder / 'train.log'):
         try:
@@ -119,14 +119,14 @@ def _run(cell: Cell) -> Row:
 
 @contextlib.contextmanager
 def _printing_to(path: pathlib.Path) -> Iterator[None]:
-    """Sends what is printed to a file, which is made once there is something to write."""
+    """Appends standard output to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('a') as file, contextlib.redirect_stdout(file):
         yield
 
 
 def measured(folder: pathlib.Path) -> Row:
-    """Reads what a run gave from its metrics.
+    """Reads the results of a run from its metrics.
 
     Args:
       folder: of the run.
@@ -154,12 +154,12 @@ def measured(folder: pathlib.Path) -> Row:
 
 
 def _number(value: float | None) -> float:
-    """Metrics hold null for what is not finite."""
+    """A value of the metrics, which hold None for NaN and infinity."""
     return float('nan') if value is None else value
 
 
 class Progress:
-    """Says, a line for each cell, how far the grid is."""
+    """Makes the lines that report the progress of the grid, one for each cell."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._left = sum(cell.result() is None for cell in cells)
@@ -171,7 +171,7 @@ class Progress:
         return f'{self._total} cells, of which {self._total - self._left} are finished'
 
     def line(self, cell: Cell, row: Row) -> str:
-        """The line of a cell that has been run."""
+        """The line of a cell that has been run: result, duration, and time left."""
         now = time.monotonic()
         self._run, self._left = self._run + 1, self._left - 1
         took, self._last = now - self._last, now

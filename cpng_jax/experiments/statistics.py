@@ -1,4 +1,4 @@
-"""What is said of several seeds: mean, spread, and differences with an interval."""
+"""Statistics over seeds: mean, standard deviation, and paired differences with a bootstrap interval."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

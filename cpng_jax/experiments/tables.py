@@ -1,4 +1,4 @@
-"""Results of an experiment as tidy CSV and as a Markdown table."""
+"""Results of an experiment as CSV, a row for each run, and as a Markdown table, a row for each arm."""
 
 import pathlib
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Finished = list[tuple[Cell, Row]]
 
 
 def results_csv(finished: Finished, workdir: pathlib.Path) -> str:
-    """Writes a line for each finished cell.
+    """Makes the CSV of the finished cells, a row for each.
 
     Args:
-      finished: cells and what they gave.
-      workdir: of the experiment; folders are given from there.
+      finished: cells with their results.
+      workdir: of the experiment; folders are relative to it.
 
     Returns:
       The CSV, with a heading.
@@ -35,7 +35,7 @@ def results_csv(finished: Finished, workdir: pathlib.Path) -> str:
 
 
 def of_arm(finished: Finished, label: str, column: str) -> dict[int, float]:
-    """The values of an arm by seed."""
+    """Values of a column of the results of an arm, by seed."""
     return {cell.seed: row[column] for cell, row in finished if cell.arm.label == label}
 
 
@@ -43,9 +43,9 @@ def difference(finished: Finished, arm: Arm, column: str = 'test_accuracy') -> I
     """Compares an arm with its baseline, seed by seed.
 
     Args:
-      finished: cells and what they gave.
-      arm: what is compared.
-      column: what is compared.
+      finished: cells with their results.
+      arm: to compare.
+      column: of the results.
 
     Returns:
       The mean difference over the seeds that both have, with its interval; None where the arm has no baseline or they
@@ -61,14 +61,14 @@ def difference(finished: Finished, arm: Arm, column: str = 'test_accuracy') -> I
 
 
 def results_markdown(plan: Plan, finished: Finished) -> str:
-    """Writes the table of an experiment: a line for each arm.
+    """Makes the Markdown table of an experiment, a row for each arm.
 
     Args:
       plan: the experiment.
-      finished: cells and what they gave.
+      finished: cells with their results.
 
     Returns:
-      Markdown, with a heading and a line that says what the columns are.
+      Markdown, with a heading and a paragraph about the columns.
     """
     heading = ['arm', 'seeds', 'last accuracy, %', 'best, %', 'difference, points', 'to', 'beta', 'chi', 'images/s']
     lines = [_row(heading), _row(['---'] * len(heading))]
@@ -107,7 +107,7 @@ def results_markdown(plan: Plan, finished: Finished) -> str:
 
 
 def points(interval: Interval) -> str:
-    """Writes a difference of accuracies in points of a per cent."""
+    """Formats a difference of accuracies in percentage points."""
     if interval.count < 2:
         return f'{100 * interval.mean:+.2f}'
     return f'{100 * interval.mean:+.2f} ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})'

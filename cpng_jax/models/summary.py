@@ -1,4 +1,4 @@
-"""What a network consists of and what it costs, counted without computing anything."""
+"""The layers of a network with their shapes, parameters and operations, counted without computing anything."""
 
 import math
 from collections.abc import Mapping

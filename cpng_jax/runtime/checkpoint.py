@@ -175,7 +175,7 @@ class Checkpoints:
         name = min(name for name in found.keys() | first.keys() if found.get(name) != first.get(name))
         raise UserError(
             f'The checkpoint of step {step} in {self.directory} belongs to another network or optimiser: '
-            f'{name} is {_described(found.get(name))}, expected {_described(first.get(name))}. '
+            f'{name} is {_shape_text(found.get(name))}, expected {_shape_text(first.get(name))}. '
             'It was left as it is; choose another --workdir to start anew.'
         )
 
@@ -243,7 +243,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _described(shape: tuple[int, ...] | None) -> str:
+def _shape_text(shape: tuple[int, ...] | None) -> str:
     if shape is None:
         return 'missing'
     return ' x '.join(map(str, shape)) or 'a scalar'

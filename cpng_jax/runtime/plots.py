@@ -1,4 +1,4 @@
-"""Pictures of a run: accuracy and loss, chi over the epochs (Fig. 3), final beta (Fig. 4)."""
+"""The plots of a run: accuracy and loss, chi over the epochs (Fig. 3), final beta (Fig. 4); helpers for pictures."""
 
 import io
 import os
@@ -21,7 +21,7 @@ Rows = list[dict[str, Any]]
 QUIET, ACCENT, GREY = '#8a9bb0', '#c2410c', '#666666'
 CHI_TITLE = 'χ, the share of membrane potentials in the effective domain, by layer'
 _DEPTH_COLOURS = 'viridis'
-# Beyond so many bars names would run into each other.
+# With more bars, their names would run into each other.
 _MOST_NAMES = 60
 
 
@@ -102,7 +102,7 @@ def chi_per_layer(*runs: Rows, titles: Sequence[str] = (CHI_TITLE,)) -> 'Figure'
     for axes, rows, title in zip(panels, runs, titles, strict=True):
         _draw_chi(axes, rows, colours)
         axes.set_title(title)
-    for axes, rows in zip(panels, runs, strict=True):  # once the curves of all have set the axis they share
+    for axes, rows in zip(panels, runs, strict=True):  # after all curves, which set the range of the shared axis
         _draw_limit(axes, rows[-1].get('chi_limit'))
     panels[0].set_ylabel('χ')
     if len(runs) > 1:
@@ -112,7 +112,7 @@ def chi_per_layer(*runs: Rows, titles: Sequence[str] = (CHI_TITLE,)) -> 'Figure'
 
 
 def _draw_chi(axes: 'Axes', rows: Rows, colours: 'ScalarMappable') -> None:
-    """Draws the curves of a run."""
+    """Draws the curves of a run, one for each layer."""
     epochs = [row['epoch'] for row in rows]
     layers = list(rows[-1]['chi'])
     for depth, layer in enumerate(layers, start=1):
@@ -132,7 +132,7 @@ def _draw_chi(axes: 'Axes', rows: Rows, colours: 'ScalarMappable') -> None:
 
 
 def _draw_limit(axes: 'Axes', limit: float | None) -> None:
-    """Draws chi_limit where it lies near the curves; far below, a word at the edge leaves the curves their room."""
+    """Draws chi_limit as a line where it lies near the curves; far below them, as a text at the lower edge."""
     if limit is None:
         return
     low, high = axes.get_ylim()
@@ -198,7 +198,7 @@ def final_beta(*runs: Rows, names: Sequence[str] = ()) -> 'Figure':
 
 
 def new_figure(width: float, height: float) -> 'Figure':
-    """Makes a figure that belongs to no window.
+    """Makes a figure outside pyplot, which would keep it alive and might open a window.
 
     Args:
       width: in inches.
@@ -218,14 +218,14 @@ def new_figure(width: float, height: float) -> 'Figure':
 
 
 def tidy(axes: 'Axes') -> None:
-    """Takes the frame's upper and right side away and lays a pale grid under the data."""
+    """Removes the upper and right side of the frame and draws a pale grid behind the data."""
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def _epoch_axis(axes: 'Axes', epochs: list[int]) -> None:
-    """Whole epochs only, also where a single one or no finite value would let matplotlib choose its own range."""
+    """Ticks at whole epochs, also where matplotlib would choose its own range: one epoch, or no finite value."""
     from matplotlib.ticker import MaxNLocator
 
     room = max(0.02 * (epochs[-1] - epochs[0]), 0.5)
@@ -235,24 +235,24 @@ def _epoch_axis(axes: 'Axes', epochs: list[int]) -> None:
 
 
 def _marker(epochs: list[int]) -> str | None:
-    """Short runs need markers: a line of one point would not show."""
+    """A marker for short runs: a line of one point would not show."""
     return 'o' if len(epochs) < 6 else None
 
 
 def _floats(values: list[float | None], factor: float = 1) -> list[float]:
-    """Null, written for what was not finite, leaves a gap."""
+    """Values to plot; None, which metrics hold for what was not finite, becomes NaN, a gap in the curve."""
     return [float('nan') if value is None else factor * value for value in values]
 
 
 def to_png(figure: 'Figure') -> bytes:
-    """Renders a picture."""
+    """Renders a figure as the bytes of a PNG."""
     file = io.BytesIO()
     figure.savefig(file, format='png')
     return file.getvalue()
 
 
 def save(figure: 'Figure', path: pathlib.Path) -> pathlib.Path:
-    """Writes the picture in one go, so that a reader never sees half of it."""
+    """Writes a figure as PNG, atomically: a reader never sees half of it; returns the path."""
     temporary = path.with_suffix('.tmp')
     temporary.write_bytes(to_png(figure))
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Stopping on a signal without losing work."""
+"""Stopping a run on SIGINT or SIGTERM after a checkpoint."""
 
 import os
 import pathlib
@@ -12,11 +12,11 @@ from jax.experimental import multihost_utils
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):  # noqa: N818  it is no error
+class Stopped(Exception):  # noqa: N818  not an error
     """Training ended on a signal, after a checkpoint.
 
     Attributes:
-      exit_code: what a shell expects of a process ended by that signal.
+      exit_code: 128 + the number of the signal, as shells expect it.
     """
 
     def __init__(self, signum: int, step: int, workdir: str | os.PathLike[str]) -> None:
@@ -28,12 +28,12 @@ class Stopped(Exception):  # noqa: N818  it is no error
 
 
 class StopRequest:
-    """Inside a `with`, notes SIGINT and SIGTERM for the loop to ask about; a second one ends the program at once.
+    """Inside a `with`, records SIGINT and SIGTERM for the loop to poll; a second one ends the program at once.
 
-    Where several processes are one run, a signal to any of them counts for all.
+    Where several processes form one run, a signal to any of them counts for all.
 
     Attributes:
-      signal: which one came, 0 before.
+      signal: number of the signal received, 0 before.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def after(self, step: int) -> bool:
-        """Tells whether to stop after a step; on all processes alike, each of which asks after each step."""
+        """Whether to stop after a step; the same on all processes, each of which has to ask after each step."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.signal = signal.SIGTERM
         return self.signal != 0
@@ -49,7 +49,7 @@ class StopRequest:
     def __enter__(self) -> 'StopRequest':
         # Python lets only the main thread handle signals; a loop in another thread is stopped by its caller.
         if threading.current_thread() is threading.main_thread():
-            # JAX itself listens for SIGTERM, to tell the other processes.
+            # With several processes, JAX's own handler for SIGTERM tells the others: SIGINT is passed on to it.
             handlers = (
                 {signal.SIGINT: self._pass_on} if jax.process_count() > 1 else dict.fromkeys(_SIGNALS, self._note)
             )

@@ -10,10 +10,10 @@ Rows = Sequence[Mapping[str, Value]]
 
 
 def write(path: pathlib.Path, rows: Rows, *, title: str, note: str) -> list[pathlib.Path]:
-    """Writes a table as `.csv`, every digit, and as `.md`, to read.
+    """Writes a table as `.csv` with every digit, and rounded as `.md`.
 
     Args:
-      path: of both, without a suffix.
+      path: of the two files, without a suffix.
       rows: values by column; all have the columns of the first. None leaves a cell empty.
       title: heading of the Markdown.
       note: what the columns are.
@@ -28,7 +28,7 @@ def write(path: pathlib.Path, rows: Rows, *, title: str, note: str) -> list[path
 
 
 def to_csv(rows: Rows) -> str:
-    """Writes rows as CSV with a heading; numbers with every digit."""
+    """Formats rows as CSV with a heading, numbers with every digit."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator='\n')
     writer.writeheader()
@@ -37,7 +37,7 @@ def to_csv(rows: Rows) -> str:
 
 
 def to_markdown(rows: Rows) -> str:
-    """Writes rows as a Markdown table; numbers with four digits, aligned to the right."""
+    """Formats rows as a Markdown table; numbers with four digits, aligned to the right."""
     columns = list(rows[0])
     numeric = [all(not isinstance(row[column], str) for row in rows) for column in columns]
     lines = [columns, ['--:' if right else ':--' for right in numeric]]
@@ -46,14 +46,14 @@ def to_markdown(rows: Rows) -> str:
 
 
 def shown(value: Value) -> str:
-    """Writes a value to be read: a number that is not whole with four digits."""
+    """Formats a value for a reader: a float with four digits, None as an empty text."""
     if value is None:
         return ''
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
 def write_text(path: pathlib.Path, text: str) -> pathlib.Path:
-    """Writes a text in one go, so that a reader never sees half of it; returns the path."""
+    """Writes a text atomically: a reader never sees half of it; returns the path."""
     temporary = path.with_suffix('.tmp')
     temporary.write_text(text, encoding='utf-8')
     temporary.replace(path)

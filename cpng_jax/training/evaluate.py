@@ -1,4 +1,4 @@
-"""Measuring a state or a checkpoint on the test split; each example counts exactly once."""
+"""Evaluation of a state or a checkpoint on the test split; each example counts exactly once."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -17,7 +17,13 @@ from cpng_jax.training.step import EvalStep
 
 
 class Accuracy(NamedTuple):
-    """Result of an evaluation."""
+    """Result of an evaluation.
+
+    Attributes:
+      loss: mean cross entropy, in nats.
+      correct: number of examples classified correctly.
+      examples: number of examples.
+    """
 
     loss: float
     correct: int
@@ -25,20 +31,20 @@ class Accuracy(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """Share of the examples that were classified rightly."""
+        """Share of the examples classified correctly."""
         return self.correct / self.examples
 
 
 def evaluate_split(setup: Setup, state: TrainState, evaluate: EvalStep) -> Accuracy:
-    """Measures a state on the test split; each example counts exactly once.
+    """Evaluates a state on the test split; each example counts exactly once.
 
     Args:
       setup: from `build`.
-      state: what to measure.
+      state: to evaluate.
       evaluate: from `compile_steps`.
 
     Returns:
-      Mean cross entropy in nats, and the number classified rightly.
+      Mean cross entropy in nats, and the number of examples classified correctly.
     """
     devices = setup.mesh.size
     batch_size = -(-setup.config.eval.batch_size // devices) * devices
@@ -78,7 +84,7 @@ def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
 
 
 def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
-    """Restores the checkpoint that `config.eval.checkpoint` names and measures it on the test split.
+    """Restores the checkpoint that `config.eval.checkpoint` names and evaluates it on the test split (`--mode=eval`).
 
     Args:
       setup: from `build`.

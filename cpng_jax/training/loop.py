@@ -36,7 +36,7 @@ from cpng_jax.training.setup import (
 )
 from cpng_jax.training.state import TrainState, all_finite
 from cpng_jax.training.step import Batch, EvalStep
-from cpng_jax.training.summary import describe
+from cpng_jax.training.summary import summarise_run
 
 MODES = ('train', 'eval', 'summary')
 
@@ -56,7 +56,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
       mode: 'train', 'eval' or 'summary'.
 
     Returns:
-      Facts about the result: accuracies, and the step they belong to; sizes for a summary.
+      Of 'train' and 'eval' accuracies and their step, of 'summary' numbers of parameters and multiply-adds.
 
     Raises:
       UserError: something the user can set right.
@@ -67,7 +67,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
     validate(config)
     folder = pathlib.Path(workdir)
     if mode == 'summary':
-        summary = describe(config, folder)
+        summary = summarise_run(config, folder)
         print(summary, flush=True)
         return {'parameters': summary.parameters, 'multiply_adds': summary.multiply_adds}
     distributed.start(config)
@@ -90,7 +90,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       UserError: the workdir belongs to another configuration, cannot be written, or the training diverged.
-      Stopped: a signal asked for it; a checkpoint was saved.
+      Stopped: a signal ended the training, after a checkpoint.
     """
     config = setup.config
     if distributed.is_primary():
@@ -116,7 +116,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
 def _train_from(
     setup: Setup, workdir: pathlib.Path, checkpoints: Checkpoints, state: TrainState, results: Results
 ) -> Results:
-    """Makes the steps that are left: returns the last and best accuracy."""
+    """Makes the remaining steps; returns the last and best accuracy."""
     config, first, primary = setup.config, int(state.step), distributed.is_primary()
     step_function, evaluate = compile_steps(setup)
     update_beta = make_update_beta(setup)
@@ -132,6 +132,7 @@ def _train_from(
             return results
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
+        # Compiled before the first step, so that its memory can be read and its compilation is not timed.
         step_function = step_function.lower(state, batch).compile()
         memory = memory_usage(step_function)
         writer.write('memory', first, memory)
@@ -145,14 +146,14 @@ def _train_from(
                 batch = prefetcher.next(state.step)  # sent while the devices compute
             ends_epoch = step % setup.steps_per_epoch == 0
             if ends_epoch:
-                _check_loss(state, checkpoints)
+                _check_loss(state, checkpoints)  # waits for the devices, as a measurement of time must
                 throughput = timer.throughput(step)
                 state, row = _end_epoch(setup, state, batch, update_beta, evaluate)
                 row |= throughput
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
                 display.print(epoch_line(row, results, config.epochs))
-                timer.reset(step)
+                timer.reset(step)  # the time of the evaluation does not count
             elif step % config.log.every_steps == 0:
                 _check_loss(state, checkpoints)
                 loss, accuracy = _running(state, config.batch_size)
@@ -219,18 +220,19 @@ def _end_epoch(
 
 
 def _running(state: TrainState, batch_size: int) -> tuple[float, float]:
-    """Mean loss and accuracy of the epoch so far."""
+    """Mean loss, in nats, and accuracy of the epoch so far."""
     steps = int(state.epoch.steps)
     return float(state.epoch.loss) / steps, int(state.epoch.correct) / (steps * batch_size)
 
 
 def _check_loss(state: TrainState, checkpoints: Checkpoints) -> None:
-    """Ends a training that has diverged, before anything of it is saved."""
+    """Raises `DivergedError` where the loss is not finite, before the state is saved."""
     if not np.isfinite(float(state.epoch.loss)):
         _diverged('the loss', state, checkpoints)
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, results: Results, *, rated: bool) -> None:
+    """Saves a checkpoint, at the end of an epoch rated by its accuracy; raises `DivergedError` for a bad state."""
     if not bool(all_finite(state)):
         _diverged('a weight or a running statistic', state, checkpoints)
     checkpoints.save(int(state.step), state, results, results['test_accuracy'] if rated else None)
@@ -247,7 +249,7 @@ def _diverged(what: str, state: TrainState, checkpoints: Checkpoints) -> None:
 
 
 def _rank(results: Results, row: dict[str, Any]) -> Results:
-    """Keeps the last and the best test accuracy; of equals the later epoch, whose checkpoint is the one kept."""
+    """Updates the last and the best test accuracy; of equals the later is the best, as for `Checkpoints`."""
     results = results | {'test_accuracy': row['test_accuracy']}
     if row['test_accuracy'] >= results['best_accuracy']:
         results |= {'best_accuracy': row['test_accuracy'], 'best_epoch': row['epoch']}

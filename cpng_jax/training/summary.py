@@ -1,4 +1,4 @@
-"""What the network of a configuration consists of and costs: `--mode=summary`."""
+"""The summary of a run (`--mode=summary`): builds its network and has `models.summary` count the layers."""
 
 import pathlib
 
@@ -13,16 +13,16 @@ from cpng_jax.training.setup import Setup, build, example_input
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import network_input
 
-# Test images that the share of inputs that are not zero is measured on.
+# Test images on which the share of nonzero inputs is measured.
 _MEASURED = 16
 
 
-def describe(config: Config, workdir: pathlib.Path) -> Summary:
-    """Summarises a network; a trained one with the spiking operations it needs on test images.
+def summarise_run(config: Config, workdir: pathlib.Path) -> Summary:
+    """Summarises the network of a configuration; where it has been trained, with its spiking operations on test images.
 
     Args:
-      config: a valid configuration; its data set need not be there.
-      workdir: folder of a run. If it holds a checkpoint, the one that `config.eval.checkpoint` names is measured.
+      config: a valid configuration; without a checkpoint its data set need not be there.
+      workdir: folder of a run. If it holds checkpoints, the one that `config.eval.checkpoint` names is measured.
 
     Returns:
       The `Summary`.
@@ -34,7 +34,7 @@ def describe(config: Config, workdir: pathlib.Path) -> Summary:
     if trained:
         check(workdir, config)
     config = config.copy_and_resolve_references()
-    config.remat = 'none'  # which is for the backward pass, and would hide what goes on within a block
+    config.remat = 'none'  # matters only for the backward pass, and would hide the layers within a block
     if not trained:
         config.data.fake = True
         config.data.fake_examples = 4 * config.batch_size
@@ -45,7 +45,7 @@ def describe(config: Config, workdir: pathlib.Path) -> Summary:
 
 
 def measured_density(setup: Setup, state: TrainState) -> dict[str, float]:
-    """Measures the share of inputs that are not zero for each convolution and dense layer, on a few test images.
+    """Measures the share of nonzero inputs of each convolution and dense layer on a few test images.
 
     Args:
       setup: from `build`.
@@ -55,7 +55,6 @@ def measured_density(setup: Setup, state: TrainState) -> dict[str, float]:
       Shares by path of the layer, for `summarise`.
     """
     dataset = setup.dataset
-    variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
     batch = next(eval_batches(dataset.test, min(_MEASURED, len(dataset.test)), prepare=dataset.prepare))
     images = network_input(jnp.asarray(batch['image']), dataset.mean, dataset.std)
-    return input_density(setup.model, variables, images)
+    return input_density(setup.model, state.variables, images)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cpng_jax.data import cifar10_dvs
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 from tests.data import test_cifar, test_cifar10_dvs, test_imagenet
 
 
@@ -59,8 +59,8 @@ def test_prepare_train_eval(tmp_path, name, place, tested):
     config.data.event_size = 16
     config.data.roll = 1
     config.eval.batch_size = 4
-    trained = train.run(config, tmp_path / 'run')
-    measured = train.run(config, tmp_path / 'run', 'eval')
+    trained = loop.run(config, tmp_path / 'run')
+    measured = loop.run(config, tmp_path / 'run', 'eval')
     assert measured['step'] == trained['step'] > 1
     assert measured['examples'] == tested
     assert measured['test_accuracy'] == pytest.approx(trained['test_accuracy'])

@@ -15,7 +15,7 @@ from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
 from cpng_jax.runtime import metrics
 from cpng_jax.runtime.config import RULES, flatten, validate
 from cpng_jax.runtime.errors import DivergedError, UserError
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -110,7 +110,7 @@ def test_every_cell_is_run_once_and_kept(finished, monkeypatch):
     _, cells, _, reported = finished
     assert [cell for cell, _ in reported] == cells
     assert [cell.result() for cell in cells] == [row for _, row in reported]
-    monkeypatch.setattr(train, 'run', None)  # would fail if called
+    monkeypatch.setattr(loop, 'run', None)  # would fail if called
     grid.run_cells(cells, lambda *_: pytest.fail('a finished cell was run'))
 
 
@@ -185,7 +185,7 @@ def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch, tiny_config
     def diverge(config, folder):
         raise DivergedError('Training diverged: the loss became NaN')
 
-    monkeypatch.setattr(train, 'run', diverge)
+    monkeypatch.setattr(loop, 'run', diverge)
     cells = grid.cells_of(plan_of('compare', tiny_config), tiny_config, [0], tmp_path)
     grid.run_cells(cells[:1], lambda *_: None)
     row = cells[0].result()

@@ -16,7 +16,7 @@ from cpng_jax.control.effective_domain import chi
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF, adapted_lif
 from cpng_jax.nn.neuron import LIF, lif, lif_reference
 from cpng_jax.nn.statistics import membrane_stats
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 from tests.equations import eq_3_and_4
 from tests.runs import epoch_rows
 
@@ -120,7 +120,7 @@ def test_a_run_with_adapted_neurons(tmp_path, tiny_config):
     tiny_config.neuron.ds_atgo = True
     tiny_config.cpng.enabled = False
     tiny_config.remat = 'block'
-    result = train.run(tiny_config, tmp_path)
+    result = loop.run(tiny_config, tmp_path)
     rows = epoch_rows(tmp_path)
     assert result['test_accuracy'] > 0.2
     assert set(rows[-1]['beta'].values()) == {1.0}

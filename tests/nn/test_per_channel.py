@@ -13,7 +13,7 @@ from cpng_jax.nn.neuron import LIF, lif
 from cpng_jax.nn.statistics import MembraneStats, is_stats, membrane_stats
 from cpng_jax.nn.time_loop import Affine, Normalised
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 from cpng_jax.training.setup import build
 from tests.equations import eq_2, eq_7_and_8
 from tests.runs import epoch_rows, final_state
@@ -97,7 +97,7 @@ def test_cpng_sets_each_channel(options):
 def test_a_run_reports_the_mean_of_the_channels_and_goes_on(tmp_path, tiny_config):
     tiny_config.cpng.per = 'channel'
     tiny_config.epochs = 2
-    train.run(tiny_config, tmp_path)
+    loop.run(tiny_config, tmp_path)
     state = final_state(tiny_config, tmp_path)
     betas = {path: leaf for path, leaf in state.items() if path.startswith('.surrogate')}
     assert [leaf.shape for leaf in betas.values()] == [(4,), (8,)]

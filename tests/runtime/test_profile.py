@@ -9,7 +9,7 @@ import pytest
 
 from cpng_jax.runtime import metrics
 from cpng_jax.runtime.profile import Profile
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 
 
 def traced_steps(workdir):
@@ -45,7 +45,7 @@ def test_no_trace_is_written_unasked(tmp_path, steps, on):
 def test_the_program_writes_a_trace_and_the_memory_of_a_step(tmp_path, tiny_config, capsys):
     tiny_config.epochs = 1
     tiny_config.profile.steps = (3, 4)
-    train.run(tiny_config, tmp_path)
+    loop.run(tiny_config, tmp_path)
     assert traced_steps(tmp_path) == [3, 4]
     rows = metrics.read(tmp_path)
     (memory,) = [row for row in rows if row['event'] == 'memory']
