@@ -64,7 +64,7 @@ def step_without_statistics(work: Setup, inputs: Arrays) -> Callable[[], None]:
     Returns:
       Trains for a step, on the same batch each time, and returns when the next state is there.
     """
-    start = setup.initial_state(work)
+    start = work.initial_state()
     carried = (start.params, start.batch_stats, start.opt_state)
     surrogate = start.surrogate
     images, labels = jnp.asarray(inputs['images']), jnp.asarray(inputs['labels'])
@@ -88,7 +88,7 @@ def step_without_statistics(work: Setup, inputs: Arrays) -> Callable[[], None]:
 
 def algorithm_1(work: Setup) -> Callable[[], None]:
     """Makes a function that runs Algorithm 1 on a state as the loop does between epochs, and waits for beta."""
-    state = setup.initial_state(work)
+    state = work.initial_state()
     # Statistics of an ordinary layer, and a first call that has recorded a smaller chi: now there is a beta to find.
     ordinary = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), state.epoch.observed)
     recorded = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.25), state.control)

@@ -99,8 +99,7 @@ def training_step(work: Setup, inputs: Arrays) -> Callable[[], None]:
     Returns:
       Trains for a step, on the same batch each time, and returns when the next state is there.
     """
-    state = setup.initial_state(work)
-    train, _ = setup.compile_steps(work)
+    state, train = work.initial_state(), work.train_step
     batch = sharding.put_batch({'image': inputs['images'], 'label': inputs['labels']}, work.mesh)
     return stepping(train, state, batch)
 
@@ -135,7 +134,7 @@ def weights(case: Case) -> Arrays:
       `images`, `labels`, and each parameter as `params/PATH`, in flax's layout.
     """
     work = setup.build(config_of(case))
-    params = setup.initial_state(work).params
+    params = work.initial_state().params
     rng = np.random.default_rng(1)
     given = cases.network_inputs(case)
     for path, leaf in traverse_util.flatten_dict(params, sep='/').items():
@@ -167,7 +166,7 @@ def check(case: Case, given: Arrays) -> Arrays:
 
 def _check_network(case: Case, given: Arrays) -> Arrays:
     work = setup.build(config_of(case))
-    state = setup.initial_state(work)
+    state = work.initial_state()
     images = train_step.network_input(jnp.asarray(given['images']), work.dataset.mean, work.dataset.std)
     flat = {path.removeprefix('params/'): array for path, array in given.items() if path.startswith('params/')}
 

@@ -14,7 +14,7 @@ from configs import digits
 from cpng_jax.runtime import metrics
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.config import flatten
-from cpng_jax.training.setup import build, initial_state
+from cpng_jax.training.setup import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -73,7 +73,7 @@ def wait_for_checkpoint(process, workdir, step):
 
 def final_state(config, workdir):
     """The latest checkpoint of a run as numpy arrays by path."""
-    initial = initial_state(build(config))
+    initial = build(config).initial_state()
     checkpoints = Checkpoints(workdir)
     restored = checkpoints.restore(initial)
     checkpoints.close()

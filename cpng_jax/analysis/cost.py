@@ -10,7 +10,6 @@ from cpng_jax.analysis.run import Run, labels
 from cpng_jax.control import cpng
 from cpng_jax.models.summary import summarise
 from cpng_jax.runtime import tables
-from cpng_jax.training.setup import example_input
 from cpng_jax.training.summary import measured_density
 
 _CALLS = 20
@@ -38,9 +37,8 @@ def analyse(run: Run) -> list[pathlib.Path]:
     Raises:
       UserError: there is no run or no checkpoint, or the data are missing.
     """
-    dataset = run.setup.dataset
     density = measured_density(run.setup, run.state)
-    summary = summarise(run.setup.model, example_input(dataset), density)
+    summary = summarise(run.setup.model, run.setup.example, density)
     statistics, multiply_adds = summary.statistics_operations, summary.multiply_adds
     seconds, once, calls = epoch_seconds(run), algorithm_seconds(run), _calls(run)
     ours: dict[str, float | None] = {

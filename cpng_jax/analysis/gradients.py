@@ -13,7 +13,6 @@ from cpng_jax.analysis.compared import Compared, check_comparable, check_options
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import plots, tables
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training.setup import initial_state
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import batch_loss, network_input
 
@@ -104,7 +103,7 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     measured, rows = [], []
     for run in runs:
-        state = run.state if weights == 'trained' else initial_state(run.setup)
+        state = run.state if weights == 'trained' else run.setup.initial_state()
         relative = relative_gradients(run, state, betas, images)
         measured.append(relative)
         names = ['/'.join(path[:-1]) for path, _ in _kernels(state.params)]

@@ -17,7 +17,6 @@ from cpng_jax.data.pipeline import eval_batches
 from cpng_jax.runtime import sharding
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.plots import ACCENT, QUIET, new_figure, save, tidy
-from cpng_jax.training.setup import compile_steps
 
 
 def loss_of(run: Compared, *, split: Split = 'test', images: int = 1000) -> Callable[[PyTree], float]:
@@ -37,10 +36,9 @@ def loss_of(run: Compared, *, split: Split = 'test', images: int = 1000) -> Call
     parts = -(-len(examples) // setup.config.eval.batch_size)
     batch_size = -(-len(examples) // (parts * devices)) * devices
     batches = [sharding.put_batch(batch, setup.mesh) for batch in eval_batches(examples, batch_size)]
-    _, evaluate = compile_steps(setup)
 
     def loss(params: PyTree) -> float:
-        sums = [evaluate(run.state.replace(params=params), batch) for batch in batches]
+        sums = [setup.eval_step(run.state.replace(params=params), batch) for batch in batches]
         return sum(float(one.loss) for one in sums) / len(examples)
 
     return loss

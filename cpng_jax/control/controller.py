@@ -117,6 +117,11 @@ class Settings(NamedTuple):
     options: Mapping[str, Any] = {}
     beta_of_run: Callable[[str], Mapping[str, float]] | None = None
 
+    @property
+    def statistics(self) -> str:
+        """The collection that chi is taken from: a field of `Observed`."""
+        return 'distances' if self.counted else 'membrane'
+
 
 def _agrees(settings: Settings) -> str | None:
     del settings

@@ -171,7 +171,7 @@ def config_of(settings: Settings) -> CPNGConfig:
 
 
 def _make(settings: Settings) -> Controller:
-    config, statistics = config_of(settings), 'distances' if settings.counted else 'membrane'
+    config, statistics = config_of(settings), settings.statistics
 
     def step(observed: Observed, beta: PyTree, state: CPNGState) -> tuple[PyTree, CPNGState, Report]:
         beta, state, seen = update(getattr(observed, statistics), beta, state, config)

@@ -11,9 +11,8 @@ from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import check
 from cpng_jax.training import state_v1
-from cpng_jax.training.setup import Setup, compile_steps, initial_state
+from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
-from cpng_jax.training.step import EvalStep
 
 
 class Accuracy(NamedTuple):
@@ -35,13 +34,12 @@ class Accuracy(NamedTuple):
         return self.correct / self.examples
 
 
-def evaluate_split(setup: Setup, state: TrainState, evaluate: EvalStep) -> Accuracy:
+def evaluate_split(setup: Setup, state: TrainState) -> Accuracy:
     """Evaluates a state on the test split; each example counts exactly once.
 
     Args:
       setup: from `build`.
       state: to evaluate.
-      evaluate: from `compile_steps`.
 
     Returns:
       Mean cross entropy in nats, and the number of examples classified correctly.
@@ -49,7 +47,7 @@ def evaluate_split(setup: Setup, state: TrainState, evaluate: EvalStep) -> Accur
     devices = setup.mesh.size
     batch_size = -(-setup.config.eval.batch_size // devices) * devices
     sums = [
-        evaluate(state, sharding.put_batch(batch, setup.mesh))
+        setup.eval_step(state, sharding.put_batch(batch, setup.mesh))
         for batch in eval_batches(
             setup.dataset.test,
             batch_size,
@@ -78,7 +76,7 @@ def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
       UserError: none can be read, or one belongs to another network.
     """
     checkpoints = Checkpoints(workdir, keep=setup.config.checkpoint.keep)
-    restored = checkpoints.restore(initial_state(setup), setup.config.eval.checkpoint, older=[state_v1.LAYOUT])
+    restored = checkpoints.restore(setup.initial_state(), setup.config.eval.checkpoint, older=[state_v1.LAYOUT])
     checkpoints.close()
     return None if restored is None else restored[0]
 
@@ -105,8 +103,7 @@ def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     state = restore(setup, workdir)
     if state is None:
         raise UserError(f'There is no checkpoint in {workdir} yet: train at least one epoch first.')
-    _, evaluate = compile_steps(setup)
-    result = evaluate_split(setup, state, evaluate)
+    result = evaluate_split(setup, state)
     step = int(state.step)
     if distributed.is_primary():
         print(

@@ -20,22 +20,14 @@ from cpng_jax.runtime.metrics import MetricsWriter
 from cpng_jax.runtime.plots import plot_run
 from cpng_jax.runtime.prefetch import Prefetcher, Timer
 from cpng_jax.runtime.profile import Profile, memory_usage
+from cpng_jax.runtime.sharding import replicated
 from cpng_jax.runtime.signals import Stopped, StopRequest
 from cpng_jax.runtime.workdir import acquire
-from cpng_jax.training import optim, state_v1
+from cpng_jax.training import state_v1
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
-from cpng_jax.training.set_beta import UpdateBeta
-from cpng_jax.training.setup import (
-    Setup,
-    build,
-    compile_steps,
-    initial_state,
-    make_update_beta,
-    start_epoch,
-    train_batches,
-)
-from cpng_jax.training.state import TrainState, all_finite
-from cpng_jax.training.step import Batch, EvalStep
+from cpng_jax.training.setup import Setup, build
+from cpng_jax.training.state import EpochTotals, TrainState, all_finite
+from cpng_jax.training.step import Batch
 from cpng_jax.training.summary import summarise_run
 
 MODES = ('train', 'eval', 'summary')
@@ -98,7 +90,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     distributed.barrier('the workdir is acquired')
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
-        fresh = initial_state(setup)
+        fresh = setup.initial_state()
         state, results = checkpoints.restore(fresh, older=[state_v1.LAYOUT]) or (fresh, _NO_RESULTS)
         results = _train_from(setup, workdir, checkpoints, state, results)
     except OSError as error:
@@ -118,29 +110,27 @@ def _train_from(
 ) -> Results:
     """Makes the remaining steps; returns the last and best accuracy."""
     config, first, primary = setup.config, int(state.step), distributed.is_primary()
-    step_function, evaluate = compile_steps(setup)
-    update_beta = make_update_beta(setup)
     writer = MetricsWriter(workdir, first_step=first, silent=not primary)
     console = None if primary else Console(quiet=True)
     display = Display(
         setup.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
     )
     profile = Profile(workdir, config.profile.steps, on=primary)
-    with writer, train_batches(setup, first) as batches, display, profile, StopRequest() as stop:
+    with writer, setup.train_batches(first_step=first) as batches, display, profile, StopRequest() as stop:
         display.print(_start_message(setup, workdir, state))
         if first == setup.steps:
             return results
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
         # Compiled before the first step, so that its memory can be read and its compilation is not timed.
-        step_function = step_function.lower(state, batch).compile()
-        memory = memory_usage(step_function)
+        train_step = setup.train_step.lower(state, batch).compile()
+        memory = memory_usage(train_step)
         writer.write('memory', first, memory)
         display.print(memory_line(memory))
         timer = Timer(prefetcher, config.batch_size, first)
         for step in range(first + 1, setup.steps + 1):
             with profile.before(step):
-                state = step_function(state, batch)
+                state = train_step(state, batch)
             profile.after(step, state)
             if step < setup.steps:
                 batch = prefetcher.next(state.step)  # sent while the devices compute
@@ -148,7 +138,7 @@ def _train_from(
             if ends_epoch:
                 _check_loss(state, checkpoints)  # waits for the devices, as a measurement of time must
                 throughput = timer.throughput(step)
-                state, row = _end_epoch(setup, state, batch, update_beta, evaluate)
+                state, row = _end_epoch(setup, state, batch)
                 row |= throughput
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
@@ -183,30 +173,23 @@ def _start_message(setup: Setup, workdir: pathlib.Path, state: TrainState) -> st
     )
 
 
-def _end_epoch(
-    setup: Setup,
-    state: TrainState,
-    batch: Batch,
-    update_beta: UpdateBeta,
-    evaluate: EvalStep,
-) -> tuple[TrainState, dict[str, Any]]:
+def _end_epoch(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
     """Sets beta, measures the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
     config = setup.config
     loss, accuracy = _running(state, config.batch_size)
-    schedule = optim.learning_rate(config.optim, setup.steps)
     domain = dict(v_th=config.neuron.v_th, surrogate=config.neuron.surrogate, interval=config.cpng.interval)
     chi = chi_by_layer(state.epoch.observed[setup.statistics], state.surrogate, **domain)
-    updated, report = update_beta(state, batch)
+    updated, report = setup.update_beta(state, batch)
     if config.cpng.every == 'epoch':  # at every batch the step has done so, and this is for the report
         state = updated
-    result = evaluate_split(setup, state, evaluate)
+    result = evaluate_split(setup, state)
     row = {
         'epoch': setup.epoch(int(state.step)),
         'train_loss': loss,
         'train_accuracy': accuracy,
         'test_loss': result.loss,
         'test_accuracy': result.accuracy,
-        'learning_rate': float(jnp.asarray(schedule(int(state.step) - 1))),
+        'learning_rate': float(jnp.asarray(setup.learning_rate(int(state.step) - 1))),
         'chi_limit': config.cpng.chi_limit,
         'beta_init': config.cpng.beta_init,
         'beta': by_layer(state.surrogate),
@@ -216,7 +199,8 @@ def _end_epoch(
         'skipped': report.skipped_layers(),
     }
     row |= {name: by_layer(tree) for name, tree in setup.controller.numbers(state.control).items()}
-    return start_epoch(setup, state), row
+    start = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=replicated(setup.mesh))
+    return state.replace(epoch=start(state.surrogate, setup.observe)), row
 
 
 def _running(state: TrainState, batch_size: int) -> tuple[float, float]:

@@ -51,6 +51,19 @@ def update(
     return state.replace(surrogate=beta, control=control), report
 
 
+def after_step(controller: Controller, state: TrainState) -> TrainState:
+    """Sets beta at the end of a training step, as part of it.
+
+    Args:
+      controller: what sets beta.
+      state: after the update of the weights.
+
+    Returns:
+      The state with the new beta.
+    """
+    return update(controller, state, state.step)[0]
+
+
 def start(controller: Controller, state: TrainState) -> TrainState:
     """Lets the controller set beta before the first step.
 

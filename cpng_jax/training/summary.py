@@ -9,7 +9,7 @@ from cpng_jax.models.summary import Summary, input_density, summarise
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.workdir import check
 from cpng_jax.training.evaluate import restore
-from cpng_jax.training.setup import Setup, build, example_input
+from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import network_input
 
@@ -41,7 +41,7 @@ def summarise_run(config: Config, workdir: pathlib.Path) -> Summary:
     setup = build(config)
     state = restore(setup, workdir) if trained else None
     density = None if state is None else measured_density(setup, state)
-    return summarise(setup.model, example_input(setup.dataset), density)
+    return summarise(setup.model, setup.example, density)
 
 
 def measured_density(setup: Setup, state: TrainState) -> dict[str, float]:

@@ -12,13 +12,13 @@ from matplotlib.image import imread
 from cpng_jax.analysis import gradients
 from cpng_jax.analysis.compared import Compared, spread_examples
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training.setup import build, initial_state
+from cpng_jax.training.setup import build
 
 
 @pytest.fixture
 def run(tiny_config):
     setup = build(tiny_config)
-    return Compared('fixed', setup, initial_state(setup))
+    return Compared('fixed', setup, setup.initial_state())
 
 
 def test_a_norm_is_that_of_the_gradient_of_one_kernel(run):

@@ -8,18 +8,18 @@ from cpng_jax.analysis import landscape
 from cpng_jax.analysis.compared import Compared
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training.evaluate import evaluate_split
-from cpng_jax.training.setup import build, compile_steps, initial_state
+from cpng_jax.training.setup import build
 
 
 @pytest.fixture
 def run(tiny_config):
     setup = build(tiny_config)
-    return Compared('fixed', setup, initial_state(setup))
+    return Compared('fixed', setup, setup.initial_state())
 
 
 def test_the_loss_in_the_centre_is_that_of_the_evaluation(run):
     loss = landscape.loss_of(run, images=10_000)(run.state.params)
-    _, evaluate = compile_steps(run.setup)
+    evaluate = run.setup.eval_step
     assert loss == pytest.approx(evaluate_split(run.setup, run.state, evaluate).loss, rel=1e-6)
     few = landscape.loss_of(run, split='train', images=70)(run.state.params)
     assert few != pytest.approx(loss, rel=1e-6)

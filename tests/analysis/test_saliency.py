@@ -11,7 +11,7 @@ from cpng_jax.analysis.compared import Compared, spread_examples
 from cpng_jax.analysis.saliency import smooth_grad
 from cpng_jax.data.dataset import ArraySource
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training.setup import build, initial_state
+from cpng_jax.training.setup import build
 from cpng_jax.training.step import network_input
 
 KEY = jax.random.key(0)
@@ -70,7 +70,7 @@ def test_impossible_options_are_named(options, message):
 
 def make_run(config, label='fixed'):
     setup = build(config)
-    return Compared(label, setup, initial_state(setup))
+    return Compared(label, setup, setup.initial_state())
 
 
 def test_maps_of_a_run_are_gradients_of_its_output_for_the_class(tiny_config):

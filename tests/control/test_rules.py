@@ -21,7 +21,7 @@ from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
 from cpng_jax.training import set_beta
-from cpng_jax.training.setup import build, compile_steps, initial_state
+from cpng_jax.training.setup import build
 from tests.equations import eq_2, eq_3_and_4, eq_7_and_8
 from tests.runs import epoch_rows
 from tests.training.test_step import assert_close, batch, make
@@ -242,8 +242,7 @@ def test_a_rule_that_is_off_leaves_beta_alone(tmp_path, tiny_config):
 def test_changing_beta_by_a_rule_never_recompiles(tiny_config):
     tiny_config.update_from_flattened_dict({'cpng.rule': 'ds_atgo', 'cpng.every': 'batch'})
     setup = build(tiny_config)
-    step, _ = compile_steps(setup)
-    state = initial_state(setup)
+    step, state = setup.train_step, setup.initial_state()
     rng = np.random.default_rng(0)
     for _ in range(3):
         images = rng.integers(0, 256, (128, *setup.dataset.image_shape)).astype(np.uint8)

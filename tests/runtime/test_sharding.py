@@ -43,12 +43,12 @@ def test_devices_compute_their_own_examples_alone():
     program = (
         'import re, jax, numpy as np\n'
         'from configs import digits\n'
-        'from cpng_jax.training.setup import build, compile_steps, initial_state\n'
+        'from cpng_jax.training.setup import build\n'
         'config = digits.get_config()\n'
         'config.batch_size, config.model.stages = 64, ((4,), (8,))\n'
         'built = build(config)\n'
         "batch = {'image': np.zeros((64, 8, 8, 1), np.uint8), 'label': np.zeros(64, np.int32)}\n"
-        'compiled = compile_steps(built)[0].lower(initial_state(built), batch).compile().as_text()\n'
+        'compiled = built.train_step.lower(built.initial_state(), batch).compile().as_text()\n'
         "print(built.mesh.size, *sorted(set(re.findall(r' (all-[a-z-]+|collective-[a-z-]+)\\(', compiled))))\n"
     )
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}

@@ -15,9 +15,8 @@ from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
-from cpng_jax.training import setup
-from cpng_jax.training.setup import build, compile_steps, initial_state
-from cpng_jax.training.state import create
+from cpng_jax.training.objective import make_loss, make_mix
+from cpng_jax.training.setup import build
 
 FILES = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
 NAMES = [name for name in FILES if name not in ('base', '__init__')]
@@ -100,12 +99,10 @@ def test_it_initialises_and_lowers_at_full_size(name):
     built = build(config)
     shape = (config.batch_size, *built.dataset.image_shape)
     assert len(built.dataset.class_names) == CLASSES.get(config.data.name, 10)
-    example = jnp.zeros((1, *built.dataset.image_shape))
     if len(shape) == 5:
         assert shape[1] == config.model.time_steps
-        example = jnp.moveaxis(example, 1, 0)
-    state = jax.eval_shape(lambda: create(built.model, built.optimizer, example, 0))
-    step, _ = compile_steps(built)
+    state = jax.eval_shape(built.initial_state)
+    step = built.train_step
     batch = {'image': jax.ShapeDtypeStruct(shape, np.uint8), 'label': jax.ShapeDtypeStruct(shape[:1], np.int32)}
     after = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -117,9 +114,9 @@ def test_it_initialises_and_lowers_at_full_size(name):
 def test_two_steps_at_reduced_size(name):
     config = reduce(get(name))
     built = build(config)
-    state = initial_state(built)
+    state = built.initial_state()
     before = jax.tree.map(np.array, state.params)
-    step, _ = compile_steps(built)
+    step = built.train_step
     rng = np.random.default_rng(0)
     for _ in range(2):
         images = rng.integers(0, 256, (4, *built.dataset.image_shape)).astype(np.uint8)
@@ -138,9 +135,9 @@ def test_label_smoothing_moves_a_share_to_all_classes(name):
     config = reduce(get('digits'))
     config.loss.name = name
     config.loss.label_smoothing = 0.2
-    smoothed = setup._loss(config, classes=10)
+    smoothed = make_loss(config.loss, classes=10)
     config.loss.label_smoothing = 0.0
-    plain = setup._loss(config, classes=10)
+    plain = make_loss(config.loss, classes=10)
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 10)), jnp.float32)
     labels = jnp.arange(5)
     everywhere = sum(plain(logits, jnp.full(5, label)) for label in range(10)) / 10
@@ -149,15 +146,15 @@ def test_label_smoothing_moves_a_share_to_all_classes(name):
 
 def test_mixing_is_a_function_of_seed_and_step():
     config = reduce(get('digits'))
-    assert setup._mix(config, classes=10) is None
+    assert make_mix(config.data, config.seed, classes=10) is None
     config.data.mixup_alpha = 1.0
-    mix, images = setup._mix(config, classes=10), jnp.arange(4.0).reshape(4, 1, 1, 1)
+    mix, images = make_mix(config.data, config.seed, classes=10), jnp.arange(4.0).reshape(4, 1, 1, 1)
     assert mix is not None
     shares = [float(mix(images, jnp.arange(4), jnp.asarray(step))[1][0, 0]) for step in (0, 0, 1, 2)]
     assert shares[0] == shares[1]
     assert len(set(shares)) == 3
     config.seed = 1
-    other = setup._mix(config, classes=10)
+    other = make_mix(config.data, config.seed, classes=10)
     assert other is not None
     assert float(other(images, jnp.arange(4), jnp.asarray(0))[1][0, 0]) != shares[0]
 

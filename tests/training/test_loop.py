@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from configs import digits
+from cpng_jax.runtime import sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop as train
-from cpng_jax.training.setup import build, initial_state
+from cpng_jax.training import setup
+from cpng_jax.training.setup import build
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, wait_for_checkpoint
 
 STEPS = 33
@@ -122,7 +124,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
     train.run(tiny_config, tmp_path / 'whole')
 
     stop_at = 6  # batches are sent one ahead of the step
-    put_batch = train.sharding.put_batch
+    put_batch = sharding.put_batch
     calls = []
 
     def put_batch_and_signal(batch, mesh):
@@ -132,7 +134,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
         return put_batch(batch, mesh)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.sharding, 'put_batch', put_batch_and_signal)
+        patch.setattr(sharding, 'put_batch', put_batch_and_signal)
         with pytest.raises(train.Stopped, match='SIGTERM: saved at step 5'):
             train.run(tiny_config, tmp_path / 'parts')
     train.run(tiny_config, tmp_path / 'parts')
@@ -178,14 +180,14 @@ def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_
     with pytest.raises(UserError, match=r'Training diverged: .* became NaN or infinite by step \d+'):
         train.run(tiny_config, tmp_path)
     checkpoints = Checkpoints(tmp_path)
-    restored = checkpoints.restore(initial_state(build(tiny_config)))
+    restored = checkpoints.restore(build(tiny_config).initial_state())
     checkpoints.close()
     if restored is not None:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored[0].params))
 
 
 def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monkeypatch):
-    good = train.train_step.make_train_step
+    good = setup.make_train_step
 
     def poisoned(*arguments, **options):
         step_function = good(*arguments, **options).__wrapped__
@@ -198,7 +200,7 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
 
         return jax.jit(step)
 
-    monkeypatch.setattr(train.train_step, 'make_train_step', poisoned)
+    monkeypatch.setattr(setup, 'make_train_step', poisoned)
     tiny_config.checkpoint.every_steps = 5
     with pytest.raises(UserError, match=r'NaN or infinite by step 15. The checkpoint of step 11 is kept'):
         train.run(tiny_config, tmp_path)

@@ -10,7 +10,7 @@ from cpng_jax.control.cpng import CPNGState
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.workdir import write_json
 from cpng_jax.training import loop, state_v1
-from cpng_jax.training.setup import build, initial_state
+from cpng_jax.training.setup import build
 from cpng_jax.training.state import TrainState
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state
 
@@ -26,7 +26,7 @@ def as_v1(state: TrainState) -> state_v1.TrainState:
 def rewrite_as_v1(config, workdir, copy):
     """A copy of a run whose latest checkpoint has the old layout."""
     checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(initial_state(build(config)))
+    restored = checkpoints.restore(build(config).initial_state())
     checkpoints.close()
     assert restored is not None
     state, progress = restored
@@ -59,12 +59,12 @@ def test_a_run_of_version_0_1_goes_on_bit_for_bit(tmp_path, tiny_config, changes
 
 
 def test_the_recorder_is_kept_where_the_rule_has_one_and_dropped_elsewhere(tiny_config):
-    cpng = initial_state(build(tiny_config))
+    cpng = build(tiny_config).initial_state()
     recorder = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), cpng.surrogate)
     old = as_v1(cpng).replace(cpng=CPNGState(recorder))
     chex.assert_trees_all_equal(state_v1.upgrade(old, cpng).control, CPNGState(recorder))
     tiny_config.cpng.enabled = False
-    fixed = initial_state(build(tiny_config))
+    fixed = build(tiny_config).initial_state()
     upgraded = state_v1.upgrade(old, fixed)
     assert upgraded.control == ()
     chex.assert_trees_all_equal_structs(upgraded, fixed)
