@@ -11,6 +11,9 @@ from cpng_jax.runtime.errors import UserError
 Example = dict[str, Any]
 """`image`: uint8 `[H, W, C]`, event counts `[T, H, W, C]`, or as raw as a source has it; `label`: int32 scalar."""
 
+# Of the examples of each class, where a data set comes without a test split of its own.
+_TEST_SHARE = 0.2
+
 Augmentation = Callable[[Example, np.random.Generator], Example]
 
 
@@ -54,8 +57,8 @@ class Dataset:
       augment: applied to each training example with a generator that depends only on seed, epoch and position.
       class_names: the names of the classes, in the order of their labels.
       image_shape: `(H, W, C)` of an image, `(T, H, W, C)` of events, as they reach the network.
-      mean: of each channel over the training images, in units of 0 to 1.
-      std: likewise the standard deviation.
+      mean: of each channel over the training images, in units of 0 to 1, float32 `[C]`.
+      std: standard deviation of each channel, in the same units, float32 `[C]`.
       prepare: applied to each test example.
     """
 
@@ -67,6 +70,40 @@ class Dataset:
     mean: np.ndarray
     std: np.ndarray
     prepare: Callable[[Example], Example] = as_it_is
+
+
+def split_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    augment: Augmentation,
+    statistics: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Dataset:
+    """Makes a data set of arrays in which nobody has split training from test: a fifth of each class is for the test.
+
+    Args:
+      images: uint8 `[N, H, W, C]`, or `[N, T, H, W, C]` of events.
+      labels: integer `[N]`, from 0 on; a class is named after its label.
+      augment: applied to each training example.
+      statistics: mean and standard deviation of each channel to normalise by; None measures those of the training
+        images.
+
+    Returns:
+      The `Dataset`, split the same way each time that the labels are the same.
+
+    Raises:
+      UserError: scikit-learn is not installed.
+    """
+    train, test = stratified_split(labels, _TEST_SHARE)
+    mean, std = channel_statistics(images[train]) if statistics is None else statistics
+    return Dataset(
+        train=ArraySource(images[train], labels[train]),
+        test=ArraySource(images[test], labels[test]),
+        augment=augment,
+        class_names=[str(label) for label in range(labels.max() + 1)],
+        image_shape=images.shape[1:],
+        mean=mean,
+        std=std,
+    )
 
 
 def few_of_each(source: Source, per_class: int) -> ArraySource:

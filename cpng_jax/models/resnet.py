@@ -1,12 +1,14 @@
 """Spiking ResNets: the neurons of a block fire on the sum of its two branches (Zheng et al., 2020)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cpng_jax.models.blocks import ConvBlock, ConvNorm, rematerialised, scaled, time_first
-from cpng_jax.nn.layers import Dense, TdBN
+from cpng_jax.models.blocks import ConvBlock, ConvNorm
+from cpng_jax.models.network import SpikingNetwork
+from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.neuron import LIF
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.nn.time_loop import Normalised
@@ -46,73 +48,67 @@ class ResidualBlock(nn.Module):
         return self.neuron(name='lif')((y, shortcut))
 
 
-class ResNet(nn.Module):
+def residual_stages(
+    network: SpikingNetwork,
+    kind: type[nn.Module],
+    blocks: Sequence[int],
+    widths: Sequence[int],
+    x: Array,
+    train: bool,
+    **fields: Any,
+) -> Array:
+    """Runs stages of residual blocks; the first block of each stage but the first halves the map.
+
+    Args:
+      network: whose layers they are.
+      kind: class of the blocks.
+      blocks: number of blocks in each stage.
+      widths: channels of each stage.
+      x: spikes, `[T, B, H, W, C]`.
+      train: normalise by the batch instead of the running statistics.
+      **fields: of the blocks.
+
+    Returns:
+      `[T, B, H', W', C']`.
+
+    Raises:
+      ValueError: `blocks` and `widths` differ in length.
+    """
+    if len(blocks) != len(widths):
+        raise ValueError(f'blocks and widths must have one number a stage, got {blocks} and {widths}.')
+    for stage, (count, features) in enumerate(zip(blocks, widths, strict=True), start=1):
+        for index in range(count):
+            stride = 2 if stage > 1 and index == 0 else 1
+            name = f'stage{stage}_block{index + 1:02d}'
+            x = network.block(kind, features, stride=stride, name=name, **fields)(x, train)
+    return x
+
+
+class ResNet(SpikingNetwork):
     """Stem, stages of residual blocks, average over the map, fully connected layers.
 
-    The first block of each stage but the first halves the map. The last layer is linear, without neurons (Eq. 5).
-    Names are in the order of depth, so that the layers of `surrogate` and `membrane` are sorted by it.
-
     Attributes:
-      classes: number of outputs.
       blocks: number of residual blocks in each stage.
       widths: channels of each stage.
       stem_width: channels of the first convolution.
       head: widths of the spiking fully connected layers before the last.
-      time_steps: T for static images.
-      width: factor on all channels and on the head.
-      remat: what the backward pass computes again to need less memory: 'none' or 'block', see `blocks.REMATS`.
       alpha_residual: tdBN's alpha where two branches are summed.
-      neuron: makes each `LIF`.
-      norm: makes each `TdBN`.
+
+    Others are those of `SpikingNetwork`: `classes`, `time_steps`, `width`, `remat`, `neuron` and `norm`.
     """
 
-    classes: int
     blocks: Sequence[int]
     widths: Sequence[int]
     stem_width: int = 64
     head: Sequence[int] = ()
-    time_steps: int = 4
-    width: float = 1.0
-    remat: str = 'none'
     alpha_residual: float = 0.5**0.5
-    neuron: Callable[..., LIF] = LIF
-    norm: Callable[..., TdBN] = TdBN
 
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Computes the outputs at each time step.
-
-        Args:
-          x: static images `[B, H, W, C]`, presented at each of `time_steps`, or events `[T, B, H, W, C]`.
-          train: normalise by the batch instead of the running statistics.
-
-        Returns:
-          `[T, B, classes]`.
-
-        Raises:
-          ValueError: `x` has another rank, or `blocks` and `widths` differ in length.
-        """
-        if len(self.blocks) != len(self.widths):
-            raise ValueError(f'blocks and widths must have one number a stage, got {self.blocks} and {self.widths}.')
-        x, time_steps = time_first(x, 'ResNet', self.time_steps)
-        stem = rematerialised(ConvBlock, self.remat)(
-            scaled(self.stem_width, self.width), time_steps, neuron=self.neuron, norm=self.norm, name='stage0_stem'
-        )
-        x = stem(x, train)
-        for stage, (count, features) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
-            for index in range(count):
-                block = rematerialised(ResidualBlock, self.remat)(
-                    scaled(features, self.width),
-                    2 if stage > 1 and index == 0 else 1,
-                    self.alpha_residual,
-                    self.neuron,
-                    self.norm,
-                    name=f'stage{stage}_block{index + 1:02d}',
-                )
-                x = block(x, train)
+    @nn.nowrap
+    def hidden(self, x: Array, time_steps: int, train: bool) -> Array:
+        """Runs all layers but the last: `[T or 1, B, H, W, C]` to `[T, B, features]`."""
+        x = self.block(ConvBlock, self.stem_width, time_steps=time_steps, name='stage0_stem')(x, train)
+        x = residual_stages(self, ResidualBlock, self.blocks, self.widths, x, train, alpha_residual=self.alpha_residual)
         x = jnp.mean(x, axis=(2, 3))
         for index, features in enumerate(self.head, start=1):
-            name = f'stage{len(self.blocks) + 1}_fc{index}'
-            x = Dense(scaled(features, self.width), name=name)(x)
-            x = self.neuron(name=f'{name}_lif')(x)
-        return Dense(self.classes, name='output')(x)
+            x = self.spiking_dense(x, features, f'stage{len(self.blocks) + 1}_fc{index}')
+        return x

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from cpng_jax.data import digits, digits_events
+from cpng_jax.data.dataset import stratified_split
 from cpng_jax.data.digits_events import Camera, recordings, simulate
 from cpng_jax.data.pipeline import TrainBatches
 
@@ -111,7 +112,7 @@ def folder(tmp_path_factory):
 def test_the_split_is_that_of_the_digits(folder):
     dataset = digits_events.load(config(folder))
     labels = digits.scans()[1]
-    train, test = digits.split(labels)
+    train, test = stratified_split(labels, 0.2)
     np.testing.assert_array_equal(dataset.train.labels, labels[train])
     np.testing.assert_array_equal(dataset.test.labels, labels[test])
     assert dataset.train.images.shape == (1437, 4, 10, 10, 2)

@@ -1,0 +1,74 @@
+"""What the networks share: their fields, the way from images to outputs, and how their layers are made."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+
+from cpng_jax.models.blocks import rematerialised, scaled, time_first
+from cpng_jax.nn.layers import Dense, TdBN
+from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.surrogate import Array
+
+
+class SpikingNetwork(nn.Module):
+    """A network of spiking layers and a last one that is linear, without neurons (Eq. 5).
+
+    A network adds fields of its own, which come after `classes`, and says in `hidden` what its layers are. It names
+    them in the order of their depth, so that the layers of the collections `surrogate` and `membrane` are sorted by it.
+
+    Attributes:
+      classes: number of outputs.
+      time_steps: T for static images.
+      width: factor on all channels and on the widths of spiking fully connected layers.
+      remat: what the backward pass computes again to need less memory: 'none' or 'block', see `blocks.REMATS`.
+      neuron: makes each `LIF`, for example `functools.partial(LIF, surrogate='arctan')`.
+      norm: makes each `TdBN`.
+    """
+
+    classes: int
+    # By keyword alone, so that a network's own fields come right after `classes` and need no default.
+    _: dataclasses.KW_ONLY
+    time_steps: int = 4
+    width: float = 1.0
+    remat: str = 'none'
+    neuron: Callable[..., LIF] = LIF
+    norm: Callable[..., TdBN] = TdBN
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Computes the outputs at each time step.
+
+        Args:
+          x: static images `[B, H, W, C]`, presented at each of `time_steps`, or events `[T, B, H, W, C]`.
+          train: normalise by the batch instead of the running statistics.
+
+        Returns:
+          `[T, B, classes]`.
+
+        Raises:
+          ValueError: `x` has another rank, its map is too small for the pools, or the fields do not go together.
+        """
+        x, time_steps = time_first(x, type(self).__name__, self.time_steps)
+        x = self.hidden(x, time_steps, train)
+        return Dense(self.classes, name='output')(x)
+
+    # The rest runs within `__call__`. Flax does not wrap it, or it would count as methods whose values one captures.
+
+    @nn.nowrap
+    def hidden(self, x: Array, time_steps: int, train: bool) -> Array:
+        """Runs all layers but the last: `[T or 1, B, H, W, C]` to `[T, B, features]`."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def block(self, kind: type[nn.Module], features: int, **fields: Any) -> Any:
+        """Makes a block as this network's `width`, `remat`, `neuron` and `norm` have it; call it with `(x, train)`."""
+        fields = {'neuron': self.neuron, 'norm': self.norm, **fields}
+        return rematerialised(kind, self.remat)(scaled(features, self.width), **fields)
+
+    @nn.nowrap
+    def spiking_dense(self, x: Array, features: int, name: str) -> Array:
+        """Runs a fully connected layer with neurons: `[T, B, features before]` to spikes `[T, B, features]`."""
+        x = Dense(scaled(features, self.width), name=name)(x)
+        return self.neuron(name=f'{name}_lif')(x)
