@@ -27,8 +27,8 @@ from benchmarks.contest import Spread
 from benchmarks.memory import table
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.training import set_beta, setup
-from cpng_jax.training import step as train_step
 from cpng_jax.training.setup import Setup
+from cpng_jax.training.step import compiler_options, network_input
 
 EPOCH_IMAGES = 50_000
 
@@ -69,10 +69,10 @@ def step_without_statistics(work: Setup, inputs: Arrays) -> Callable[[], None]:
     surrogate = start.surrogate
     images, labels = jnp.asarray(inputs['images']), jnp.asarray(inputs['labels'])
 
-    @jax.jit(donate_argnums=0, compiler_options=train_step.compiler_options(work.mesh))
+    @jax.jit(donate_argnums=0, compiler_options=compiler_options(work.mesh))
     def train(carried: Any, images: jax.Array, labels: jax.Array) -> Any:
         params, batch_stats, opt_state = carried
-        x = train_step.network_input(images, work.dataset.mean, work.dataset.std, work.config.dtype)
+        x = network_input(images, work.dataset.mean, work.dataset.std, work.config.dtype)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': surrogate}

@@ -21,8 +21,8 @@ from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.runtime import sharding
 from cpng_jax.runtime.config import Config
 from cpng_jax.training import setup
-from cpng_jax.training import step as train_step
 from cpng_jax.training.setup import Setup
+from cpng_jax.training.step import network_input
 
 VERSIONS = {'jax': jax.__version__}
 DIFFERS = ''
@@ -167,7 +167,7 @@ def check(case: Case, given: Arrays) -> Arrays:
 def _check_network(case: Case, given: Arrays) -> Arrays:
     work = setup.build(config_of(case))
     state = work.initial_state()
-    images = train_step.network_input(jnp.asarray(given['images']), work.dataset.mean, work.dataset.std)
+    images = network_input(jnp.asarray(given['images']), work.dataset.mean, work.dataset.std)
     flat = {path.removeprefix('params/'): array for path, array in given.items() if path.startswith('params/')}
 
     @jax.jit

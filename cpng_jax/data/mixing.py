@@ -3,10 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.nn.surrogate import Array
 
-
-def mixup(images: Array, labels: Array, key: Array, alpha: float) -> tuple[Array, Array]:
+def mixup(images: jax.Array, labels: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """Mixes each image, and its label, with the one at the mirrored place of the batch (Zhang et al., 2018).
 
     A batch is in random order already, so mirrored places are random pairs.
@@ -24,7 +22,7 @@ def mixup(images: Array, labels: Array, key: Array, alpha: float) -> tuple[Array
     return _blend(images, share), _blend(labels, share)
 
 
-def cutmix(images: Array, labels: Array, key: Array, alpha: float) -> tuple[Array, Array]:
+def cutmix(images: jax.Array, labels: jax.Array, key: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
     """Pastes into each image a rectangle of the one at the mirrored place of the batch (Yun et al., 2019).
 
     Args:
@@ -47,7 +45,9 @@ def cutmix(images: Array, labels: Array, key: Array, alpha: float) -> tuple[Arra
     return jnp.where(pasted, images[::-1], images), _blend(labels, share)
 
 
-def mix(images: Array, labels: Array, key: Array, *, mixup_alpha: float, cutmix_alpha: float) -> tuple[Array, Array]:
+def mix(
+    images: jax.Array, labels: jax.Array, key: jax.Array, *, mixup_alpha: float, cutmix_alpha: float
+) -> tuple[jax.Array, jax.Array]:
     """Applies mixup, CutMix or, if both alphas are above 0, one of them by the toss of a coin for each batch.
 
     Args:
@@ -74,11 +74,11 @@ def mix(images: Array, labels: Array, key: Array, *, mixup_alpha: float, cutmix_
     return images, labels
 
 
-def _blend(values: Array, share: Array) -> Array:
+def _blend(values: jax.Array, share: jax.Array) -> jax.Array:
     return (share * values + (1 - share) * values[::-1]).astype(values.dtype)
 
 
-def _inside(centre: Array, edge: Array, size: int) -> Array:
+def _inside(centre: jax.Array, edge: jax.Array, size: int) -> jax.Array:
     """Which pixels lie within an edge, a share of the size, about a centre, from 0 to 1."""
     places = (jnp.arange(size) + 0.5) / size
     return jnp.abs(places - centre) < edge / 2

@@ -13,8 +13,7 @@ from cpng_jax.control import dspike, rules
 from cpng_jax.control.controller import Settings
 from cpng_jax.models import registry
 from cpng_jax.nn.losses import mean_output_cross_entropy
-from cpng_jax.training import loop as train
-from cpng_jax.training import set_beta
+from cpng_jax.training import loop, set_beta
 from tests.runs import epoch_rows
 from tests.training.test_step import BATCH, MEAN, PREPARE, STD, batch, make
 
@@ -120,7 +119,7 @@ def test_a_run_moves_beta_by_steps(tmp_path, tiny_config):
     tiny_config.update_from_flattened_dict(
         {'cpng.rule': 'dspike', 'cpng.dspike_step': 0.25, 'cpng.dspike_epsilon': 0.5, 'cpng.chi': 'counted'}
     )
-    train.run(tiny_config, tmp_path)
+    loop.run(tiny_config, tmp_path)
     rows, before = epoch_rows(tmp_path), 1.0
     for row in rows:
         (beta,) = {*row['beta'].values()}

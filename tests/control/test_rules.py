@@ -19,8 +19,7 @@ from cpng_jax.nn.neuron import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import loop as train
-from cpng_jax.training import set_beta
+from cpng_jax.training import loop, set_beta
 from cpng_jax.training.setup import build
 from tests.equations import eq_2, eq_3_and_4, eq_7_and_8
 from tests.runs import epoch_rows
@@ -225,7 +224,7 @@ def test_a_run_with_a_rule(tmp_path, tiny_config, name, every):
     tiny_config.update_from_flattened_dict(
         {'cpng.rule': name, 'cpng.every': every, 'neuron.learn_tau': name == 'lsg', 'epochs': 2}
     )
-    train.run(tiny_config, tmp_path)
+    loop.run(tiny_config, tmp_path)
     rows = epoch_rows(tmp_path)
     assert all(value != 1 for row in rows for value in row['beta'].values())
     assert all(0 < value < 1 for row in rows for value in row['chi'].values())
@@ -235,7 +234,7 @@ def test_a_run_with_a_rule(tmp_path, tiny_config, name, every):
 
 def test_a_rule_that_is_off_leaves_beta_alone(tmp_path, tiny_config):
     tiny_config.update_from_flattened_dict({'cpng.rule': 'mpd_agl', 'cpng.enabled': False, 'epochs': 1})
-    train.run(tiny_config, tmp_path)
+    loop.run(tiny_config, tmp_path)
     assert set(epoch_rows(tmp_path)[-1]['beta'].values()) == {1.0}
 
 

@@ -14,7 +14,7 @@ from cpng_jax.data import fake
 from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import loop as train
+from cpng_jax.training import loop
 from cpng_jax.training.objective import make_loss, make_mix
 from cpng_jax.training.setup import build
 
@@ -172,9 +172,9 @@ def test_a_dry_run_with_all_options(tmp_path):
     config.data.cutmix_alpha = 1.0
     config.data.policy = 'randaugment'
     config.data.cutout = 8
-    result = train.run(config, tmp_path / 'run')
+    result = loop.run(config, tmp_path / 'run')
     assert result['step'] == 2
-    again = train.run(config, tmp_path / 'run', 'eval')
+    again = loop.run(config, tmp_path / 'run', 'eval')
     assert again['examples'] == 2
 
 
@@ -185,14 +185,14 @@ def test_a_run_with_the_pallas_kernels_is_the_run_with_the_scan(tmp_path, tiny_c
     rows = []
     for implementation in ('scan', 'pallas'):
         tiny_config.neuron.implementation = implementation
-        train.run(tiny_config, tmp_path / implementation)
+        loop.run(tiny_config, tmp_path / implementation)
         rows += [row for row in metrics.read(tmp_path / implementation) if row['event'] == 'epoch']
     for name in ('train_loss', 'test_loss', 'test_accuracy'):
         assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-3)
     for name in ('chi', 'firing_rate'):
         np.testing.assert_allclose(list(rows[0][name].values()), list(rows[1][name].values()), rtol=1e-3)
     tiny_config.neuron.implementation = 'scan'
-    assert train.run(tiny_config, tmp_path / 'pallas')['step'] == 11
+    assert loop.run(tiny_config, tmp_path / 'pallas')['step'] == 11
 
 
 def test_pallas_kernels_are_for_one_device(monkeypatch, tiny_config):
@@ -204,7 +204,7 @@ def test_pallas_kernels_are_for_one_device(monkeypatch, tiny_config):
 
 def test_a_summary_needs_neither_data_nor_a_run(tmp_path, capsys):
     config = get('imagenet_sew_resnet34')
-    result = train.run(config, tmp_path / 'run', 'summary')
+    result = loop.run(config, tmp_path / 'run', 'summary')
     assert result['parameters'] == 21_797_672
     assert '36 beta layers' in capsys.readouterr().out
     assert not (tmp_path / 'run').exists()

@@ -15,8 +15,8 @@ from configs import digits
 from cpng_jax.runtime import sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import loop as train
-from cpng_jax.training import setup
+from cpng_jax.runtime.signals import Stopped
+from cpng_jax.training import loop, setup
 from cpng_jax.training.setup import build
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, wait_for_checkpoint
 
@@ -27,7 +27,7 @@ STEPS = 33
 def undisturbed(tmp_path_factory, shrink):
     """A run of the tiny configuration with CPNG from start to end: its folder and its result."""
     workdir = tmp_path_factory.mktemp('undisturbed')
-    return workdir, train.run(shrink(digits.get_config()), workdir)
+    return workdir, loop.run(shrink(digits.get_config()), workdir)
 
 
 def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
@@ -56,7 +56,7 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
 def test_a_finished_run_is_not_trained_again(undisturbed, tiny_config, capsys):
     workdir, result = undisturbed
     before = epoch_rows(workdir)
-    again = train.run(tiny_config, workdir)
+    again = loop.run(tiny_config, workdir)
     assert again == result
     assert epoch_rows(workdir) == before
     assert 'is finished' in capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed, tiny_config, capsys):
 def test_evaluation_counts_each_test_image_once(undisturbed, tiny_config, batch_size, capsys):
     workdir, result = undisturbed
     tiny_config.eval.batch_size = batch_size
-    measured = train.run(tiny_config, workdir, 'eval')
+    measured = loop.run(tiny_config, workdir, 'eval')
     assert measured['examples'] == 360
     assert measured['step'] == STEPS
     assert measured['test_accuracy'] == pytest.approx(result['test_accuracy'], abs=1e-9)
@@ -75,7 +75,7 @@ def test_evaluation_counts_each_test_image_once(undisturbed, tiny_config, batch_
 
 def test_the_summary_of_a_trained_network_counts_what_its_spikes_cost(undisturbed, tiny_config, capsys):
     workdir, _ = undisturbed
-    train.run(tiny_config, workdir, 'summary')
+    loop.run(tiny_config, workdir, 'summary')
     text = capsys.readouterr().out
     # The first convolution sees an image, all of whose pixels count; the second sees spikes, few of which are 1.
     rows = [line.split() for line in text.splitlines()[1:-2]]
@@ -88,19 +88,19 @@ def test_the_summary_of_a_trained_network_counts_what_its_spikes_cost(undisturbe
 
 def test_the_summary_sees_into_blocks_that_the_backward_pass_computes_again(undisturbed, tiny_config, tmp_path, capsys):
     workdir, _ = undisturbed
-    train.run(tiny_config, workdir, 'summary')
+    loop.run(tiny_config, workdir, 'summary')
     expected = capsys.readouterr().out
     tiny_config.remat = 'block'
     run = shutil.copytree(workdir, tmp_path / 'run')
     (run / 'config.json').write_text(tiny_config.to_json())
-    train.run(tiny_config, run, 'summary')
+    loop.run(tiny_config, run, 'summary')
     assert capsys.readouterr().out == expected
 
 
 def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     workdir, result = undisturbed
     tiny_config.eval.checkpoint = 'best'
-    measured = train.run(tiny_config, workdir, 'eval')
+    measured = loop.run(tiny_config, workdir, 'eval')
     assert measured['step'] == 11 * result['best_epoch']
     assert measured['test_accuracy'] == pytest.approx(result['best_accuracy'], abs=1e-9)
 
@@ -121,7 +121,7 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
 def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config, monkeypatch, options):
     tiny_config.cpng.update(options)
     tiny_config.epochs = 2
-    train.run(tiny_config, tmp_path / 'whole')
+    loop.run(tiny_config, tmp_path / 'whole')
 
     stop_at = 6  # batches are sent one ahead of the step
     put_batch = sharding.put_batch
@@ -135,9 +135,9 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
 
     with monkeypatch.context() as patch:
         patch.setattr(sharding, 'put_batch', put_batch_and_signal)
-        with pytest.raises(train.Stopped, match='SIGTERM: saved at step 5'):
-            train.run(tiny_config, tmp_path / 'parts')
-    train.run(tiny_config, tmp_path / 'parts')
+        with pytest.raises(Stopped, match='SIGTERM: saved at step 5'):
+            loop.run(tiny_config, tmp_path / 'parts')
+    loop.run(tiny_config, tmp_path / 'parts')
     assert_bitwise_equal(final_state(tiny_config, tmp_path / 'whole'), final_state(tiny_config, tmp_path / 'parts'))
     assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')
 
@@ -168,9 +168,9 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_co
 
 def test_another_configuration_is_refused(undisturbed, tiny_config):
     tiny_config.cpng.chi_limit = 0.3
-    for mode in train.MODES:
+    for mode in loop.MODES:
         with pytest.raises(UserError, match=r'another configuration: cpng.chi_limit: 0.2 -> 0.3\.'):
-            train.run(tiny_config, undisturbed[0], mode)
+            loop.run(tiny_config, undisturbed[0], mode)
 
 
 def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_path, tiny_config):
@@ -178,7 +178,7 @@ def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_
     tiny_config.optim.warmup_fraction = 0.0
     tiny_config.checkpoint.every_steps = 1
     with pytest.raises(UserError, match=r'Training diverged: .* became NaN or infinite by step \d+'):
-        train.run(tiny_config, tmp_path)
+        loop.run(tiny_config, tmp_path)
     checkpoints = Checkpoints(tmp_path)
     restored = checkpoints.restore(build(tiny_config).initial_state())
     checkpoints.close()
@@ -203,7 +203,7 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
     monkeypatch.setattr(setup, 'make_train_step', poisoned)
     tiny_config.checkpoint.every_steps = 5
     with pytest.raises(UserError, match=r'NaN or infinite by step 15. The checkpoint of step 11 is kept'):
-        train.run(tiny_config, tmp_path)
+        loop.run(tiny_config, tmp_path)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps()[-1] == 11
     checkpoints.close()
@@ -217,7 +217,7 @@ def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
     for dtype, seed in itertools.product(('float32', 'bfloat16'), range(3)):
         tiny_config.dtype, tiny_config.seed = dtype, seed
         workdir = tmp_path / f'{dtype}{seed}'
-        accuracies.setdefault(dtype, []).append(train.run(tiny_config, workdir)['test_accuracy'])
+        accuracies.setdefault(dtype, []).append(loop.run(tiny_config, workdir)['test_accuracy'])
         rows = epoch_rows(workdir)
         assert len(rows) == 6
         assert all(np.isfinite([row['train_loss'], row['test_loss']]).all() for row in rows)
@@ -230,7 +230,7 @@ def test_cpng_off_keeps_beta_and_still_reports_chi(tmp_path, tiny_config):
     tiny_config.cpng.enabled = False
     tiny_config.cpng.beta_init = 2.0
     tiny_config.epochs = 2
-    train.run(tiny_config, tmp_path)
+    loop.run(tiny_config, tmp_path)
     for row in epoch_rows(tmp_path):
         assert set(row['beta'].values()) == {2.0}
         assert all(0 < value < 1 for value in row['chi'].values())
@@ -247,16 +247,16 @@ def test_chi_does_not_rise_above_the_recorder(undisturbed):
 
 def test_the_mode_must_exist(tmp_path, tiny_config):
     with pytest.raises(UserError, match=r"--mode is 'test', expected one of train, eval"):
-        train.run(tiny_config, tmp_path, 'test')
+        loop.run(tiny_config, tmp_path, 'test')
 
 
 def test_eval_needs_a_checkpoint(tmp_path, tiny_config):
     with pytest.raises(UserError, match='train first'):
-        train.run(tiny_config, tmp_path / 'none', 'eval')
+        loop.run(tiny_config, tmp_path / 'none', 'eval')
     assert not (tmp_path / 'none').exists()
 
 
 def test_a_workdir_that_cannot_be_written_is_one_sentence(tmp_path, tiny_config):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='Cannot write to the workdir'):
-        train.run(tiny_config, tmp_path / 'file')
+        loop.run(tiny_config, tmp_path / 'file')
