@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -86,26 +86,9 @@ _FIELD_RULES: dict[str, Rule] = {
 _NOT_SETTABLE = ('classes', 'neuron', 'norm', 'alpha_residual', 'remat', 'name', 'parent')
 
 
-def build(config: Config, classes: int) -> nn.Module:
-    """Makes the network that a configuration describes.
-
-    Args:
-      config: the whole configuration: `model` holds the network's name and fields, `neuron`, `norm` and
-        `cpng.beta_init` and `cpng.per` the settings of its layers.
-      classes: number of outputs.
-
-    Returns:
-      The linen module.
-
-    Raises:
-      UserError: no network has that name, or it has no such field or value.
-    """
-    given: dict[str, Any] = dict(config.model.items())
-    name = given.pop('name')
-    if name not in MODELS:
-        raise UserError(f'config.model.name is {name!r}, expected one of {", ".join(MODELS)}.')
+def _checked_fields(name: str, known: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a network: those its name stands for, changed by those that are given, words replaced; all checked."""
     variant = MODELS[name]
-    known = [field.name for field in dataclasses.fields(variant.module)]
     settable = [field for field in known if field not in _NOT_SETTABLE]
     for field in given:
         if field not in settable:
@@ -125,6 +108,30 @@ def build(config: Config, classes: int) -> nn.Module:
             f'config.model.blocks is {fields["blocks"]!r} and config.model.widths {fields["widths"]!r}: '
             'both need one number for each stage.'
         )
+    return fields
+
+
+def build(config: Config, classes: int) -> nn.Module:
+    """Makes the network that a configuration describes.
+
+    Args:
+      config: the whole configuration: `model` holds the network's name and fields, `neuron`, `norm` and
+        `cpng.beta_init` and `cpng.per` the settings of its layers.
+      classes: number of outputs.
+
+    Returns:
+      The linen module.
+
+    Raises:
+      UserError: no network has that name, or it has no such field or value.
+    """
+    name = config.model.name
+    if name not in MODELS:
+        raise UserError(f'config.model.name is {name!r}, expected one of {", ".join(MODELS)}.')
+    variant = MODELS[name]
+    known = [field.name for field in dataclasses.fields(variant.module)]
+    given = {field: value for field, value in config.model.items() if field != 'name'}
+    fields = _checked_fields(name, known, given)
     norm = dict(config.norm.items())
     alpha_residual = norm.pop('alpha_residual')
     if 'alpha_residual' in known:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from cpng_jax.nn.surrogate import Array
 
-# Pixels from which on XLA:CPU gets slower, the more of them the gradient of a kernel sums over in one go; and parts
-# at most, since each costs time to compile.
+# Pixels that the gradient of a kernel sums over in one go, since with more of them XLA:CPU falls out of its caches; and
+# parts at most, since each is a convolution of its own that costs time to compile.
 _PIXELS, _PARTS = 2048, 16
 
 Convolution = Callable[[Array, Array], Array]
@@ -20,23 +20,25 @@ Convolution = Callable[[Array, Array], Array]
 def convolve(
     x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, unit: float | None = None, **options: Any
 ) -> Array:
-    """Convolves as `jax.lax.conv_general_dilated` does, whose place it takes in `nn.Conv`.
+    """Convolves in the place of `jax.lax.conv_general_dilated`, which `nn.Conv` would take; the result is the same.
 
     Args:
       x: `[N, H, W, C]`.
       kernel: square, `[K, K, C, features]`.
       strides: steps in H and W.
-      padding: as of `conv_general_dilated`; K // 2 on each side where the map is smaller than the kernel.
+      padding: pairs for H and W, or a word, that `conv_general_dilated` knows. Where the map is smaller than the kernel
+        it has to be K // 2 on each side.
       unit: says that `x` holds whole multiples of this, 0 to 255 times it: it is then kept for the backward pass as one
         byte, without loss. 1 for spikes.
-      **options: as of `conv_general_dilated`.
+      **options: what else `nn.Conv` hands to `conv_general_dilated`: order of dimensions, dilations, groups, precision.
 
     Returns:
       `[N, H', W', features]`.
     """
-    # One object for custom_vjp, which wants what is not an array hashable.
+    # One hashable object for custom_vjp, which takes whatever is not an array that way.
     xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     parts = 1
+    # Both ways round are written for stride 1, which most layers have.
     if jax.default_backend() == 'cpu' and set(strides) == {1}:
         if min(x.shape[1:3]) < kernel.shape[0]:
             return _by_taps(x, kernel)
@@ -47,13 +49,15 @@ def convolve(
 def _by_taps(x: Array, kernel: Array) -> Array:
     """Convolution with stride 1 and zeros around: each tap of the kernel meets some pixels, in a matrix product.
 
-    XLA:CPU takes a hundred times as long where the map is smaller than the kernel; and the zeros are left out.
+    XLA:CPU takes a hundred times as long where the map is smaller than the kernel; and the zeros are left out. JAX
+    differentiates this into matrix products as well.
     """
     (height, width), reach = x.shape[1:3], kernel.shape[0] // 2
     wide = jnp.promote_types(x.dtype, jnp.float32)
     y = jnp.zeros((*x.shape[:3], kernel.shape[-1]), wide)
     for i, j in itertools.product(range(-reach, reach + 1), repeat=2):
-        if abs(i) < height and abs(j) < width:
+        if abs(i) < height and abs(j) < width:  # Or all that the tap meets is padding.
+            # Outputs at which the tap meets a pixel, and these pixels, i rows down and j columns to the right.
             here = slice(max(0, -i), height - max(0, i)), slice(max(0, -j), width - max(0, j))
             there = slice(max(0, i), height + min(0, i)), slice(max(0, j), width + min(0, j))
             product = jnp.matmul(x[:, *there], kernel[reach + i, reach + j], preferred_element_type=wide)
@@ -87,6 +91,7 @@ def _with_own_gradient(x: Array, kernel: Array, parts: int, unit: float | None, 
 def _forward(
     x: Array, kernel: Array, parts: int, unit: float | None, xla: Convolution
 ) -> tuple[Array, tuple[Array, Array]]:
+    # Under jit nothing but these residuals lives until the backward pass: the input in floats is gone after this.
     kept = x if unit is None else _packed(x, unit)
     return _with_own_gradient(x, kernel, parts, unit, xla), (kept, kernel)
 
@@ -97,7 +102,7 @@ def _backward(
     kept, kernel = residuals
     x = kept if unit is None else _unpacked(kept, unit, d_y.dtype)
     (d_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](d_y)
-    # Every part has examples of every device.
+    # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.
     xs, d_ys = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (x, d_y))
     d_kernel = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
     for part in range(parts):

@@ -77,6 +77,7 @@ class Conv(nn.Module):
             use_bias=False,
             dtype=x.dtype,
             kernel_init=nn.initializers.he_normal(),
+            # In place of XLA's convolution; the parameter is that of nn.Conv, at `conv/kernel`.
             conv_general_dilated=functools.partial(convolve, unit=unit),
             name='conv',
         )
@@ -190,6 +191,8 @@ class TdBN(nn.Module):
 class RunningMoments(nn.Module):
     """Mean and variance of each channel, and their running averages in the collection `batch_stats`.
 
+    A module of its own, as `nn.BatchNorm` was once: `norm/mean` and `norm/var` are where checkpoints have the averages.
+
     Attributes:
       momentum: share of the running averages kept at each step.
     """
@@ -205,6 +208,7 @@ class RunningMoments(nn.Module):
         if not train:
             return running_mean.value, running_variance.value
         mean, variance = moments(x)
+        # init only makes variables: its example is no batch to learn from.
         if not self.is_initializing():
             for running, now in ((running_mean, mean), (running_variance, variance)):
                 running.value = self.momentum * running.value + (1 - self.momentum) * now
@@ -213,7 +217,9 @@ class RunningMoments(nn.Module):
 
 @jax.custom_vjp
 def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel in at least float32; for the backward pass `x` alone is kept.
+    """Mean and biased variance of each channel in at least float32.
+
+    For the backward pass `x` and the mean are kept: JAX by itself would keep a float32 `x - mean` besides.
 
     Args:
       x: `[..., C]`.
