@@ -39,6 +39,7 @@ def rematerialised(block: type[Block], remat: str) -> type[Block]:
     """
     if remat not in REMATS:
         raise ValueError(f'remat is {remat!r}, expected one of {", ".join(REMATS)}.')
+    # Argument 2, after the module and x, is `train`, a Python bool.
     return nn.remat(block, static_argnums=(2,)) if remat == 'block' else block
 
 
