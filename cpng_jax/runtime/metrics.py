@@ -120,7 +120,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def read_epochs(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads the rows of the epochs of a run, as `read` does."""
+    """Reads the rows of a run whose event is 'epoch'."""
     return [row for row in read(workdir) if row['event'] == 'epoch']
 
 
