@@ -22,7 +22,7 @@ from cpng_jax.runtime.prefetch import Prefetcher, Timer
 from cpng_jax.runtime.profile import Profile, memory_usage
 from cpng_jax.runtime.signals import Stopped, StopRequest
 from cpng_jax.runtime.workdir import acquire
-from cpng_jax.training import optim, state_v1
+from cpng_jax.training import keys, optim, state_v1
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.training.set_beta import UpdateBeta
 from cpng_jax.training.setup import (
@@ -64,7 +64,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
     """
     if mode not in MODES:
         raise UserError(f'--mode is {mode!r}, expected one of {", ".join(MODES)}.')
-    validate(config)
+    validate(config, keys.table())
     folder = pathlib.Path(workdir)
     if mode == 'summary':
         summary = summarise_run(config, folder)
@@ -94,7 +94,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     """
     config = setup.config
     if distributed.is_primary():
-        acquire(workdir, config)
+        acquire(workdir, config, keys.table())
     distributed.barrier('the workdir is acquired')
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
