@@ -9,7 +9,7 @@ try:
 
     from cpng_jax.runtime import command
     from cpng_jax.runtime.errors import UserError
-    from cpng_jax.training import loop
+    from cpng_jax.training import keys, loop
 except ModuleNotFoundError as missing:
     sys.exit(f'train.py: the package {missing.name} is not installed: pip install -r requirements.txt')
 
@@ -20,17 +20,26 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for configs/NAME.py if not given.')
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', loop.MODES, 'Train, evaluate a checkpoint of the workdir, or list the layers.'
+    'mode',
+    'train',
+    (*loop.MODES, 'keys'),
+    'Train, evaluate a checkpoint of the workdir, list the layers, or list the keys of a configuration.',
 )
+_MATCH = flags.DEFINE_string('match', '', 'For --mode=keys: those whose names contain this.')
 
 
 def main(argv: list[str]) -> None:
     """Runs what the flags ask for."""
     if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: values are given as --config.KEY=VALUE.')
+    if _MODE.value == 'keys':
+        print(keys.listing(_MATCH.value))
+        return
+    if _MATCH.value:
+        raise UserError(f'--match is {_MATCH.value!r}, which is for --mode=keys.')
     config_file = config_flags.get_config_filename(flags.FLAGS['config'])
     loop.run(_CONFIG.value, _WORKDIR.value or pathlib.Path('runs', pathlib.Path(config_file).stem), _MODE.value)
 
 
 if __name__ == '__main__':
-    command.run(main)
+    command.run(main, keys.RETIRED)

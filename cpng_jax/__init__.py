@@ -13,7 +13,7 @@ from cpng_jax.nn.neuron import LIF, lif
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_stats
 from cpng_jax.nn.surrogate import Surrogate, spike
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 __all__ = [
     'LIF',

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 try:
-    from absl import app, flags
+    from absl import flags
 
     from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, report, saliency
     from cpng_jax.analysis.compared import compared_with_versus
@@ -125,4 +125,4 @@ def _names(arguments: list[str]) -> list[str]:
 
 
 if __name__ == '__main__':
-    command.run(main, app.parse_flags_with_usage)
+    command.run(main)

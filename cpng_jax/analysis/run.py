@@ -6,9 +6,10 @@ import pathlib
 from typing import Any
 
 from cpng_jax.runtime import metrics
-from cpng_jax.runtime.config import FREE, Config, flatten
+from cpng_jax.runtime.config import Config, differing, flatten
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import load_config
+from cpng_jax.training import keys
 from cpng_jax.training.evaluate import restore
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import TrainState
@@ -34,7 +35,7 @@ class Run:
     @functools.cached_property
     def config(self) -> Config:
         """The configuration, from the run's own `config.json`; a UserError where there is none."""
-        return load_config(self.workdir)
+        return load_config(self.workdir, keys.table())
 
     @functools.cached_property
     def epochs(self) -> list[dict[str, Any]]:
@@ -94,8 +95,10 @@ def labels(first: Run, second: Run) -> tuple[str, str]:
         names = [f'{"with" if run.config.cpng.enabled else "without"} CPNG' for run in (first, second)]
         return names[0], names[1]
     ours, theirs = flatten(first.config), flatten(second.config)
-    keys = [key for key in sorted(ours.keys() & theirs.keys()) if ours[key] != theirs[key] and not key.startswith(FREE)]
-    if keys:
-        names = [', '.join(f'{key}={values[key]}' for key in keys[:_MOST_DIFFERENCES]) for values in (ours, theirs)]
+    different = [key for key in differing(ours, theirs, keys.table()) if key in ours and key in theirs]
+    if different:
+        names = [
+            ', '.join(f'{key}={values[key]}' for key in different[:_MOST_DIFFERENCES]) for values in (ours, theirs)
+        ]
         return names[0], names[1]
     return str(first.workdir), str(second.workdir)

@@ -22,6 +22,7 @@ try:
     from cpng_jax.runtime.config import nearest, validate
     from cpng_jax.runtime.errors import UserError
     from cpng_jax.runtime.tables import write_text
+    from cpng_jax.training import keys
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')
 
@@ -40,8 +41,8 @@ _VALUES = flags.DEFINE_list(
 
 def main(argv: list[str]) -> None:
     """Runs the experiment that the command line names, and writes its results."""
-    name, config = _name(argv[1:]), _CONFIG.value
-    validate(config)
+    name, config, known = _name(argv[1:]), _CONFIG.value, keys.table()
+    validate(config, known)
     file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
     folder = pathlib.Path(_WORKDIR.value or f'runs/{file.stem}-experiments')
     plan = catalogue.keep_arms(catalogue.EXPERIMENTS[name](config, _values(name)), _ARMS.value)
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> None:
     cells = grid.cells_of(plan, config, seeds, folder)
     part = _shard(cells)
     for cell in cells:
-        validate(cell.config)
-        workdir.check(cell.folder, cell.config)
+        validate(cell.config, known)
+        workdir.check(cell.folder, cell.config, known)
     distributed.start(config)
     progress = grid.Progress(cells)
     if distributed.is_primary():
@@ -135,4 +136,4 @@ def _keep_compiled(folder: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-    command.run(main)
+    command.run(main, keys.RETIRED)

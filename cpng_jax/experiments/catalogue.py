@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cpng_jax.nn.surrogate import SURROGATES
-from cpng_jax.runtime.config import Config, flatten, nearest
+from cpng_jax.runtime.config import Config, Retired, flatten, nearest
 from cpng_jax.runtime.errors import UserError
 
 FIXED = {'cpng.enabled': False}
@@ -121,7 +121,7 @@ def compare(config: Config, values: Sequence[float] | None) -> Plan:
         'CPNG per channel': CPNG | {'cpng.per': 'channel'},
         'MPD-AGL': at_each_batch | {'cpng.rule': 'mpd_agl'},
         'Dspike': CPNG | {'cpng.rule': 'dspike'},  # runs once an epoch
-        'DS-ATGO': FIXED | {'neuron.ds_atgo': True},  # the neuron sets beta itself, at each time step
+        'DS-ATGO': FIXED | {'neuron.kind': 'ds_atgo'},  # the neuron sets beta itself, at each time step
         'DS-ATGO, backward half': at_each_batch | {'cpng.rule': 'ds_atgo'},
     }
     if 0 < config.neuron.tau < 1:  # a tau of 0 or 1 cannot be learnt
@@ -134,7 +134,7 @@ def compare(config: Config, values: Sequence[float] | None) -> Plan:
         factors = {key: settled[f'cpng.{key}'] for key in ('rule', 'chi', 'per')}
         if not settled['cpng.enabled']:
             factors['rule'] = 'fixed'
-        factors |= {key: settled[f'neuron.{key}'] for key in ('ds_atgo', 'learn_tau')}
+        factors |= {key: settled[f'neuron.{key}'] for key in ('kind', 'learn_tau')}
         arms.append(Arm(label, changes, factors, None if label == 'fixed' else 'fixed'))
     return Plan('CPNG, its options, and rules of other papers', 'Table 3, and beyond the paper', tuple(arms))
 
@@ -175,20 +175,27 @@ def keep_arms(plan: Plan, labels: Sequence[str]) -> Plan:
     return plan._replace(arms=arms)
 
 
-def folder_of(arm: Arm, plan: Plan, config: Config) -> str:
+def folder_of(arm: Arm, plan: Plan, config: Config, retired: Mapping[str, Retired] | None = None) -> str:
     """Names the folder of an arm after what it changes, so that experiments of one workdir share equal runs.
 
     Args:
       arm: one of the plan.
       plan: the experiment.
       config: the configuration that the arms change.
+      retired: keys whose names are taken where they were those of a change; for the folder of older results.
 
     Returns:
       The name, such as `cpng.beta_init=2.0,cpng.enabled=False`.
     """
     base = flatten(config)
-    parts = [f'{key}={value}' for key, value in sorted(arm.changes.items()) if base[key] != value]
+    changes = {key: value for key, value in arm.changes.items() if base[key] != value}
+    for name, key in (retired or {}).items():
+        for old, new in key.values.items():
+            if changes.get(key.becomes) == new:
+                changes[name] = old
+                del changes[key.becomes]
+    parts = [f'{key}={value}' for key, value in sorted(changes.items())]
     if arm.beta_of is not None:
         (other,) = (other for other in plan.arms if other.label == arm.beta_of)
-        parts.append(f'beta_of({folder_of(other, plan, config)})')
+        parts.append(f'beta_of({folder_of(other, plan, config, retired)})')
     return ','.join(parts) or 'as_configured'

@@ -15,7 +15,7 @@ from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.console import duration
 from cpng_jax.runtime.errors import DivergedError, UserError
 from cpng_jax.runtime.workdir import write_json
-from cpng_jax.training import loop
+from cpng_jax.training import keys, loop
 
 _RESULT = 'result.json'
 
@@ -70,6 +70,7 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
         same = [arm.label for arm in plan.arms if folders[arm.label] == folder]
         if len(same) > 1:
             raise UserError(f'The arms {" and ".join(same)} are the same at this configuration: leave one out.')
+    names = {arm.label: (folders[arm.label], folder_of(arm, plan, config, keys.RETIRED)) for arm in plan.arms}
     cells = []
     for seed in seeds:
         for arm in plan.arms:
@@ -77,13 +78,15 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
             changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
             if arm.beta_of is not None:
                 # Absolute, so that the configuration is the same from whatever folder the workdir is named.
-                changed.cpng.beta_from = str(_folder(workdir, folders[arm.beta_of], seed).resolve())
-            cells.append(Cell(arm, seed, _folder(workdir, folders[arm.label], seed), changed))
+                changed.cpng.beta_from = str(_folder(workdir, names[arm.beta_of], seed).resolve())
+            cells.append(Cell(arm, seed, _folder(workdir, names[arm.label], seed), changed))
     return cells
 
 
-def _folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
-    return workdir / 'cells' / name / f'seed_{seed}'
+def _folder(workdir: pathlib.Path, names: Sequence[str], seed: int) -> pathlib.Path:
+    """The folder of a cell: by the first name, today's, unless there is one by a former name alone."""
+    folders = [workdir / 'cells' / name / f'seed_{seed}' for name in names]
+    return next((folder for folder in folders if folder.exists()), folders[0])
 
 
 def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:

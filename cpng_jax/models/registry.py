@@ -2,18 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from cpng_jax.control.options import BOOLEAN, Range, choice, integer
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
-from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.layers import TdBN
-from cpng_jax.nn.neuron import LIF
-from cpng_jax.runtime.config import Config, Rule, nearest
+from cpng_jax.runtime.config import Config, nearest
 from cpng_jax.runtime.errors import UserError
 
 
@@ -67,19 +67,19 @@ def _stages(value: Any) -> bool:
 
 
 # What a field of any network may be.
-_FIELD_RULES: dict[str, Rule] = {
-    'stages': Rule(_stages, 'the channels of each stage, such as ((16, 16), (32, 32, 32))'),
-    'head': Rule(_counts, 'widths of layers, such as (256,) or ()'),
+_FIELD_RANGES: dict[str, Range] = {
+    'stages': Range(_stages, 'the channels of each stage, such as ((16, 16), (32, 32, 32))'),
+    'head': Range(_counts, 'widths of layers, such as (256,) or ()'),
     # Sums of spikes over the blocks of a stage are kept as bytes.
-    'blocks': Rule(
+    'blocks': Range(
         lambda value: bool(value) and _counts(value) and max(value) <= 254,
         'numbers of blocks, each at most 254, such as (2, 2, 2, 2)',
     ),
-    'widths': Rule(lambda value: bool(value) and _counts(value), 'numbers of channels, such as (64, 128)'),
-    'stem_width': Rule(lambda value: type(value) is int and value >= 1, 'an integer of at least 1'),
-    'pool_last': Rule(lambda value: type(value) is bool, 'True or False'),
-    'bottleneck': Rule(lambda value: type(value) is bool, 'True or False'),
-    'connect': Rule(lambda value: value in CONNECTS, 'one of ' + ', '.join(CONNECTS)),
+    'widths': Range(lambda value: bool(value) and _counts(value), 'numbers of channels, such as (64, 128)'),
+    'stem_width': integer(1),
+    'pool_last': BOOLEAN,
+    'bottleneck': BOOLEAN,
+    'connect': choice(*CONNECTS),
 }
 
 # Fields that come from elsewhere in the configuration or belong to flax.
@@ -100,9 +100,9 @@ def _checked_fields(name: str, known: Sequence[str], given: Mapping[str, Any]) -
             if fields[field] not in words:
                 raise UserError(f'config.model.{field} is {fields[field]!r}, expected one of {", ".join(words)}.')
             fields[field] = words[fields[field]]
-    for field, rule in _FIELD_RULES.items():
-        if field in fields and not rule.accepts(fields[field]):
-            raise UserError(f'config.model.{field} is {fields[field]!r}, expected {rule.expected}.')
+    for field, range in _FIELD_RANGES.items():
+        if field in fields and not range.accepts(fields[field]):
+            raise UserError(f'config.model.{field} is {fields[field]!r}, expected {range.expected}.')
     if len(fields.get('blocks', ())) != len(fields.get('widths', fields.get('blocks', ()))):
         raise UserError(
             f'config.model.blocks is {fields["blocks"]!r} and config.model.widths {fields["widths"]!r}: '
@@ -132,18 +132,40 @@ def build(config: Config, classes: int) -> nn.Module:
     known = [field.name for field in dataclasses.fields(variant.module)]
     given = {field: value for field, value in config.model.items() if field != 'name'}
     fields = _checked_fields(name, known, given)
-    norm = dict(config.norm.items())
-    alpha_residual = norm.pop('alpha_residual')
+    norm_fields = dict(config.norm.items())
+    alpha_residual = norm_fields.pop('alpha_residual')
     if 'alpha_residual' in known:
         fields['alpha_residual'] = alpha_residual
     fields['remat'] = config.remat
-    per_channel = config.cpng.per == 'channel'
-    neuron_fields = dict(config.neuron.items())
-    kind = AdaptedLIF if neuron_fields.pop('ds_atgo') else LIF
-    neuron = functools.partial(kind, beta_init=config.cpng.beta_init, per_channel=per_channel, **neuron_fields)
+    neuron, norm = _neuron(config), functools.partial(TdBN, v_th=config.neuron.v_th, **norm_fields)
     try:
-        return variant.module(
-            classes=classes, neuron=neuron, norm=functools.partial(TdBN, v_th=config.neuron.v_th, **norm), **fields
-        )
+        return variant.module(classes=classes, neuron=neuron, norm=norm, **fields)
     except TypeError as error:
         raise UserError(f'config.model does not describe a network {name}: {error}.') from error
+
+
+def _neuron(config: Config) -> Callable[[], nn.Module]:
+    """The layers of neurons that a configuration describes, once it has been checked that their kind can do so."""
+    fields = dict(config.neuron.items())
+    name = fields.pop('kind')
+    kind, counted, per_channel = KINDS[name], config.cpng.chi == 'counted', config.cpng.per == 'channel'
+    if fields['implementation'] == 'pallas' and (counted or per_channel or fields['learn_tau'] or not kind.pallas):
+        able = ' or '.join(other for other in KINDS if KINDS[other].pallas)
+        raise UserError(
+            'config.neuron.implementation is pallas, whose kernels know a fixed tau and threshold and measure mean and '
+            'variance of whole layers: take scan, or cpng.chi gaussian, cpng.per layer, neuron.learn_tau False and '
+            f'neuron.kind {able}.'
+        )
+    if counted and not kind.counts:
+        raise UserError(
+            f'config.neuron.kind is {name} and config.cpng.chi is counted, expected gaussian with it: '
+            'distances are counted from a fixed threshold.'
+        )
+    if counted and per_channel:
+        raise UserError(
+            'config.cpng.chi is counted and config.cpng.per is channel, expected gaussian or layer with it: '
+            'counts of each channel would need more memory than the potentials.'
+        )
+    if fields['learn_tau'] and not 0 < fields['tau'] < 1:
+        raise UserError(f'config.neuron.tau is {fields["tau"]}, expected a number between 0 and 1 for it to be learnt.')
+    return functools.partial(kind.module, beta_init=config.cpng.beta_init, per_channel=per_channel, **fields)

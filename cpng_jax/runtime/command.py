@@ -1,51 +1,54 @@
 """Shared by the command-line programs: the flag for a configuration file; errors as one sentence and an exit code."""
 
+import functools
 import os
 import pathlib
 import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from absl import app, logging
 
 from cpng_jax.runtime import distributed
-from cpng_jax.runtime.config import ConfigDict, flatten, nearest
+from cpng_jax.runtime.config import ConfigDict, Retired, flatten, instead_of, nearest
 from cpng_jax.runtime.errors import LostProcessError, UserError
 from cpng_jax.runtime.signals import Stopped
 
 DEFAULT_CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py'
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], retired: Mapping[str, Retired]) -> list[str]:
     """Parses the flags; checks the configuration file and the keys that flags change before.
 
     Left to ml_collections, a wrong file or key would end in a traceback.
 
     Args:
       argv: the command line.
+      retired: keys that a configuration no longer has.
 
     Returns:
       The program and its positional arguments.
     """
     try:
-        return app.parse_flags_with_usage(_with_config(argv))
+        return app.parse_flags_with_usage(_with_config(argv, retired))
     except UserError as error:
         exit_with_error(error)
 
 
-def run(main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = parse_flags) -> None:
+def run(main: Callable[[list[str]], None], retired: Mapping[str, Retired] | None = None) -> None:
     """Runs a program; a `UserError` becomes one sentence and exit code 2.
 
     Exit code 75 (EX_TEMPFAIL): another process of the run has ended; the same command goes on from the last checkpoint.
 
     Args:
       main: takes the program and its positional arguments.
-      flags_parser: parses the command line; `app.parse_flags_with_usage` for a program without a configuration.
+      retired: keys that a configuration no longer has; None for a program without a configuration.
     """
-    app.run(lambda argv: _guarded(main, argv), flags_parser=flags_parser)
+    parse = app.parse_flags_with_usage if retired is None else functools.partial(parse_flags, retired=retired)
+    app.run(lambda argv: _guarded(main, argv), flags_parser=parse)
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -79,7 +82,7 @@ def _program() -> str:
     return f'{path.parent.parent.name}.{path.parent.name}' if path.name == '__main__.py' else path.name
 
 
-def _with_config(argv: list[str]) -> list[str]:
+def _with_config(argv: list[str], retired: Mapping[str, Retired]) -> list[str]:
     """The command line, with `--config` of the default if it has none; the file and overridden keys are checked."""
     given = [index for index, argument in enumerate(argv) if re.match('--?config(=|$)', argument)]
     if not given:
@@ -89,6 +92,8 @@ def _with_config(argv: list[str]) -> list[str]:
     known = flatten(load(file or ''.join(argv[given[-1] + 1 : given[-1] + 2])))
     for argument in argv[1:]:
         override = re.match(r'--?(?:no)?config\.([^=]*)', argument)
+        if override and override[1] in retired:
+            raise UserError(instead_of(override[1], retired[override[1]]))
         if override and not any(key == override[1] or key.startswith(f'{override[1]}.') for key in known):
             raise UserError(f'config has no key {override[1]!r}; the nearest is {nearest(override[1], known)!r}.')
     return argv

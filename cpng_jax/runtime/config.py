@@ -1,23 +1,16 @@
-"""Checks of a training configuration, before any work is done.
+"""Checks of a training configuration, before any work is done, and what it has in common with that of an older run.
 
-The rules below name every key that `configs/base.py` defines. Further keys of `model` are the fields of the network's
-module and are checked when it is built.
+Which keys there are is handed in, `Keys`. Further keys of `model` are the fields of the network's module and are
+checked when it is built.
 """
 
 import difflib
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from cpng_jax.control.cpng import LIMIT_MODES
-from cpng_jax.control.effective_domain import INTERVALS
-from cpng_jax.control.rules import RULES as OTHER_RULES
-from cpng_jax.models.blocks import REMATS
-from cpng_jax.nn.neuron import IMPLEMENTATIONS
-from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime.errors import UserError
 
 ConfigDict = ml_collections.ConfigDict
@@ -25,135 +18,92 @@ ConfigDict = ml_collections.ConfigDict
 Config = Any
 """A `ConfigDict`; its keys are checked by `validate`, since a type checker cannot know them."""
 
+# Runs of this version had all keys that are not said to be later.
+FIRST_VERSION = '0.1'
 
-class Rule(NamedTuple):
-    """Whether a value is accepted, and in words what would be."""
 
+class Key(NamedTuple):
+    """A key of a configuration.
+
+    Attributes:
+      name: with its section, such as 'optim.momentum'.
+      default: its value if nobody says; None where it follows another key.
+      accepts: tells whether a value is in its range.
+      expected: in words what would be, as in 'expected an integer of at least 1'.
+      meaning: a line for whoever sets it.
+      since: the version of the package that added it.
+      used_by: modules that read it, by their names within the package.
+      free: it may differ between the runs of one workdir: it changes what is seen or kept, not what is computed.
+      follows: name of the key that it has one value with.
+      before: what stands for it in runs that were made before there was the key; None for the default.
+    """
+
+    name: str
+    default: Any
     accepts: Callable[[Any], bool]
     expected: str
+    meaning: str
+    since: str
+    used_by: tuple[str, ...]
+    free: bool = False
+    follows: str = ''
+    before: Any = None
 
 
-def _integer(low: int) -> Rule:
-    return Rule(lambda value: type(value) is int and value >= low, f'an integer of at least {low}')
+class Retired(NamedTuple):
+    """A key that another has taken the place of.
+
+    Attributes:
+      becomes: name of the key that has.
+      since: the version of the package that did so.
+      values: the new value for each of the old.
+    """
+
+    becomes: str
+    since: str
+    values: Mapping[Any, Any]
 
 
-def _number(low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Rule:
-    def accepts(value: Any) -> bool:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            return False
-        return (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+class Keys(NamedTuple):
+    """The keys of a configuration.
 
-    lower = f'{"above" if open_low else "of at least"} {low:g}'
-    upper = '' if math.isinf(high) else f' and {"below" if open_high else "at most"} {high:g}'
-    return Rule(accepts, f'a number {lower}{upper}')
+    Attributes:
+      known: by name, in the order to show them in.
+      retired: by name, those that old runs have.
+    """
 
-
-def _choice(*options: str) -> Rule:
-    return Rule(lambda value: value in options, 'one of ' + ', '.join(options))
+    known: Mapping[str, Key]
+    retired: Mapping[str, Retired] = {}
 
 
-def _accepts_steps(value: Any) -> bool:
-    if not isinstance(value, list | tuple) or len(value) != 2 or any(type(step) is not int for step in value):
-        return False
-    return tuple(value) == (0, 0) or 1 <= value[0] <= value[1]
+def defaults(keys: Keys) -> Config:
+    """Makes the configuration in which every key has its default.
+
+    Args:
+      keys: those there are.
+
+    Returns:
+      The configuration; a key that follows another is a reference to it, so that setting one sets both.
+    """
+    config: Config = ConfigDict()
+    for key in sorted(keys.known.values(), key=lambda key: bool(key.follows)):  # what they follow comes first
+        section, name = _section(config, key.name)
+        if key.follows:
+            followed, other = _section(config, key.follows)
+            section[name] = followed.get_ref(other)
+        else:
+            section[name] = key.default
+    return config
 
 
-_BOOLEAN = Rule(lambda value: type(value) is bool, 'True or False')
-_TEXT = Rule(lambda value: isinstance(value, str), 'a text')
-
-RULES: dict[str, Rule] = {
-    'seed': Rule(lambda value: type(value) is int and 0 <= value < 2**32, 'an integer from 0 to 2**32 - 1'),
-    'epochs': _integer(1),
-    'batch_size': _integer(1),
-    'dtype': _choice('float32', 'bfloat16'),
-    'remat': _choice(*REMATS),
-    'data.name': _TEXT,
-    'data.dir': _TEXT,
-    'data.fake': _BOOLEAN,
-    'data.fake_examples': _integer(4),
-    'data.per_class': _integer(0),
-    'data.threads': _integer(0),
-    'data.workers': _integer(0),
-    'data.crop_padding': _integer(0),
-    'data.flip': _BOOLEAN,
-    'data.policy': _choice('none', 'autoaugment', 'randaugment'),
-    'data.cutout': _integer(0),
-    'data.mixup_alpha': _number(0),
-    'data.cutmix_alpha': _number(0),
-    'data.image_size': _integer(1),
-    'data.event_size': _integer(1),
-    'data.slicing': _choice('count', 'time'),
-    'data.roll': _integer(0),
-    'data.split': _choice('fixed', 'random'),
-    'data.time_steps': _integer(1),
-    'model.width': _number(0, open_low=True),
-    'model.time_steps': _integer(1),
-    'neuron.tau': _number(0, 1),
-    'neuron.learn_tau': _BOOLEAN,
-    'neuron.ds_atgo': _BOOLEAN,
-    'neuron.v_th': _number(0, open_low=True),
-    'neuron.surrogate': _choice(*SURROGATES),
-    'neuron.detach_reset': _BOOLEAN,
-    'neuron.implementation': _choice(*IMPLEMENTATIONS),
-    'norm.alpha': _number(0, open_low=True),
-    'norm.alpha_residual': _number(0, open_low=True),
-    'norm.momentum': _number(0, 1, open_high=True),
-    'loss.name': _choice('mean_output', 'tet'),
-    'loss.tet_weight': _number(0, 1),
-    'loss.tet_target': _number(0),
-    'loss.label_smoothing': _number(0, 1, open_high=True),
-    'optim.accumulate': _integer(1),
-    'optim.name': _choice('sgd', 'adam'),
-    'optim.learning_rate': _number(0, open_low=True),
-    'optim.momentum': _number(0, 1, open_high=True),
-    'optim.weight_decay': _number(0),
-    'optim.decay_norm_and_bias': _BOOLEAN,
-    'optim.warmup_fraction': _number(0, 1, open_high=True),
-    'cpng.enabled': _BOOLEAN,
-    'cpng.beta_init': _number(0, open_low=True),
-    'cpng.beta_from': _TEXT,
-    'cpng.beta_from_epoch': _integer(0),
-    'cpng.chi': _choice('gaussian', 'counted'),
-    'cpng.chi_limit': _number(0, 1, open_high=True),
-    'cpng.limit_mode': _choice(*LIMIT_MODES),
-    'cpng.interval': _choice(*INTERVALS),
-    'cpng.rule': _choice('cpng', *OTHER_RULES, 'dspike'),
-    'cpng.dspike_epsilon': _number(0, open_low=True),
-    'cpng.dspike_step': _number(0, open_low=True),
-    'cpng.per': _choice('layer', 'channel'),
-    'cpng.every': _choice('epoch', 'batch'),
-    'cpng.statistics': _choice('last_batch', 'epoch_mean'),
-    'eval.batch_size': _integer(1),
-    'eval.checkpoint': _choice('latest', 'best'),
-    'checkpoint.every_steps': _integer(0),
-    'checkpoint.keep': _integer(1),
-    'distributed': _choice('auto', 'on', 'off'),
-    'cluster.start_timeout': _integer(1),
-    'cluster.heartbeat_timeout': _integer(1),
-    'mesh.fsdp': _BOOLEAN,
-    'profile.steps': Rule(_accepts_steps, 'the first and the last step, such as (20, 25), or (0, 0) for none'),
-    'log.every_steps': _integer(1),
-}
-
-# Keys that came later, with the value that stands for what runs before them did.
-ADDED = {
-    'data.per_class': 0,
-    'cpng.beta_from': '',
-    'cpng.beta_from_epoch': 0,
-    'cpng.chi': 'gaussian',
-    'cpng.dspike_epsilon': 0.3,
-    'cpng.dspike_step': 0.1,
-    'cpng.per': 'layer',
-    'cpng.rule': 'cpng',
-    'neuron.ds_atgo': False,
-    'neuron.learn_tau': False,
-}
-
-# These may differ between the runs of one workdir: they change what is seen or kept, not what is computed.
-FREE = (
-    *('data.dir', 'data.threads', 'data.workers', 'eval.', 'checkpoint.'),
-    *('neuron.implementation', 'distributed', 'cluster.', 'mesh.', 'profile.', 'log.'),
-)
+def _section(config: Config, key: str) -> tuple[Config, str]:
+    """The part of a configuration that a key lies in, made where it is missing, and its name there."""
+    *sections, name = key.split('.')
+    for section in sections:
+        if section not in config:
+            config[section] = ConfigDict()
+        config = config[section]
+    return config, name
 
 
 def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
@@ -175,6 +125,15 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def from_flat(flat: Mapping[str, Any]) -> Config:
+    """Makes a configuration of what `flatten` has made of one."""
+    config: Config = ConfigDict()
+    for key, value in flat.items():
+        section, name = _section(config, key)
+        section[name] = value
+    return config
+
+
 def nearest(key: str, known: Iterable[str]) -> str:
     """Says which known key a misspelt one is most like.
 
@@ -189,43 +148,86 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return max(known, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())
 
 
-def validate(config: Config) -> None:
+def validate(config: Config | Mapping[str, Any], keys: Keys) -> None:
     """Checks that each key is known, none is missing, and each value is in range.
 
     Args:
-      config: the configuration.
+      config: the configuration, or what `flatten` makes of it.
+      keys: those there are.
 
     Raises:
       UserError: naming the first key at fault, its value, what was expected, and the nearest valid key.
     """
     flat = flatten(config)
-    model_keys = {key for key in flat if key.startswith('model.')}
     for key in flat:
-        if key not in RULES and key not in model_keys:
-            raise UserError(f'config has no key {key!r}; the nearest is {nearest(key, RULES)!r}.')
-    for key in (*RULES, 'model.name'):
+        if key in keys.retired:
+            raise UserError(instead_of(key, keys.retired[key]))
+        if key not in keys.known and not key.startswith('model.'):
+            raise UserError(f'config has no key {key!r}; the nearest is {nearest(key, keys.known)!r}.')
+    for key in keys.known:
         if key not in flat:
             raise UserError(f'config lacks the key {key!r}: start from configs/base.py, which has every key.')
-    for key, rule in RULES.items():
-        if not rule.accepts(flat[key]):
-            raise UserError(f'config.{key} is {flat[key]!r}, expected {rule.expected}.')
+    for name, key in keys.known.items():
+        if not key.accepts(flat[name]):
+            raise UserError(f'config.{name} is {flat[name]!r}, expected {key.expected}.')
 
 
-def changed_keys(old: Mapping[str, Any], new: Config) -> list[str]:
-    """Lists what differs between the configuration of a workdir and a new one, apart from `FREE` keys.
+def instead_of(name: str, retired: Retired) -> str:
+    """Says in a sentence what to write instead of a key that has retired."""
+    pairs = ', '.join(f'{new!r} for {old!r}' for old, new in retired.values.items())
+    return f'config.{name} has become config.{retired.becomes}: write {pairs}.'
+
+
+def brought_up_to_date(stored: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
+    """Says what a run of an older version would have been configured with today.
+
+    Args:
+      stored: its configuration, nested, as JSON gives it.
+      keys: those there are.
+
+    Returns:
+      Values by dotted key: keys that have retired are translated, and those that came later added.
+    """
+    flat = flatten(stored)
+    for name, retired in keys.retired.items():
+        for old, new in retired.values.items():
+            if name in flat and flat[name] == old:
+                del flat[name]
+                flat.setdefault(retired.becomes, new)
+    later = (key for key in keys.known.values() if key.since != FIRST_VERSION)
+    return {key.name: key.default if key.before is None else key.before for key in later} | flat
+
+
+def differing(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[str]:
+    """Lists the keys by which two configurations are not the same run.
+
+    Args:
+      before: values by dotted key.
+      after: values by dotted key.
+      keys: those there are.
+
+    Returns:
+      Names of the keys whose values differ, or that only one of the two has, apart from free ones; in alphabetic order.
+    """
+    free = {key.name for key in keys.known.values() if key.free}
+    absent = object()
+    names = sorted((before.keys() | after.keys()) - free)
+    return [name for name in names if before.get(name, absent) != after.get(name, absent)]
+
+
+def changed_keys(old: Mapping[str, Any], new: Config, keys: Keys) -> list[str]:
+    """Lists what differs between the configuration of a workdir and a new one, apart from free keys.
 
     Args:
       old: the stored configuration, nested, as JSON gives it.
       new: the configuration of this run.
+      keys: those there are.
 
     Returns:
       One text `key: old -> new` for each difference.
     """
-    before, after = {**ADDED, **flatten(old)}, flatten(new)
-    keys = [key for key in sorted(before.keys() | after.keys()) if not key.startswith(FREE)]
-    absent = 'absent'
+    before, after, absent = brought_up_to_date(old, keys), flatten(new), 'absent'
     return [
-        f'{key}: {before.get(key, absent)!r} -> {after.get(key, absent)!r}'
-        for key in keys
-        if before.get(key, absent) != after.get(key, absent)
+        f'{name}: {before.get(name, absent)!r} -> {after.get(name, absent)!r}'
+        for name in differing(before, after, keys)
     ]

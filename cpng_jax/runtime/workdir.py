@@ -9,24 +9,25 @@ from typing import Any
 
 import jax
 
-from cpng_jax.runtime.config import ADDED, Config, ConfigDict, changed_keys, validate
+from cpng_jax.runtime.config import Config, Keys, brought_up_to_date, changed_keys, from_flat, validate
 from cpng_jax.runtime.errors import UserError
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'scikit-learn')
 
 
-def check(workdir: pathlib.Path, config: Config) -> None:
+def check(workdir: pathlib.Path, config: Config, keys: Keys) -> None:
     """Checks that a folder is new or belongs to the same configuration; writes nothing.
 
     Args:
       workdir: folder of the run.
       config: of this run.
+      keys: those of a configuration.
 
     Raises:
       UserError: it belongs to another configuration, named by the changed keys, or its `config.json` is damaged.
     """
     stored = _read(workdir / 'config.json')
-    changes = [] if stored is None else changed_keys(stored, config)
+    changes = [] if stored is None else changed_keys(stored, config, keys)
     if changes:
         raise UserError(
             f'{workdir} holds a run of another configuration: {"; ".join(changes)}. '
@@ -34,14 +35,16 @@ def check(workdir: pathlib.Path, config: Config) -> None:
         )
 
 
-def load_config(workdir: pathlib.Path) -> Config:
+def load_config(workdir: pathlib.Path, keys: Keys) -> Config:
     """Reads the configuration of a run.
 
     Args:
       workdir: folder of the run.
+      keys: those of a configuration.
 
     Returns:
-      The configuration; keys that came after the run have the value that stands for what it did.
+      The configuration as it would be written today: keys that came after the run have the value that stands for what
+      it did, those that have retired since are translated.
 
     Raises:
       UserError: the folder holds no run, or its `config.json` is damaged or no configuration.
@@ -49,15 +52,12 @@ def load_config(workdir: pathlib.Path) -> Config:
     stored = _read(workdir / 'config.json')
     if stored is None:
         raise UserError(f'There is no run in {workdir}: it has no config.json.')
-    for key, value in ADDED.items():
-        section, _, name = key.partition('.')
-        stored.setdefault(section, {}).setdefault(name, value)
-    config = ConfigDict(stored)
-    validate(config)
-    return config
+    flat = brought_up_to_date(stored, keys)
+    validate(flat, keys)
+    return from_flat(flat)
 
 
-def acquire(workdir: pathlib.Path, config: Config) -> None:
+def acquire(workdir: pathlib.Path, config: Config, keys: Keys) -> None:
     """Makes the folder, or checks that it belongs to the same configuration, and notes the package versions.
 
     Writes `config.json`, and `environment.json` with an entry for each change of versions or devices.
@@ -65,12 +65,13 @@ def acquire(workdir: pathlib.Path, config: Config) -> None:
     Args:
       workdir: folder of the run.
       config: of this run.
+      keys: those of a configuration.
 
     Raises:
       UserError: the folder cannot be written, its files are damaged, or it belongs to another configuration.
     """
     try:
-        check(workdir, config)
+        check(workdir, config, keys)
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / 'config.json', config.to_dict())
         history = _read(workdir / 'environment.json') or []

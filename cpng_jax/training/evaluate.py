@@ -10,7 +10,7 @@ from cpng_jax.runtime import distributed, sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import check
-from cpng_jax.training import state_v1
+from cpng_jax.training import keys, state_v1
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 
@@ -99,7 +99,7 @@ def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
         raise UserError(
             f'There is no checkpoint in {workdir}: train first, or name the folder of a run with --workdir.'
         )
-    check(workdir, config)
+    check(workdir, config, keys.table())
     state = restore(setup, workdir)
     if state is None:
         raise UserError(f'There is no checkpoint in {workdir} yet: train at least one epoch first.')

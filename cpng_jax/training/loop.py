@@ -23,7 +23,7 @@ from cpng_jax.runtime.profile import Profile, memory_usage
 from cpng_jax.runtime.sharding import replicated
 from cpng_jax.runtime.signals import Stopped, StopRequest
 from cpng_jax.runtime.workdir import acquire
-from cpng_jax.training import state_v1
+from cpng_jax.training import keys, state_v1
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import EpochTotals, TrainState, all_finite
@@ -56,7 +56,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
     """
     if mode not in MODES:
         raise UserError(f'--mode is {mode!r}, expected one of {", ".join(MODES)}.')
-    validate(config)
+    validate(config, keys.table())
     folder = pathlib.Path(workdir)
     if mode == 'summary':
         summary = summarise_run(config, folder)
@@ -86,7 +86,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     """
     config = setup.config
     if distributed.is_primary():
-        acquire(workdir, config)
+        acquire(workdir, config, keys.table())
     distributed.barrier('the workdir is acquired')
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:

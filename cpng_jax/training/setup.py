@@ -92,7 +92,6 @@ def build(config: Config) -> Setup:
     Raises:
       UserError: the parts do not fit together.
     """
-    _check_options(config)
     dataset = data.load(config.data)
     classes = len(dataset.class_names)
     mesh = sharding.make_mesh(config.batch_size, config.optim.accumulate)
@@ -205,29 +204,6 @@ def _controller(config: Config, settings: Settings) -> Controller:
         return controller if config.cpng.enabled else rules.make('fixed', settings)
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _check_options(config: Config) -> None:
-    """Refuses options that do not go together, by a sentence on each pair."""
-    neuron, counted, channel = config.neuron, config.cpng.chi == 'counted', config.cpng.per == 'channel'
-    if neuron.implementation == 'pallas' and (counted or channel or neuron.learn_tau or neuron.ds_atgo):
-        raise UserError(
-            'config.neuron.implementation is pallas, whose kernels know a fixed tau and threshold and measure mean and '
-            'variance of whole layers: take scan, or cpng.chi gaussian, cpng.per layer, neuron.learn_tau False and '
-            'neuron.ds_atgo False.'
-        )
-    if neuron.ds_atgo and counted:
-        raise UserError(
-            'config.neuron.ds_atgo is True and config.cpng.chi is counted, expected gaussian with it: '
-            'distances are counted from a fixed threshold.'
-        )
-    if counted and channel:
-        raise UserError(
-            'config.cpng.chi is counted and config.cpng.per is channel, expected gaussian or layer with it: '
-            'counts of each channel would need more memory than the potentials.'
-        )
-    if neuron.learn_tau and not 0 < neuron.tau < 1:
-        raise UserError(f'config.neuron.tau is {neuron.tau}, expected a number between 0 and 1 for it to be learnt.')
 
 
 def beta_of_run(folder: str, layers: Sequence[str]) -> Mapping[str, float]:

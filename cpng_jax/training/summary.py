@@ -8,6 +8,7 @@ from cpng_jax.data.pipeline import eval_batches
 from cpng_jax.models.summary import Summary, input_density, summarise
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.workdir import check
+from cpng_jax.training import keys
 from cpng_jax.training.evaluate import restore
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import TrainState
@@ -32,7 +33,7 @@ def summarise_run(config: Config, workdir: pathlib.Path) -> Summary:
     """
     trained = (workdir / 'checkpoints').is_dir()
     if trained:
-        check(workdir, config)
+        check(workdir, config, keys.table())
     config = config.copy_and_resolve_references()
     config.remat = 'none'  # matters only for the backward pass, and would hide the layers within a block
     if not trained:

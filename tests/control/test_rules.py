@@ -19,7 +19,7 @@ from cpng_jax.nn.neuron import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import loop, set_beta
+from cpng_jax.training import keys, loop, set_beta
 from cpng_jax.training.setup import build
 from tests.equations import eq_2, eq_3_and_4, eq_7_and_8
 from tests.runs import epoch_rows
@@ -207,8 +207,8 @@ def test_a_decay_at_the_end_of_its_range_cannot_be_learnt(tau, tiny_config):
             r'config\.cpng\.chi is counted and config\.cpng\.rule is mpd',
         ),
         ({'cpng.rule': 'dspike', 'cpng.every': 'batch'}, r'config\.cpng\.every is batch, expected epoch with it'),
-        ({'neuron.ds_atgo': True, 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
-        ({'neuron.ds_atgo': True, 'cpng.chi': 'counted'}, r'ds_atgo is True and config\.cpng\.chi is counted'),
+        ({'neuron.kind': 'ds_atgo', 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
+        ({'neuron.kind': 'ds_atgo', 'cpng.chi': 'counted'}, r'kind is ds_atgo and config\.cpng\.chi is counted'),
         ({'neuron.learn_tau': True, 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
     ],
 )
@@ -257,9 +257,9 @@ def test_the_arms_of_compare_are_different_runs_that_can_be_built(tau, tiny_conf
     assert labels[0] == 'fixed'
     assert ('LSG' in labels) == (tau < 1)
     assert {arm.baseline for arm in plan.arms[1:]} == {'fixed'}
-    assert {tuple(arm.factors) for arm in plan.arms} == {('rule', 'chi', 'per', 'ds_atgo', 'learn_tau')}
+    assert {tuple(arm.factors) for arm in plan.arms} == {('rule', 'chi', 'per', 'kind', 'learn_tau')}
     cells = cells_of(plan, tiny_config, [0], tmp_path)
     assert len({cell.folder for cell in cells}) == len(labels)
     for cell in cells:
-        validate(cell.config)
+        validate(cell.config, keys.table())
         build(cell.config)

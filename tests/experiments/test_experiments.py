@@ -12,10 +12,10 @@ import pytest
 from configs import digits
 from cpng_jax.experiments import catalogue, figures, grid, tables
 from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
-from cpng_jax.runtime import metrics
-from cpng_jax.runtime.config import RULES, flatten, validate
+from cpng_jax.runtime import metrics, workdir
+from cpng_jax.runtime.config import flatten, validate
 from cpng_jax.runtime.errors import DivergedError, UserError
-from cpng_jax.training import loop
+from cpng_jax.training import keys, loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -26,17 +26,17 @@ def plan_of(name, config=None, values=None):
 
 @pytest.mark.parametrize('name', catalogue.EXPERIMENTS)
 def test_every_arm_is_a_valid_run_of_its_own(name, tmp_path):
-    config, plan = digits.get_config(), plan_of(name)
+    config, plan, known = digits.get_config(), plan_of(name), keys.table().known
     labels = [arm.label for arm in plan.arms]
     assert len({*labels}) == len(labels)
     cells = grid.cells_of(plan, config, [3, 4], tmp_path)
     assert len({cell.folder for cell in cells}) == len(cells) == 2 * len(plan.arms)
     for cell in cells:
-        validate(cell.config)
+        validate(cell.config, keys.table())
         assert {cell.arm.baseline, cell.arm.beta_of} <= {*labels, None}
         changed = {key for key, value in flatten(cell.config).items() if value != flatten(config)[key]}
         assert changed <= {*cell.arm.changes, 'seed', 'cpng.beta_from', 'loss.tet_target'}
-        assert {*cell.arm.changes} <= {*RULES}
+        assert {*cell.arm.changes} <= {*known}
     assert len({tuple(arm.factors) for arm in plan.arms}) == 1
     assert flatten(config) == flatten(digits.get_config())
 
@@ -81,6 +81,24 @@ def test_equal_runs_of_two_experiments_share_a_folder(tmp_path):
     )
     assert folder('frequency', 'batch 64, epoch') == folder('compare', 'CPNG')
     assert folder('frequency', 'batch 128, epoch') != folder('compare', 'CPNG')
+
+
+def test_results_in_a_folder_named_after_a_retired_key_are_found(tmp_path):
+    config = digits.get_config()
+    of = lambda: [c for c in grid.cells_of(plan_of('compare'), config, [0, 1], tmp_path) if c.arm.label == 'DS-ATGO']
+    first, second = (cell.folder for cell in of())
+    assert first == tmp_path / 'cells' / 'cpng.enabled=False,neuron.kind=ds_atgo' / 'seed_0'
+    old = tmp_path / 'cells' / 'cpng.enabled=False,neuron.ds_atgo=True' / 'seed_0'
+    old.mkdir(parents=True)
+    (old / 'result.json').write_text('{"epochs": 40}')
+    stored = of()[0].config.to_dict()
+    stored['neuron']['ds_atgo'] = stored['neuron'].pop('kind') == 'ds_atgo'
+    (old / 'config.json').write_text(json.dumps(stored))
+    assert [cell.folder for cell in of()] == [old, second]
+    assert [cell.result() for cell in of()] == [{'epochs': 40}, None]
+    workdir.check(old, of()[0].config, keys.table())
+    first.mkdir(parents=True)
+    assert of()[0].folder == first
 
 
 def test_arms_that_are_the_same_are_refused(tmp_path):

@@ -14,7 +14,7 @@ from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import SEWResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.neuron import LIF
-from cpng_jax.runtime.config import RULES
+from cpng_jax.training import keys
 
 # A low threshold, so that nets this small are alive from their start.
 SMALL = {'time_steps': 2, 'neuron': functools.partial(LIF, surrogate='arctan', v_th=0.3)}
@@ -73,4 +73,4 @@ def test_the_configuration_sets_it(remat):
     config.remat = remat
     config.model.name = 'resnet19'
     assert registry.build(config, 10).remat == remat
-    assert RULES['remat'].accepts(remat)
+    assert keys.table().known['remat'].accepts(remat)

@@ -117,7 +117,7 @@ def test_chi_is_that_of_the_width_and_the_threshold_of_the_step():
 
 
 def test_a_run_with_adapted_neurons(tmp_path, tiny_config):
-    tiny_config.neuron.ds_atgo = True
+    tiny_config.neuron.kind = 'ds_atgo'
     tiny_config.cpng.enabled = False
     tiny_config.remat = 'block'
     result = loop.run(tiny_config, tmp_path)

@@ -29,6 +29,13 @@ def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProc
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
         (['--config=configs/nowhere.py'], 'nowhere.py'),
         (['--mode=test'], 'train|eval|summary'),
+        (
+            ['--mode=keys', '--match=cpgn.rule'],
+            "--match is 'cpgn.rule', which no key contains; the nearest is 'cpng.rule'.",
+        ),
+        (['--match=cpng'], "--match is 'cpng', which is for --mode=keys."),
+        (['--config.neuron.ds_atgo=True'], "neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, "),
+        (['--noconfig.neuron.ds_atgo'], "neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, "),
         (['--mode=eval', '--workdir=nowhere/at/all'], 'There is no checkpoint in nowhere/at/all: train first'),
         (['configs/digits.py'], "unexpected argument 'configs/digits.py'"),
     ],
@@ -42,6 +49,29 @@ def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, tmp_path
     assert sentence in process.stderr
     assert 'Traceback' not in process.stderr
     assert not (tmp_path / 'run').exists(), 'nothing is written before the configuration is right'
+
+
+def test_a_file_with_a_retired_key_is_one_sentence(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        'from configs import base\ndef get_config():\n    config = base.get_config()\n'
+        '    config.neuron.ds_atgo = True\n    return config\n'
+    )
+    process = train(f'--config={path}', f'--workdir={tmp_path / "run"}')
+    assert process.returncode == 2
+    sentence = "config.neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, 'lif' for False."
+    assert process.stderr == f'train.py: {sentence}\n'
+    assert not (tmp_path / 'run').exists()
+
+
+def test_keys_are_listed_without_data_or_a_workdir(tmp_path):
+    process = train('--mode=keys', '--match=beta_from', '--config.epochs=0', cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ''
+    head, _, *lines = process.stdout.splitlines()
+    assert head.split('  ')[0] == 'key'
+    assert [line.split()[0] for line in lines if line.startswith(' cpng')] == ['cpng.beta_from', 'cpng.beta_from_epoch']
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('program', ['train', 'cpng_jax.experiments', 'cpng_jax.analysis'])

@@ -8,70 +8,81 @@ import pytest
 from cpng_jax.runtime import workdir
 from cpng_jax.runtime.config import flatten
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import keys
 
 
 def test_acquire_writes_the_whole_configuration_and_the_versions(tmp_path, tiny_config):
     folder = tmp_path / 'runs' / 'new'
-    workdir.acquire(folder, tiny_config)
+    workdir.acquire(folder, tiny_config, keys.table())
     assert json.loads((folder / 'config.json').read_text()) == json.loads(tiny_config.to_json())
     (entry,) = json.loads((folder / 'environment.json').read_text())
     assert entry['packages']['jax'] == jax.__version__
-    workdir.acquire(folder, tiny_config)
+    workdir.acquire(folder, tiny_config, keys.table())
     assert len(json.loads((folder / 'environment.json').read_text())) == 1
 
 
 def test_other_versions_are_added_not_overwritten(tmp_path, tiny_config):
-    workdir.acquire(tmp_path, tiny_config)
+    workdir.acquire(tmp_path, tiny_config, keys.table())
     path = tmp_path / 'environment.json'
     (old,) = json.loads(path.read_text())
     old['packages']['jax'] = '0.0.1'
     path.write_text(json.dumps([old]))
-    workdir.acquire(tmp_path, tiny_config)
+    workdir.acquire(tmp_path, tiny_config, keys.table())
     assert [entry['packages']['jax'] for entry in json.loads(path.read_text())] == ['0.0.1', jax.__version__]
 
 
 def test_another_configuration_is_refused_by_the_changed_keys(tmp_path, tiny_config):
-    workdir.acquire(tmp_path, tiny_config)
+    workdir.acquire(tmp_path, tiny_config, keys.table())
     before = (tmp_path / 'config.json').read_text()
     tiny_config.cpng.beta_init = 2.0
     tiny_config.epochs = 9
     for function in (workdir.check, workdir.acquire):
         with pytest.raises(UserError, match=r'another configuration: cpng.beta_init: 1.0 -> 2.0; epochs: 3 -> 9\. '):
-            function(tmp_path, tiny_config)
+            function(tmp_path, tiny_config, keys.table())
     assert (tmp_path / 'config.json').read_text() == before
 
 
 def test_check_writes_nothing(tmp_path, tiny_config):
-    workdir.check(tmp_path / 'nowhere', tiny_config)
+    workdir.check(tmp_path / 'nowhere', tiny_config, keys.table())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_configuration_of_a_run_is_read_back(tmp_path, tiny_config):
-    workdir.acquire(tmp_path, tiny_config)
-    assert flatten(workdir.load_config(tmp_path)) == flatten(tiny_config)
+    workdir.acquire(tmp_path, tiny_config, keys.table())
+    assert flatten(workdir.load_config(tmp_path, keys.table())) == flatten(tiny_config)
     stored = json.loads((tmp_path / 'config.json').read_text())
     for key in ('beta_from', 'beta_from_epoch'):  # as a run before there were these keys
         del stored['cpng'][key]
     (tmp_path / 'config.json').write_text(json.dumps(stored))
-    assert flatten(workdir.load_config(tmp_path)) == flatten(tiny_config)
+    assert flatten(workdir.load_config(tmp_path, keys.table())) == flatten(tiny_config)
+    for kind, boolean in (('lif', False), ('ds_atgo', True)):  # as a run before kinds had names
+        tiny_config.neuron.kind = kind
+        del stored['neuron']['kind' if 'kind' in stored['neuron'] else 'ds_atgo']
+        stored['neuron']['ds_atgo'] = boolean
+        (tmp_path / 'config.json').write_text(json.dumps(stored))
+        assert flatten(workdir.load_config(tmp_path, keys.table())) == flatten(tiny_config)
+        workdir.check(tmp_path, tiny_config, keys.table())
+    tiny_config.neuron.kind = 'lif'
+    with pytest.raises(UserError, match=r"another configuration: neuron\.kind: 'ds_atgo' -> 'lif'\. "):
+        workdir.check(tmp_path, tiny_config, keys.table())
     stored['epochs'] = 0
     (tmp_path / 'config.json').write_text(json.dumps(stored))
     with pytest.raises(UserError, match=r'config\.epochs is 0, expected an integer of at least 1'):
-        workdir.load_config(tmp_path)
+        workdir.load_config(tmp_path, keys.table())
     with pytest.raises(UserError, match=r'There is no run in .*: it has no config.json\.'):
-        workdir.load_config(tmp_path / 'nowhere')
+        workdir.load_config(tmp_path / 'nowhere', keys.table())
 
 
 def test_a_damaged_file_is_named(tmp_path, tiny_config):
     (tmp_path / 'config.json').write_text('{"epochs": ')
     with pytest.raises(UserError, match=r'config.json is damaged .*choose another --workdir'):
-        workdir.acquire(tmp_path, tiny_config)
+        workdir.acquire(tmp_path, tiny_config, keys.table())
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_sentence(tmp_path, tiny_config):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'Cannot write to the workdir .*file/run: Not a directory'):
-        workdir.acquire(tmp_path / 'file' / 'run', tiny_config)
+        workdir.acquire(tmp_path / 'file' / 'run', tiny_config, keys.table())
 
 
 def test_write_json_leaves_the_old_file_when_it_fails(tmp_path):

@@ -14,7 +14,7 @@ from cpng_jax.data import fake
 from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import loop
+from cpng_jax.training import keys, loop
 from cpng_jax.training.objective import make_loss, make_mix
 from cpng_jax.training.setup import build
 
@@ -94,7 +94,7 @@ def test_the_docstring_states_row_and_accuracy(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_it_initialises_and_lowers_at_full_size(name):
     config = get(name)
-    validate(config)
+    validate(config, keys.table())
     config.data.fake = True
     built = build(config)
     shape = (config.batch_size, *built.dataset.image_shape)

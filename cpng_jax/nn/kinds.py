@@ -1,0 +1,32 @@
+"""Kinds of neurons by name. A new one is a module with the fields of `LIF`, and an entry here of what it can do."""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+
+from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.neuron import LIF
+
+
+class Kind(NamedTuple):
+    """A kind of neuron.
+
+    Attributes:
+      title: what it is, and whose: a line for help and documentation.
+      module: its class.
+      counts: it measures the collection `distances`, which chi is counted from.
+      pallas: it runs in the kernels of `pallas_loop`.
+    """
+
+    title: str
+    module: type[nn.Module]
+    counts: bool = False
+    pallas: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    'lif': Kind('leaky integrate-and-fire, integrate-and-fire at tau = 1 (Eq. 2)', LIF, counts=True, pallas=True),
+    'ds_atgo': Kind(
+        'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
+    ),
+}

@@ -1,0 +1,328 @@
+"""The keys of a configuration: the one place that says what each is, what it may be, and who reads it.
+
+The options of a rule that sets beta are declared in the rule's own file and come from there. Defaults, checks,
+`train.py --mode=keys` and docs/keys.md, which `python -m cpng_jax.training.keys` prints, are made from `table()`.
+"""
+
+import io
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import rich.box
+import rich.console
+import rich.table
+
+from cpng_jax.control.effective_domain import INTERVALS
+from cpng_jax.control.options import BOOLEAN, TEXT, Range, choice, integer, number
+from cpng_jax.control.rules import RULES
+from cpng_jax.data import DATASETS
+from cpng_jax.models.blocks import REMATS
+from cpng_jax.models.registry import MODELS
+from cpng_jax.nn.kinds import KINDS
+from cpng_jax.nn.neuron import IMPLEMENTATIONS
+from cpng_jax.nn.surrogate import SURROGATES
+from cpng_jax.runtime import tables
+from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Retired, nearest
+from cpng_jax.runtime.errors import UserError
+
+RETIRED = {'neuron.ds_atgo': Retired('neuron.kind', since='0.2', values={True: 'ds_atgo', False: 'lif'})}
+
+_POSITIVE, _SHARE = number(0, open_low=True), number(0, 1, open_high=True)
+
+
+def _accepts_steps(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2 or any(type(step) is not int for step in value):
+        return False
+    return tuple(value) == (0, 0) or 1 <= value[0] <= value[1]
+
+
+def _key(
+    name: str, default: Any, range: Range, used_by: str, meaning: str, since: str = FIRST_VERSION, **more: Any
+) -> Key:
+    return Key(name, default, *range, meaning, since, tuple(used_by.split(', ')), **more)
+
+
+# Each key has a line of facts and a line of meaning.
+# fmt: off
+
+
+def _run() -> list[Key]:
+    seeds = Range(lambda value: type(value) is int and 0 <= value < 2**32, 'an integer from 0 to 2**32 - 1')
+    return [
+        _key('seed', 0, seeds, 'training.setup',
+             'of initial weights, order of the data, augmentation'),
+        _key('epochs', 300, integer(1), 'training.setup',
+             'passes over the training data'),
+        _key('batch_size', 256, integer(1), 'training.setup, training.loop',
+             'examples of a training step, over all devices'),
+        _key('dtype', 'float32', choice('float32', 'bfloat16'), 'training.setup',
+             'of currents and spikes; weights, potentials and statistics are float32'),
+        _key('remat', 'none', choice(*REMATS), 'models.registry',
+             'block: to need less memory, the backward pass computes each block again'),
+    ]
+
+
+def _data() -> list[Key]:
+    events = 'data.digits_events, data.cifar10_dvs'
+    return [
+        _key('data.name', 'digits', choice(*DATASETS), 'data',
+             'the data set'),
+        _key('data.dir', 'data', TEXT, 'data.cifar, data.cifar10_dvs, data.imagenet, data.digits_events',
+             'where python -m cpng_jax.data.prepare has put it', free=True),
+        _key('data.fake', False, BOOLEAN, 'data',
+             "True takes random images of the data set's shape instead, for dry runs and benchmarks"),
+        _key('data.fake_examples', 2048, integer(4), 'data.fake',
+             'training images then; a quarter as many for the test'),
+        _key('data.per_class', 0, integer(0), 'data',
+             'training examples of each class, the first ones, for training on few labels; 0 for all', '0.2'),
+        _key('data.threads', 2, integer(0), 'training.setup, training.evaluate',
+             'threads that read and augment; 0 does it in the training loop', free=True),
+        _key('data.workers', 0, integer(0), 'training.setup, training.evaluate',
+             "processes that do so, each with its own threads; 0 for none but the program's own", free=True),
+        _key('data.crop_padding', 0, integer(0), 'data.augment',
+             'pixels added on each side before the random crop; other augmentations follow in the order of keys'),
+        _key('data.flip', False, BOOLEAN, 'data.augment, data.events',
+             'mirror half of the images'),
+        _key('data.policy', 'none', choice('none', 'autoaugment', 'randaugment'), 'data.augment',
+             'changes of an image, drawn at random; not in the paper'),
+        _key('data.cutout', 0, integer(0), 'data.augment',
+             'edge of the square that is blanked, in pixels; not in the paper'),
+        _key('data.mixup_alpha', 0.0, number(0), 'training.objective',
+             'mixing within the batch, on the device; 0 for none; not in the paper'),
+        _key('data.cutmix_alpha', 0.0, number(0), 'training.objective',
+             'pasting within the batch, likewise; not in the paper'),
+        _key('data.image_size', 224, integer(1), 'data.imagenet, data.fake',
+             "edge of ImageNet's images"),
+        _key('data.event_size', 48, integer(1), f'{events}, data.fake',
+             'edge of the frames of event data'),
+        _key('data.slicing', 'count', choice('count', 'time'), events,
+             'frames of equally many events, or time: of equal length'),
+        _key('data.roll', 5, integer(0), 'data.events',
+             'pixels that training frames are shifted by at most'),
+        _key('data.split', 'fixed', choice('fixed', 'random'), 'data.cifar10_dvs',
+             'which recordings of CIFAR10-DVS are for the test'),
+        _key('data.time_steps', None, integer(1), f'{events}, data.fake',
+             'frames of a recording', follows='model.time_steps'),
+    ]
+
+
+def _network() -> list[Key]:
+    return [
+        _key('model.name', 'vgg', choice(*MODELS), 'models.registry',
+             "the network; further keys of model are the fields of its module, such as model.head"),
+        _key('model.width', 1.0, _POSITIVE, 'models.network',
+             'factor on all channels'),
+        _key('model.time_steps', 5, integer(1), 'models.network',
+             'T'),
+        _key('neuron.kind', 'lif', choice(*KINDS), 'models.registry',
+             'what neurons do; all but lif are not in the paper', '0.2'),
+        _key('neuron.tau', 0.5, number(0, 1), 'nn.neuron',
+             'decay of the membrane potential; 1 is integrate-and-fire'),
+        _key('neuron.learn_tau', False, BOOLEAN, 'nn.neuron, training.setup',
+             'True learns the decay of each layer, from tau on; not in the paper', '0.2'),
+        _key('neuron.v_th', 1.0, _POSITIVE, 'nn.neuron, models.registry, training.setup, training.loop',
+             'threshold'),
+        _key('neuron.surrogate', 'triangular', choice(*SURROGATES), 'nn.neuron, training.setup, training.loop',
+             'shape of the surrogate gradient (Eq. 3 and 4)'),
+        _key('neuron.detach_reset', False, BOOLEAN, 'nn.neuron',
+             'True drops the gradient through the reset (Eq. 8)'),
+        _key('neuron.implementation', 'scan', choice(*IMPLEMENTATIONS), 'nn.neuron, training.setup',
+             'pallas: kernels for a single GPU, not tried on one yet', free=True),
+        _key('norm.alpha', 1.0, _POSITIVE, 'nn.layers',
+             "tdBN's factor next to v_th"),
+        _key('norm.alpha_residual', 0.5**0.5, _POSITIVE, 'models.registry',
+             'the same where two branches are summed'),
+        _key('norm.momentum', 0.9, _SHARE, 'nn.layers',
+             'share of the running statistics kept at each step'),
+    ]
+
+
+def _training() -> list[Key]:
+    return [
+        _key('loss.name', 'mean_output', choice('mean_output', 'tet'), 'training.objective',
+             'cross entropy of the outputs averaged over time (Eq. 5), or that of each time step, TET'),
+        _key('loss.tet_weight', 1e-3, number(0, 1), 'training.objective',
+             'lambda of TET'),
+        _key('loss.tet_target', None, number(0), 'training.objective',
+             'what the second term of TET draws outputs to', follows='neuron.v_th'),
+        _key('loss.label_smoothing', 0.0, _SHARE, 'training.objective',
+             'share of a label that is spread over all classes'),
+        _key('optim.name', 'sgd', choice('sgd', 'adam'), 'training.optim',
+             'the optimiser (Table 5)'),
+        _key('optim.accumulate', 1, integer(1), 'training.setup',
+             'parts that a batch is worked off in, to need less memory'),
+        _key('optim.learning_rate', 0.1, _POSITIVE, 'training.optim',
+             'at its highest, after the warm-up; from there a cosine to 0 (Table 5)'),
+        _key('optim.momentum', 0.9, _SHARE, 'training.optim',
+             'of SGD (Table 5)'),
+        _key('optim.weight_decay', 1e-4, number(0), 'training.optim',
+             'factor of the weights that is added to their gradients (Table 5)'),
+        _key('optim.decay_norm_and_bias', True, BOOLEAN, 'training.optim',
+             'False spares norms and biases the weight decay'),
+        _key('optim.warmup_fraction', 0.05, _SHARE, 'training.optim',
+             'of the training, linear from 0.1 of the learning rate (A.2); 0 for none'),
+    ]
+
+
+def _beta() -> list[Key]:
+    return [
+        _key('cpng.enabled', True, BOOLEAN, 'training.setup',
+             'False keeps beta at beta_init, whatever the rule'),
+        _key('cpng.beta_init', 1.0, _POSITIVE, 'models.registry, training.setup, training.loop',
+             'width parameter of every layer at the start'),
+        _key('cpng.chi', 'gaussian', choice('gaussian', 'counted'), 'training.setup',
+             'Eq. 6, or counted: the share of the potentials themselves; not in the paper', '0.2'),
+        _key('cpng.interval', 'paper', choice(*INTERVALS), 'training.setup, training.loop',
+             '[v_th - 1/beta, v_th + 1/beta] for every shape, or the support of the shape'),
+        _key('cpng.rule', 'cpng', choice(*RULES), 'training.setup',
+             'what sets beta: Algorithm 1, or a rule of other papers', '0.2'),
+        _key('cpng.per', 'layer', choice('layer', 'channel'), 'models.registry',
+             'channel: a beta for each channel of a layer; not in the paper', '0.2'),
+        _key('cpng.every', 'epoch', choice('epoch', 'batch'), 'training.setup, training.loop',
+             'how often beta is set (Table 1)'),
+        _key('cpng.statistics', 'last_batch', choice('last_batch', 'epoch_mean'), 'training.setup',
+             'which potentials of an epoch count (A.2)'),
+        *_options(),
+    ]
+
+
+def _options() -> list[Key]:
+    """Those that rules declare."""
+    return [
+        _key(f'cpng.{option.name}', option.default, option.range, rule.make.__module__.removeprefix('cpng_jax.'),
+             option.meaning, option.since)
+        for rule in RULES.values() for option in rule.options
+    ]
+
+
+def _machine() -> list[Key]:
+    steps = Range(_accepts_steps, 'the first and the last step, such as (20, 25), or (0, 0) for none')
+    return [
+        _key('eval.batch_size', 256, integer(1), 'training.evaluate',
+             'examples that are measured at once', free=True),
+        _key('eval.checkpoint', 'latest', choice('latest', 'best'), 'training.evaluate',
+             'what --mode=eval restores', free=True),
+        _key('checkpoint.every_steps', 0, integer(0), 'training.loop',
+             'besides the end of each epoch; 0 for only there', free=True),
+        _key('checkpoint.keep', 2, integer(1), 'training.loop, training.evaluate',
+             'latest checkpoints kept, next to the best', free=True),
+        _key('distributed', 'auto', choice('auto', 'on', 'off'), 'runtime.distributed',
+             'several processes are one run where a cluster started them; on: it must; off: never', free=True),
+        _key('cluster.start_timeout', 300, integer(1), 'runtime.distributed',
+             'seconds that the processes wait for each other at the start', free=True),
+        _key('cluster.heartbeat_timeout', 100, integer(1), 'runtime.distributed',
+             'seconds of silence after which a process counts as dead', free=True),
+        _key('mesh.fsdp', False, BOOLEAN, 'training.setup',
+             'True shares weights and optimiser state out over the devices, to need less memory', free=True),
+        _key('profile.steps', (0, 0), steps, 'training.loop',
+             'first and last step that a trace is written of, or (0, 0) for none', free=True),
+        _key('log.every_steps', 10, integer(1), 'training.loop',
+             'steps between two looks at the loss', free=True),
+    ]
+
+
+# fmt: on
+
+
+def _groups() -> dict[str, list[Key]]:
+    """The keys by the headings that they are shown under."""
+    return {
+        'The run': _run(),
+        'Data': _data(),
+        'The network': _network(),
+        'Loss and optimiser': _training(),
+        'What sets beta': _beta(),
+        'Evaluation, checkpoints, devices': _machine(),
+    }
+
+
+def table() -> Keys:
+    """Gathers the keys, with those of rules, kinds of neurons, networks and data sets that others have registered.
+
+    Returns:
+      The keys, in the order to show them in.
+
+    Raises:
+      ValueError: a rule has an option by the name of another key.
+    """
+    keys = [key for group in _groups().values() for key in group]
+    known = {key.name: key for key in keys}
+    for key in keys:
+        if key is not known[key.name]:
+            raise ValueError(f'{key.name} is a key already, so that the option of a rule must have another name.')
+    return Keys(known, RETIRED)
+
+
+def listing(match: str = '') -> str:
+    """Shows keys as a table for the terminal: `train.py --mode=keys`.
+
+    Args:
+      match: text that their names contain; '' for all.
+
+    Returns:
+      The table, as wide as the terminal.
+
+    Raises:
+      UserError: no key contains the text.
+    """
+    known = table().known
+    rows = [_row(key) for name, key in known.items() if match in name]
+    if not rows:
+        raise UserError(f'--match is {match!r}, which no key contains; the nearest is {nearest(match, known)!r}.')
+    lines = rich.table.Table(*rows[0], box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for column in lines.columns[:2] + lines.columns[-2:]:
+        column.no_wrap = True
+    for row in rows:
+        lines.add_row(*{**row, 'used by': row['used by'].replace(', ', '\n')}.values())
+    text = io.StringIO()
+    width = max(shutil.get_terminal_size((160, 0)).columns, 120)
+    rich.console.Console(file=text, width=width, markup=False, highlight=False).print(lines)
+    shown = '\n'.join(line.rstrip() for line in text.getvalue().strip().splitlines())
+    return f'{shown}\n\n{_FREE}'
+
+
+def markdown() -> str:
+    """Writes all keys, kinds of neurons, rules and retired keys as the page docs/keys.md."""
+    parts = [f'# Keys of a configuration\n\n{_ABOUT}\n\n{_FREE}\n']
+    for title, group in _groups().items():
+        parts.append(f'## {title}\n\n{tables.to_markdown([_as_code(_row(key)) for key in group])}')
+    names = {'`neuron.kind`': KINDS, '`cpng.rule`': RULES}
+    for title, named in names.items():
+        rows = [{'name': f'`{name}`', 'meaning': entry.title} for name, entry in named.items()]
+        parts.append(f'## Names of {title}\n\n{tables.to_markdown(rows)}')
+    rows = [
+        {'key': f'`{name}`', 'since': key.since, 'now': f'`{key.becomes}={new}`', 'for': f'`{old}`'}
+        for name, key in RETIRED.items()
+        for old, new in key.values.items()
+    ]
+    parts.append(f'## Retired\n\nRuns that have these go on.\n\n{tables.to_markdown(rows)}')
+    return '\n'.join(parts)
+
+
+_ABOUT = """Made by `python -m cpng_jax.training.keys > docs/keys.md`; a test keeps it equal to the program. A flag
+`--config.KEY=VALUE` changes a value. `python train.py --mode=keys` shows the same, with `--match=cpng` the keys whose
+names contain that. *Since* is the version that added a key; *used by* names modules of `cpng_jax`."""
+
+_FREE = 'A key with a * may differ between the runs of one workdir.'
+
+
+def _row(key: Key) -> dict[str, str]:
+    return {
+        'key': key.name + ' *' * key.free,
+        'default': key.follows or repr(key.default),
+        'range': key.expected,
+        'meaning': key.meaning,
+        'since': key.since,
+        'used by': ', '.join(key.used_by),
+    }
+
+
+def _as_code(row: Mapping[str, str]) -> dict[str, str]:
+    """The cells that are code as code, the star of a free key outside of it."""
+    name, _, star = row['key'].partition(' ')
+    return {**row, 'key': f'`{name}` {star}'.strip(), 'default': f'`{row["default"]}`'}
+
+
+if __name__ == '__main__':
+    print(markdown(), end='')
