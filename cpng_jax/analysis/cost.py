@@ -76,7 +76,11 @@ def epoch_seconds(run: Run) -> float:
 def algorithm_seconds(run: Run) -> float:
     """Seconds that Algorithm 1 takes for all layers of a run, on this device: the median of several calls."""
     setup, state = run.setup, run.state
-    stats, beta, config = state.epoch.observed[setup.statistics], state.surrogate, cpng.config_of(setup.settings)
+    stats, beta, config = (
+        state.epoch.observed[setup.settings.statistics],
+        state.surrogate,
+        cpng.config_of(setup.settings),
+    )
     algorithm_1 = lambda: cpng.update(stats, beta, cpng.init(beta), config)
     jax.block_until_ready(algorithm_1())  # compiles
     times = []

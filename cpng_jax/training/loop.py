@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from cpng_jax.control.effective_domain import chi_by_layer
-from cpng_jax.control.layer_tree import by_layer, layer_paths
 from cpng_jax.runtime import distributed
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.config import Config, validate
@@ -177,11 +175,7 @@ def _end_epoch(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainStat
     """Sets beta, measures the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
     config = setup.config
     loss, accuracy = _running(state, config.batch_size)
-    domain = dict(v_th=config.neuron.v_th, surrogate=config.neuron.surrogate, interval=config.cpng.interval)
-    chi = chi_by_layer(state.epoch.observed[setup.statistics], state.surrogate, **domain)
-    updated, report = setup.update_beta(state, batch)
-    if config.cpng.every == 'epoch':  # at every batch the step has done so, and this is for the report
-        state = updated
+    state, beta = setup.end_of_epoch(state, batch)
     result = evaluate_split(setup, state)
     row = {
         'epoch': setup.epoch(int(state.step)),
@@ -192,13 +186,7 @@ def _end_epoch(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainStat
         'learning_rate': float(jnp.asarray(setup.learning_rate(int(state.step) - 1))),
         'chi_limit': config.cpng.chi_limit,
         'beta_init': config.cpng.beta_init,
-        'beta': by_layer(state.surrogate),
-        'chi': by_layer(chi),
-        'chi_min': dict.fromkeys(layer_paths(state.surrogate)),  # of rules that aim at none
-        'firing_rate': by_layer(state.epoch.firing_rate),
-        'skipped': report.skipped_layers(),
-    }
-    row |= {name: by_layer(tree) for name, tree in setup.controller.numbers(state.control).items()}
+    } | beta
     start = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=replicated(setup.mesh))
     return state.replace(epoch=start(state.surrogate, setup.observe)), row
 

@@ -8,15 +8,20 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from cpng_jax.control.controller import MEASURED, Controller, FirstLayer, Observed, Report
+from cpng_jax.control.controller import MEASURED, Controller, FirstLayer, Observed, Report, Settings
+from cpng_jax.control.effective_domain import chi_by_layer
+from cpng_jax.control.layer_tree import by_layer, layer_paths
 from cpng_jax.models.summary import summarise
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.sharding import over_batch, replicated
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import Batch, Loss, Prepare, batch_loss, compiler_options, split
 
-UpdateBeta = Callable[[TrainState, Batch], tuple[TrainState, Report]]
-"""Maps the state at the end of an epoch, and a batch of training data, to the state with the new beta and a report."""
+Row = dict[str, Any]
+
+EndOfEpoch = Callable[[TrainState, Batch], tuple[TrainState, Row]]
+"""Maps the state at the end of an epoch, and a batch of training data, to the state with the new beta and to a part
+of the epoch's row in the metrics: beta, chi, firing rate, what the rule tells, by layer, and the layers it skipped."""
 
 
 def collections(controller: Controller, *others: str) -> tuple[str, ...]:
@@ -88,39 +93,77 @@ def _observed(controller: Controller, state: TrainState, updates: ArrayLike) -> 
     return Observed(updates=updates, **{name: fields[name] for name in controller.needs if name in fields})
 
 
-def make_update(
+def make_end_of_epoch(
     controller: Controller,
+    settings: Settings,
     model: nn.Module,
     example: Array,
     mesh: Mesh,
     *,
-    steps_per_update: int,
+    steps_per_epoch: int,
     prepare: Prepare,
     loss: Loss,
     accumulate: int = 1,
-) -> UpdateBeta:
-    """Makes what sets beta between epochs.
+) -> EndOfEpoch:
+    """Makes what sets beta between epochs, and says what became of it.
 
     Args:
       controller: what sets beta.
+      settings: of the run: where the controller works at every batch, between epochs it only reports.
       model: the network.
       example: an input of the network; only the shape counts.
       mesh: devices that share the batch.
-      steps_per_update: training steps from one update to the next.
+      steps_per_epoch: training steps in an epoch.
       prepare: brings the images of a batch into the form that the network takes.
       loss: of each example, from logits `[T, B, classes]` and labels.
       accumulate: parts that a training step works its batch off in; of a batch that the controller looks at, one is
         taken, so that no more memory is needed.
 
     Returns:
-      Maps a state and a batch to the state with the new beta, and the report.
+      See `EndOfEpoch`.
     """
-    count = lambda state: int(state.step) // steps_per_update
-    if 'first_layer' not in controller.needs:
-        return lambda state, _: update(controller, state, count(state))
+    steps_per_update = steps_per_epoch // settings.updates_per_epoch
+    look = None
+    if 'first_layer' in controller.needs:
+        look = _with_first_layer(controller, model, example, mesh, prepare, loss, accumulate)
+
+    def end_of_epoch(state: TrainState, batch: Batch) -> tuple[TrainState, Row]:
+        chi = chi_by_layer(
+            state.epoch.observed[settings.statistics],
+            state.surrogate,
+            v_th=settings.v_th,
+            surrogate=settings.surrogate,
+            interval=settings.interval,
+        )
+        updates = int(state.step) // steps_per_update
+        updated, report = update(controller, state, updates) if look is None else look(state, batch, updates)
+        if settings.every == 'epoch':
+            state = updated
+        row = {
+            'beta': by_layer(state.surrogate),
+            'chi': by_layer(chi),
+            'chi_min': dict.fromkeys(layer_paths(state.surrogate)),  # of rules that aim at none
+            'firing_rate': by_layer(state.epoch.firing_rate),
+            'skipped': report.skipped_layers(),
+        }
+        return state, row | {name: by_layer(tree) for name, tree in controller.numbers(state.control).items()}
+
+    return end_of_epoch
+
+
+def _with_first_layer(
+    controller: Controller,
+    model: nn.Module,
+    example: Array,
+    mesh: Mesh,
+    prepare: Prepare,
+    loss: Loss,
+    accumulate: int,
+) -> Callable[[TrainState, Batch, int], tuple[TrainState, Report]]:
+    """An update by a controller that tries the weights of the first layer on a batch."""
     path = first_kernel(model, example)
 
-    def with_first_layer(state: TrainState, batch: Batch, updates: Array) -> tuple[Any, Report]:
+    def look(state: TrainState, batch: Batch, updates: Array) -> tuple[Any, Report]:
         images = prepare(batch['image'])
         images = split(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
         labels = split(batch['label'], accumulate)[0]
@@ -135,17 +178,17 @@ def make_update(
 
     # The state is taken from where it lives.
     jitted = jax.jit(
-        with_first_layer,
+        look,
         in_shardings=(None, over_batch(mesh), None),
         out_shardings=replicated(mesh),
         compiler_options=compiler_options(mesh),
     )
 
-    def update_beta(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
-        (beta, control), report = jitted(state, batch, count(state))
+    def with_first_layer(state: TrainState, batch: Batch, updates: int) -> tuple[TrainState, Report]:
+        (beta, control), report = jitted(state, batch, updates)
         return state.replace(surrogate=beta, control=control), report
 
-    return update_beta
+    return with_first_layer
 
 
 def first_kernel(model: nn.Module, example: Array) -> tuple[str, ...]:

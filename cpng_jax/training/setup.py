@@ -45,7 +45,7 @@ class Setup(NamedTuple):
       initial_state: initialises the state of the run, each part where it will live.
       train_step: maps a state, whose memory is reused, and a batch to the next state.
       eval_step: maps a state and a batch to sums over its examples.
-      update_beta: maps the state at the end of an epoch, and a batch, to the state with the new beta and a report.
+      end_of_epoch: sets beta between epochs, and says what became of it.
       train_batches: opens the training batches, from `first_step` on.
       steps_per_epoch: training steps in an epoch.
       steps: of the whole training.
@@ -65,7 +65,7 @@ class Setup(NamedTuple):
     initial_state: Callable[[], TrainState]
     train_step: jax.stages.Wrapped
     eval_step: EvalStep
-    update_beta: set_beta.UpdateBeta
+    end_of_epoch: set_beta.EndOfEpoch
     train_batches: Callable[..., TrainBatches]
     steps_per_epoch: int
     steps: int
@@ -73,11 +73,6 @@ class Setup(NamedTuple):
     def epoch(self, step: int) -> int:
         """The epoch, counted from 1, that contains or ends with a step."""
         return -(-step // self.steps_per_epoch)
-
-    @property
-    def statistics(self) -> str:
-        """The collection that chi is taken from."""
-        return self.settings.statistics
 
 
 def build(config: Config) -> Setup:
@@ -145,12 +140,13 @@ def build(config: Config) -> Setup:
             update_beta=each_batch,
         ),
         eval_step=make_eval_step(model, mesh, prepare),
-        update_beta=set_beta.make_update(
+        end_of_epoch=set_beta.make_end_of_epoch(
             controller,
+            settings,
             model,
             example,
             mesh,
-            steps_per_update=per_epoch // settings.updates_per_epoch,
+            steps_per_epoch=per_epoch,
             prepare=prepare,
             loss=loss,
             accumulate=accumulate,

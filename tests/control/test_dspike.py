@@ -73,12 +73,13 @@ def test_the_search_is_that_of_the_equations_on_the_first_convolution(accumulate
     model, _, mesh, state, _ = make()
     epsilon, step, examples = 0.4, 0.5, batch(1)
     settings = Settings(options={'dspike_epsilon': epsilon, 'dspike_step': step})
-    update = set_beta.make_update(
+    end_of_epoch = set_beta.make_end_of_epoch(
         rules.make('dspike', settings),
+        settings,
         model,
         jnp.zeros((1, 8, 8, 1)),
         mesh,
-        steps_per_update=1,
+        steps_per_epoch=1,
         prepare=PREPARE,
         loss=mean_output_cross_entropy,
         accumulate=accumulate,
@@ -108,9 +109,9 @@ def test_the_search_is_that_of_the_equations_on_the_first_convolution(accumulate
         likeness[beta] = (gradient * differences).sum() / np.sqrt((gradient**2).sum() * (differences**2).sum())
     assert sorted(likeness.values())[-1] - sorted(likeness.values())[-2] > 1e-3  # no tie
     best = max(likeness, key=lambda beta: likeness[beta])
-    after, report = update(state, examples)
+    after, row = end_of_epoch(state, examples)
     wanted = after.surrogate
-    assert report.skipped_layers() == []
+    assert row['skipped'] == []
     np.testing.assert_allclose(jax.tree.leaves(wanted), best, rtol=1e-6)
     assert jax.tree.structure(wanted) == jax.tree.structure(state.surrogate)
 
