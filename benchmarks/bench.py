@@ -11,6 +11,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import textwrap
 from typing import Any
 
 from absl import app, flags, logging
@@ -100,7 +101,12 @@ def page(results: list[Result], costs: list[Cost], growths: list[Growth], comman
         'logarithms; the work grows with the square of the width and else in proportion.',
         scaling.growth_table(growths),
     ]
-    return '\n\n'.join(parts) + '\n'
+    return '\n\n'.join(map(_wrapped, parts)) + '\n'
+
+
+def _wrapped(part: str) -> str:
+    """Prose in lines of 120 characters; headings, pictures and tables as they are."""
+    return part if part.startswith(('#', '!', '|')) else textwrap.fill(part, 120)
 
 
 def numbers(results: list[Result], costs: list[Cost], growths: list[Growth]) -> dict[str, Any]:
