@@ -19,8 +19,7 @@ def run(tiny_config):
 
 def test_the_loss_in_the_centre_is_that_of_the_evaluation(run):
     loss = landscape.loss_of(run, images=10_000)(run.state.params)
-    evaluate = run.setup.eval_step
-    assert loss == pytest.approx(evaluate_split(run.setup, run.state, evaluate).loss, rel=1e-6)
+    assert loss == pytest.approx(evaluate_split(run.setup, run.state).loss, rel=1e-6)
     few = landscape.loss_of(run, split='train', images=70)(run.state.params)
     assert few != pytest.approx(loss, rel=1e-6)
 
