@@ -68,7 +68,7 @@ class Result:
       case: the work.
       peer: name of the other side.
       ours: what was measured of us.
-      theirs: likewise of the peer.
+      theirs: the same of the peer.
       equality: in words, whether both compute the same.
     """
 

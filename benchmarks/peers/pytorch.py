@@ -67,7 +67,7 @@ def lif_check(given: Arrays, layer: Layer, input_scale: float = 1.0) -> Arrays:
     Args:
       given: `currents` and `cotangent`.
       layer: as for `lif_work`.
-      input_scale: likewise; the gradient is that of the currents before it.
+      input_scale: factor on the currents; the gradient is that of the currents before it.
 
     Returns:
       Both, `[T, ...]`.

@@ -129,7 +129,7 @@ def chi(
     Args:
       stats: `MembraneStats` of one layer or of many, any shape; or `MembraneDistances`, for the share that was counted.
       beta: width parameter, at least 0; broadcasts with the statistics.
-      v_th: threshold; broadcasts likewise. Counts are from the threshold of the layer and need none.
+      v_th: threshold; broadcasts with the statistics. Counts are from the threshold of the layer and need none.
       surrogate: the shape, see `domain_half_width`.
       interval: 'paper' or 'support', see `domain_half_width`.
 
@@ -172,7 +172,7 @@ def beta_for_chi(
     Args:
       target: wanted chi; broadcasts with the statistics.
       stats: `MembraneStats` of one layer or of many, any shape; or `MembraneDistances`.
-      v_th: threshold; broadcasts likewise.
+      v_th: threshold; broadcasts with the statistics.
       surrogate: the shape, see `domain_half_width`.
       interval: 'paper' or 'support', see `domain_half_width`.
 

@@ -23,7 +23,7 @@ class MembraneStats(NamedTuple):
 
     Attributes:
       mean: float32 (float64 for float64 input), in units of the threshold's scale.
-      variance: likewise, biased (divided by the number of potentials), never negative.
+      variance: biased (divided by the number of potentials), never negative, in the dtype of the mean.
     """
 
     mean: Array
@@ -46,7 +46,7 @@ Stats = MembraneStats | MembraneDistances
 
 
 def is_stats(node: Any) -> bool:
-    """Tells whether a node of a pytree is the statistics of one layer or of many."""
+    """Whether a node of a pytree is statistics, of one layer or of many: a leaf for `jax.tree.map`."""
     return isinstance(node, MembraneStats | MembraneDistances)
 
 
@@ -101,7 +101,7 @@ class Measured(NamedTuple):
 
     Attributes:
       mean: `[T, B]`, or `[T, B, C]` of each channel.
-      variance: likewise.
+      variance: biased, of the same shape.
       shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
     """
 

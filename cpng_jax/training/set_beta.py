@@ -15,7 +15,7 @@ from cpng_jax.models.summary import summarise
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.sharding import over_batch, replicated
 from cpng_jax.training.state import TrainState
-from cpng_jax.training.step import Batch, Loss, Prepare, batch_loss, compiler_options, split
+from cpng_jax.training.step import Batch, Loss, Prepare, batch_loss, compiler_options, micro_batches
 
 Row = dict[str, Any]
 
@@ -116,8 +116,8 @@ def make_end_of_epoch(
       steps_per_epoch: training steps in an epoch.
       prepare: brings the images of a batch into the form that the network takes.
       loss: of each example, from logits `[T, B, classes]` and labels.
-      accumulate: parts that a training step works its batch off in; of a batch that the controller looks at, one is
-        taken, so that no more memory is needed.
+      accumulate: micro-batches that a training step accumulates gradients over; of a batch that the controller looks
+        at, one is taken, so that no more memory is needed.
 
     Returns:
       See `EndOfEpoch`.
@@ -165,8 +165,8 @@ def _with_first_layer(
 
     def look(state: TrainState, batch: Batch, updates: Array) -> tuple[Any, Report]:
         images = prepare(batch['image'])
-        images = split(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
-        labels = split(batch['label'], accumulate)[0]
+        images = micro_batches(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
+        labels = micro_batches(batch['label'], accumulate)[0]
         others: Any = flatten_dict(state.params)
 
         def loss_of(weights: Array, beta: Any) -> Array:

@@ -25,7 +25,7 @@ class EpochTotals(struct.PyTreeNode):
     Attributes:
       steps: number of steps, int32.
       loss: sum of the steps' mean losses, in nats.
-      correct: number of examples classified rightly, int32.
+      correct: number of examples classified correctly, int32.
       firing_rate: mean over the steps of each layer's share of spikes, a scalar in the place of each beta.
       observed: statistics of the potentials by the name of their collection, each laid out like beta: of the last batch
         or of the epoch so far.
@@ -119,7 +119,7 @@ def create(
 
 @jax.jit
 def all_finite(state: TrainState) -> Array:
-    """Tells whether weights, running statistics, optimiser and loss hold neither NaN nor infinity; scalar, boolean.
+    """Whether weights, running statistics, optimiser and loss hold neither NaN nor infinity; scalar, boolean.
 
     A spike is 0 or 1 even where the potential is NaN, so the loss alone may look sound in a network that has diverged.
     """

@@ -1,5 +1,6 @@
 """The jitted steps: one update of the weights, one batch of evaluation."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class EvalSums(NamedTuple):
 
     Attributes:
       loss: cross entropy, in nats.
-      correct: number classified rightly.
+      correct: number classified correctly.
       examples: number of examples.
     """
 
@@ -37,8 +38,8 @@ class EvalSums(NamedTuple):
     examples: Array
 
 
-class Part(NamedTuple):
-    """What the examples of a step, or some of them, give: means, and the number classified rightly."""
+class Gathered(NamedTuple):
+    """What the examples of a step, or of a micro-batch of it, give: means, and the number classified correctly."""
 
     gradients: Any
     loss: Array
@@ -59,7 +60,7 @@ def network_input(images: Array, mean: np.ndarray, std: np.ndarray, dtype: str =
     Args:
       images: uint8, static `[B, H, W, C]` or frames of events `[B, T, H, W, C]`.
       mean: of the training images by channel, in units of 0 to 1.
-      std: likewise the standard deviation.
+      std: standard deviation of the training images by channel, in the same units.
       dtype: that the network computes in.
 
     Returns:
@@ -90,11 +91,11 @@ def make_train_step(
       optimizer: from optax.
       mesh: devices that share the batch.
       prepare: brings images into the form that the network takes, see `network_input`.
-      state_sharding: of the state, from `setup.state_sharding`; replicated if not given.
+      state_sharding: of the state, a state of shardings; replicated if not given.
       loss: of each example, from logits `[T, B, classes]` and labels.
       mix: changes images and labels of a batch, given the number of the step.
-      accumulate: parts that a batch is worked off in, one after the other, to need less memory. Gradients are those of
-        the whole batch, but each part is normalised by itself.
+      accumulate: micro-batches of a batch that gradients are accumulated over, to need less memory. Gradients are those
+        of the whole batch, but each micro-batch is normalised by itself.
       observe: collections of statistics that the layers measure.
       pool_statistics: keep the statistics of the epoch so far instead of those of the last batch.
       update_beta: sets beta after the update of the weights, for a rule that does so at every batch.
@@ -108,30 +109,13 @@ def make_train_step(
         if mix is not None:
             images, labels = mix(images.astype(jnp.float32), labels, state.step)
         images = prepare(images)
-
-        def part(batch_stats: Any, images: Array, labels: Array, true_labels: Array) -> tuple[Any, Part]:
-            """Gradients and measurements of some examples."""
-
-            def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
-                variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': state.surrogate}
-                mutable = ['batch_stats', 'firing_rate', *observe]
-                logits, updates = model.apply(variables, images, train=True, mutable=mutable)
-                return jnp.mean(loss(logits, labels)), (logits, updates)
-
-            (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-            hits = jnp.sum(_hits(logits, true_labels))
-            observed = {collection: updates[collection] for collection in observe}
-            return updates.get('batch_stats', {}), Part(gradients, value, hits, updates['firing_rate'], observed)
-
+        differentiate = functools.partial(_differentiate, model, loss, observe, state)
         if accumulate == 1:
-            batch_stats, whole = part(state.batch_stats, images, labels, batch['label'])
+            batch_stats, whole = differentiate(state.batch_stats, images, labels, batch['label'])
         else:
-            batch_axis = images.ndim - 4  # events have T before it
-            parts = tuple(
-                split(array, accumulate, axis)
-                for array, axis in ((images, batch_axis), (labels, 0), (batch['label'], 0))
-            )
-            batch_stats, whole = _accumulate(part, state.batch_stats, parts, accumulate)
+            examples = (images, images.ndim - 4), (labels, 0), (batch['label'], 0)  # events have T before the batch
+            batches = tuple(micro_batches(array, accumulate, axis) for array, axis in examples)
+            batch_stats, whole = _accumulate(differentiate, state.batch_stats, batches, accumulate)
         changes, opt_state = optimizer.update(whole.gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
@@ -151,6 +135,30 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=compiler_options(mesh),
     )
+
+
+def _differentiate(
+    model: nn.Module,
+    loss: Loss,
+    observe: Sequence[str],
+    state: TrainState,
+    batch_stats: Any,
+    images: Array,
+    labels: Array,
+    true_labels: Array,
+) -> tuple[Any, Gathered]:
+    """Running statistics of the norms after some examples, normalised by themselves, and what these examples give."""
+
+    def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
+        variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': state.surrogate}
+        mutable = ['batch_stats', 'firing_rate', *observe]
+        logits, updates = model.apply(variables, images, train=True, mutable=mutable)
+        return jnp.mean(loss(logits, labels)), (logits, updates)
+
+    (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    hits = jnp.sum(_hits(logits, true_labels))
+    observed = {collection: updates[collection] for collection in observe}
+    return updates.get('batch_stats', {}), Gathered(gradients, value, hits, updates['firing_rate'], observed)
 
 
 def batch_loss(
@@ -173,53 +181,54 @@ def batch_loss(
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
-    """Tells what XLA is to be told of a training step on the devices of a mesh; None for nothing."""
+    """Options with which XLA compiles a training step for the devices of a mesh; None for its defaults."""
     return _CPU_OPTIONS if mesh.devices.flat[0].platform == 'cpu' else None
 
 
 def _hits(logits: Array, labels: Array) -> Array:
-    """Tells, as int32 0 or 1, which examples the outputs averaged over time classify rightly."""
+    """Which examples the outputs averaged over time classify correctly: int32, 0 or 1, `[B]`."""
     return (jnp.argmax(jnp.mean(logits.astype(jnp.float32), axis=0), axis=-1) == labels).astype(jnp.int32)
 
 
-def split(array: Array, parts: int, axis: int = 0) -> Array:
-    """Splits the batch axis into parts, every part with examples of every device.
+def micro_batches(array: Array, count: int, axis: int = 0) -> Array:
+    """Splits the batch axis, so that every micro-batch has examples of every device.
 
     Args:
       array: `[..., B, ...]`.
-      parts: how many.
+      count: number of micro-batches.
       axis: of the batch.
 
     Returns:
-      `[parts, ..., B / parts, ...]`.
+      `[count, ..., B / count, ...]`.
     """
+    # Rows next to each other, which a device holds, go to different micro-batches.
     batch = array.shape[axis]
-    split = array.reshape(*array.shape[:axis], batch // parts, parts, *array.shape[axis + 1 :])
-    return jnp.moveaxis(split, axis + 1, 0)
+    rows = array.reshape(*array.shape[:axis], batch // count, count, *array.shape[axis + 1 :])
+    return jnp.moveaxis(rows, axis + 1, 0)
 
 
 def _accumulate(
-    part: Callable[..., tuple[Any, Part]], batch_stats: Any, parts: tuple[Array, ...], count: int
-) -> tuple[Any, Part]:
-    """Runs the parts of a batch one after the other: the running statistics, and what the parts give together."""
+    differentiate: Callable[..., tuple[Any, Gathered]], batch_stats: Any, batches: tuple[Array, ...], count: int
+) -> tuple[Any, Gathered]:
+    """Gradient accumulation: micro-batches one after the other give the running statistics, and what a batch gives."""
 
-    def step(carry: tuple[Any, Part, Array], examples: tuple[Array, ...]) -> tuple[tuple[Any, Part, Array], None]:
+    def step(carry: tuple[Any, Gathered, Array], examples: tuple[Array, ...]) -> tuple[Any, None]:
         batch_stats, so_far, done = carry
-        batch_stats, new = part(batch_stats, *examples)
+        batch_stats, new = differentiate(batch_stats, *examples)
         share = 1 / (done + 1)
         return (batch_stats, _join(so_far, new, share), done + 1), None
 
-    first = jax.tree.map(lambda array: array[0], parts)
-    _, shapes = jax.eval_shape(part, batch_stats, *first)
+    first = jax.tree.map(lambda array: array[0], batches)
+    _, shapes = jax.eval_shape(differentiate, batch_stats, *first)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (batch_stats, whole, _), _ = jax.lax.scan(step, (batch_stats, nothing, jnp.zeros(())), parts, length=count)
+    (batch_stats, whole, _), _ = jax.lax.scan(step, (batch_stats, nothing, jnp.zeros(())), batches, length=count)
     return batch_stats, whole
 
 
-def _join(old: Part, new: Part, share: Array) -> Part:
+def _join(old: Gathered, new: Gathered, share: Array) -> Gathered:
     """Measurements of two sets of examples taken together, the second being `share` of the whole."""
     mean = lambda before, after: jax.tree.map(lambda a, b: a + (b - a) * share, before, after)
-    return Part(
+    return Gathered(
         gradients=mean(old.gradients, new.gradients),
         loss=mean(old.loss, new.loss),
         correct=old.correct + new.correct,
@@ -228,7 +237,7 @@ def _join(old: Part, new: Part, share: Array) -> Part:
     )
 
 
-def _add_step(totals: EpochTotals, whole: Part, pool_statistics: bool) -> EpochTotals:
+def _add_step(totals: EpochTotals, whole: Gathered, pool_statistics: bool) -> EpochTotals:
     """Adds a step to the epoch's sums."""
     steps = totals.steps + 1
     share = 1 / steps.astype(jnp.float32)

@@ -19,8 +19,7 @@ from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
 from cpng_jax.training import optim, set_beta
 from cpng_jax.training.state import all_finite, create
-from cpng_jax.training.step import make_eval_step, make_train_step, network_input
-from cpng_jax.training.step import split as batch_parts
+from cpng_jax.training.step import make_eval_step, make_train_step, micro_batches, network_input
 
 MEAN, STD = np.float32([0.3]), np.float32([0.4])
 PREPARE = functools.partial(network_input, mean=MEAN, std=STD)
@@ -159,7 +158,7 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
 
 def test_events_are_split_along_the_batch():
     frames = jnp.arange(2 * 6 * 3).reshape(2, 6, 3)
-    split = batch_parts(frames, 3, axis=1)
+    split = micro_batches(frames, 3, axis=1)
     assert split.shape == (3, 2, 2, 3)
     for part in range(3):
         np.testing.assert_array_equal(split[part], frames[:, part::3])
