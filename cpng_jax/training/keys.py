@@ -278,7 +278,7 @@ def listing(match: str = '') -> str:
     text = io.StringIO()
     width = max(shutil.get_terminal_size((160, 0)).columns, 120)
     rich.console.Console(file=text, width=width, markup=False, highlight=False).print(lines)
-    shown = '\n'.join(line.rstrip() for line in text.getvalue().strip().splitlines())
+    shown = '\n'.join(line.rstrip() for line in text.getvalue().splitlines()).strip('\n')
     return f'{shown}\n\n{_FREE}'
 
 
