@@ -69,7 +69,7 @@ def test_keys_are_listed_without_data_or_a_workdir(tmp_path):
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
     head, _, *lines = process.stdout.splitlines()
-    assert head.split('  ')[0] == 'key'
+    assert head.split()[0] == 'key'
     assert [line.split()[0] for line in lines if line.startswith(' cpng')] == ['cpng.beta_from', 'cpng.beta_from_epoch']
     assert list(tmp_path.iterdir()) == []
 
