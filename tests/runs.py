@@ -1,10 +1,6 @@
 """Runs of train.py in processes of their own, and what they leave."""
 
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 import time
 
 import jax
@@ -15,17 +11,14 @@ from cpng_jax.runtime import metrics
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.config import flatten
 from cpng_jax.training.setup import build
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import forked
 
 
 def start(workdir, config, environment=None, mode='train'):
     """train.py in a process of its own, with the values of a configuration as flags."""
     base = flatten(digits.get_config())
     values = [f'--config.{key}={_flag(value)}' for key, value in flatten(config).items() if value != base[key]]
-    command = [sys.executable, str(ROOT / 'train.py'), f'--workdir={workdir}', f'--mode={mode}', *values]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **pipes)
+    return forked.start('train.py', f'--workdir={workdir}', f'--mode={mode}', *values, environment=environment)
 
 
 def _flag(value):
@@ -65,10 +58,15 @@ def wait_for_checkpoint(process, workdir, step):
     """Waits until a run has saved a step, or ended."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        finished = [path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()]
-        if any(int(name) >= step for name in finished):
+        if latest(workdir) >= step:
             return
         time.sleep(0.002)
+
+
+def latest(workdir):
+    """The step of the latest checkpoint, 0 before the first."""
+    names = [path.name for path in (workdir / 'checkpoints').glob('*')]
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def final_state(config, workdir):

@@ -1,21 +1,16 @@
 """python -m cpng_jax.analysis as a user meets it."""
 
+import functools
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from cpng_jax.analysis.run import Run, labels
+from tests import forked
 
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def analyse(*arguments):
-    command = [sys.executable, '-m', 'cpng_jax.analysis', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+analyse = functools.partial(forked.run, '-m', 'cpng_jax.analysis')
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import csv
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,8 +14,7 @@ from cpng_jax.runtime import metrics, workdir
 from cpng_jax.runtime.config import flatten, validate
 from cpng_jax.runtime.errors import DivergedError, UserError
 from cpng_jax.training import keys, loop
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests import forked
 
 
 def plan_of(name, config=None, values=None):
@@ -237,8 +234,7 @@ def test_pictures(finished, tmp_path):
 
 
 def run(*arguments, workdir):
-    command = [sys.executable, '-m', 'cpng_jax.experiments', *arguments, f'--workdir={workdir}']
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return forked.run('-m', 'cpng_jax.experiments', *arguments, f'--workdir={workdir}')
 
 
 TINY = [

@@ -6,12 +6,9 @@ import sys
 
 import pytest
 
+from tests import forked
+
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / 'train.py'), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +41,7 @@ def train(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProc
 def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, tmp_path):
     if not any(argument.startswith('--workdir') for argument in arguments):
         arguments = [*arguments, f'--workdir={tmp_path / "run"}']
-    process = train(*arguments)
+    process = forked.run('train.py', *arguments)
     assert process.returncode != 0
     assert sentence in process.stderr
     assert 'Traceback' not in process.stderr
@@ -57,7 +54,7 @@ def test_a_file_with_a_retired_key_is_one_sentence(tmp_path):
         'from configs import base\ndef get_config():\n    config = base.get_config()\n'
         '    config.neuron.ds_atgo = True\n    return config\n'
     )
-    process = train(f'--config={path}', f'--workdir={tmp_path / "run"}')
+    process = forked.run('train.py', f'--config={path}', f'--workdir={tmp_path / "run"}')
     assert process.returncode == 2
     sentence = "config.neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, 'lif' for False."
     assert process.stderr == f'train.py: {sentence}\n'
@@ -65,7 +62,8 @@ def test_a_file_with_a_retired_key_is_one_sentence(tmp_path):
 
 
 def test_keys_are_listed_without_data_or_a_workdir(tmp_path):
-    process = train('--mode=keys', '--match=beta_from', '--config.epochs=0', cwd=tmp_path)
+    command = [sys.executable, ROOT / 'train.py', '--mode=keys', '--match=beta_from', '--config.epochs=0']
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
     head, _, *lines = process.stdout.splitlines()

@@ -1,15 +1,13 @@
 """How a process detects that it is one of several, and what errors of the runtime mean."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 
 import jax
 import pytest
 
 from cpng_jax.runtime import distributed
 from cpng_jax.runtime.errors import LostProcessError, UserError
+from tests import forked
 
 VARIABLES = {'JAX_COORDINATOR_ADDRESS': 'host:1234', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0'}
 SLURM = {'SLURM_JOB_ID': '1', 'SLURM_STEP_NODELIST': 'a', 'SLURM_PROCID': '0', 'SLURM_LOCALID': '0'}
@@ -96,9 +94,8 @@ def test_processes_that_nobody_joins_give_up_with_a_sentence():
         'config = digits.get_config(); config.cluster.start_timeout = 2\n'
         'try:\n    distributed.start(config)\nexcept errors.UserError as error:\n    print(error)\n'
     )
-    environment = {**os.environ, **VARIABLES, 'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1', 'JAX_PROCESS_ID': '1'}
-    command = [sys.executable, '-c', program]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    environment = VARIABLES | {'JAX_COORDINATOR_ADDRESS': '127.0.0.1:1', 'JAX_PROCESS_ID': '1'}
+    process = forked.run('-c', program, environment=environment)
     # JAX ends the process itself where it cannot even reach the first.
     said = process.stdout + process.stderr
     assert 'did not find each other within config.cluster.start_timeout = 2 s' in said or 'DEADLINE_EXCEEDED' in said

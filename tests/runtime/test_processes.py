@@ -9,7 +9,15 @@ import pytest
 
 from configs import digits
 from cpng_jax.runtime import metrics
-from tests.runs import assert_bitwise_equal, epoch_rows, final_state, finish, start_together, wait_for_checkpoint
+from tests.runs import (
+    assert_bitwise_equal,
+    epoch_rows,
+    final_state,
+    finish,
+    latest,
+    start_together,
+    wait_for_checkpoint,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -39,6 +47,13 @@ def alone(tmp_path_factory, shrink):
     return workdir
 
 
+@pytest.fixture(scope='module')
+def together(tmp_path_factory, shrink):
+    """A run of two processes that nothing disturbs, and what they said."""
+    workdir = tmp_path_factory.mktemp('together')
+    return workdir, run_together(workdir, by_step(shrink(digits.get_config())))
+
+
 def assert_same_science(first, second, config):
     """Losses, statistics and betas of each step, and the weights at the end, to float32 tolerance."""
     rows = [[row for row in metrics.read(workdir) if row['event'] == 'step'] for workdir in (first, second)]
@@ -56,12 +71,12 @@ def assert_same_science(first, second, config):
 
 
 @pytest.mark.parametrize(('processes', 'devices'), [(1, 4), (2, 2)])
-def test_any_layout_gives_the_same_science(alone, tmp_path, tiny_config, processes, devices):
+def test_any_layout_gives_the_same_science(alone, together, tmp_path, tiny_config, processes, devices):
     config = by_step(tiny_config)
-    texts = run_together(tmp_path, config, processes, devices)
+    workdir, texts = together if processes == 2 else (tmp_path, run_together(tmp_path, config, processes, devices))
     assert f'{processes * devices} x cpu' in texts[0][0]
     assert all('epoch' not in out for out, _ in texts[1:])
-    assert_same_science(alone, tmp_path, config)
+    assert_same_science(alone, workdir, config)
 
 
 def test_shared_out_weights_change_nothing(alone, tmp_path, tiny_config):
@@ -116,34 +131,43 @@ def test_a_process_that_dies_ends_the_others(tmp_path, tiny_config, victim):
 def test_a_read_only_workdir_and_a_broken_configuration_end_all_processes(tmp_path, tiny_config):
     (tmp_path / 'file').write_text('')
     config = by_step(tiny_config)
-    codes, texts = finish(start_together(tmp_path / 'file', config), timeout=120)
+    read_only = start_together(tmp_path / 'file', config)
+    config.batch_size = 126
+    broken = start_together(tmp_path / 'new', config)
+    codes, texts = finish(read_only, timeout=120)
     assert codes[0] == 2
     assert 'Cannot write to the workdir' in texts[0][1]
     assert codes[1] != 0
-    config.batch_size = 126
-    codes, texts = finish(start_together(tmp_path / 'new', config), timeout=120)
+    codes, texts = finish(broken, timeout=120)
     assert codes == [2, 2]
     assert all('126, which 4 devices cannot share evenly' in error for _, error in texts)
 
 
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path, tiny_config):
-    """Of two processes one or both are killed, 20 times, at moments drawn at random: the weights of a quiet run."""
+def test_twenty_kills_at_random_moments_change_nothing(together, tmp_path, tiny_config):
+    """Of two processes one or both are killed, 20 times, at moments drawn at random: the weights of a quiet run.
+
+    Ten moments lie between the start and the first step, the others after a step that was saved.
+    """
+    quiet, _ = together
     config = by_step(tiny_config)
-    config.epochs = 3
     config.checkpoint.every_steps = 1
-    config.cluster.heartbeat_timeout = 6
+    config.cluster.heartbeat_timeout = 3
     config.cluster.start_timeout = 20
-    run_together(tmp_path / 'quiet', config)
     moments = random.Random(0)
     for kill in range(20):
-        processes = start_together(tmp_path / 'disturbed', config)
-        # From the first import to the end of an epoch, that is.
-        deadline = time.monotonic() + moments.uniform(0, 9)
+        processes = start_together(tmp_path, config)
+        if kill % 4 < 2:
+            wait_for_checkpoint(processes[0], tmp_path, latest(tmp_path) + 1)
+            longest = 0.3
+        else:
+            longest = 3
+        deadline = time.monotonic() + moments.uniform(0, longest)
         while time.monotonic() < deadline and processes[0].poll() is None:
             time.sleep(0.01)
         for process in processes if kill % 2 else [processes[moments.randrange(2)]]:
             process.kill()
         finish(processes, timeout=120)
-    run_together(tmp_path / 'disturbed', config)
-    assert_bitwise_equal(final_state(config, tmp_path / 'quiet'), final_state(config, tmp_path / 'disturbed'))
-    assert epoch_rows(tmp_path / 'quiet') == epoch_rows(tmp_path / 'disturbed')
+    config.cluster.heartbeat_timeout = 20
+    run_together(tmp_path, config)
+    assert_bitwise_equal(final_state(config, quiet), final_state(config, tmp_path))
+    assert epoch_rows(quiet) == epoch_rows(tmp_path)

@@ -1,13 +1,10 @@
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
 
 from cpng_jax.runtime import sharding
 from cpng_jax.runtime.errors import UserError
+from tests import forked
 
 
 def test_the_batch_is_split_and_the_rest_is_whole():
@@ -51,7 +48,6 @@ def test_devices_compute_their_own_examples_alone():
         'compiled = built.train_step.lower(built.initial_state(), batch).compile().as_text()\n'
         "print(built.mesh.size, *sorted(set(re.findall(r' (all-[a-z-]+|collective-[a-z-]+)\\(', compiled))))\n"
     )
-    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
-    command = [sys.executable, '-c', program]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
+    process = forked.run('-c', program, environment=environment)
     assert process.stdout.split() == ['4', 'all-reduce'], process.stdout + process.stderr

@@ -1,8 +1,5 @@
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +17,7 @@ from cpng_jax.runtime import sharding
 from cpng_jax.training import optim, set_beta
 from cpng_jax.training.state import all_finite, create
 from cpng_jax.training.step import make_eval_step, make_train_step, micro_batches, network_input
+from tests import forked
 
 MEAN, STD = np.float32([0.3]), np.float32([0.4])
 PREPARE = functools.partial(network_input, mean=MEAN, std=STD)
@@ -284,7 +282,6 @@ def test_constant_potentials_leave_beta_alone():
 FOUR_DEVICES = """
 import functools, json, sys
 import jax, numpy as np
-sys.path[:0] = ['.']
 import tests.training.test_step as t
 per_channel, options = json.loads(sys.argv[1])
 neuron = functools.partial(t.LIF, per_channel=per_channel)
@@ -308,12 +305,7 @@ print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(le
 )
 def test_several_devices_give_the_same_numbers(devices, per_channel, options):
     environment = {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
-    process = subprocess.run(
-        [sys.executable, '-c', FOUR_DEVICES, json.dumps([per_channel, options])],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
+    process = forked.run('-c', FOUR_DEVICES, json.dumps([per_channel, options]), environment=environment)
     assert process.returncode == 0, process.stderr
     count, *numbers = json.loads(process.stdout.splitlines()[-1])
     assert count == devices
