@@ -1,4 +1,4 @@
-# make train, make test, make check, make bench: each sets up what it needs on a fresh machine.
+# make train, make test, make quick, make check, make bench: each sets up what it needs on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
@@ -7,13 +7,17 @@ ARGS ?=
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python
 
-.PHONY: train test check format bench clean
+.PHONY: train test quick check format bench clean
 
 train: $(READY)
 	$(RUN) train.py $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The tests but those that start processes or build networks of full depth.
+quick: $(READY)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not processes and not deep' $(ARGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .

@@ -21,8 +21,11 @@ for _name, _value in {
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
 
+# Nearly all the time of the tests is that of compiling, most of it spent on making fast what runs for milliseconds.
+os.environ['XLA_FLAGS'] = f'--xla_backend_optimization_level=0 {os.environ.get("XLA_FLAGS", "")}'.strip()
+
 # Files that take minutes come first, so that at the end no worker waits for another's.
-_LONG = ('test_processes.py', 'test_train.py', 'test_configs.py')
+_LONG = ('test_processes.py', 'test_configs.py', 'test_loop.py', 'test_disk.py', 'test_step.py', 'test_networks.py')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -81,12 +81,15 @@ def start(*command: object, environment: Mapping[str, str] | None = None) -> Pro
 
     Args:
       command: a script, or `-m` and a module, or `-c` and code; and its arguments.
-      environment: variables beside those of this process.
+      environment: variables beside those of this process; XLA_FLAGS are added to those it has.
 
     Returns:
       The program.
     """
-    return Program(list(map(str, command)), os.environ | (environment or {}))
+    added = dict(environment or {})
+    if 'XLA_FLAGS' in added:
+        added['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {added["XLA_FLAGS"]}'
+    return Program(list(map(str, command)), os.environ | added)
 
 
 def run(*command: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

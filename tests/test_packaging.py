@@ -30,6 +30,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, '-W', 'error', '-c', code], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.processes
 def test_importing_the_library_touches_no_device_data_flag_or_plot():
     process = run(IMPORT)
     assert process.returncode == 0, process.stderr
@@ -60,6 +61,7 @@ def readme_code() -> list[str]:
     return re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('code', readme_code())
 def test_the_readme_runs_as_written(code):
     process = run(code)

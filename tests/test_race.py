@@ -75,6 +75,7 @@ def test_an_error_of_a_side_is_an_answer_and_the_worker_goes_on():
     assert failed == {'error': 'ValueError: no beads'} and settled == {}
 
 
+@pytest.mark.processes
 def test_both_sides_of_a_real_contest_and_their_equality():
     found = contest.contest(LIF, 'ourselves', sys.executable, rounds=2, round_seconds=0.001)
     assert len(found.ours.seconds) == len(found.theirs.seconds) == 2
@@ -87,6 +88,7 @@ def _ourselves(monkeypatch):
     monkeypatch.setitem(contest.PEERS, 'ourselves', contest.OURS)
 
 
+@pytest.mark.processes
 def test_a_worker_that_dies_is_named_with_its_last_words():
     with (
         process.Worker(sys.executable, 'benchmarks.no_such_side', 'nobody') as nobody,
@@ -95,6 +97,7 @@ def test_a_worker_that_dies_is_named_with_its_last_words():
         nobody.ask('build', case=dataclasses.asdict(LIF))
 
 
+@pytest.mark.processes
 def test_what_a_side_cannot_do_is_named():
     with (
         process.Worker(sys.executable, contest.OURS, 'ours') as side,
@@ -103,12 +106,14 @@ def test_what_a_side_cannot_do_is_named():
         side.ask('build', case=dataclasses.asdict(dataclasses.replace(LIF, name='perceptron')))
 
 
+@pytest.mark.processes
 def test_the_worker_imports_neither_jax_nor_torch_nor_the_library():
     code = 'import sys, benchmarks.worker; print([m for m in ("jax", "torch", "cpng_jax") if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], cwd=process.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
 
 
+@pytest.mark.processes
 def test_a_missing_environment_of_the_peers_names_the_commands():
     command = [sys.executable, '-m', 'benchmarks.race', '--peers_python=.no-peers/bin/python']
     done = subprocess.run(command, cwd=process.ROOT, capture_output=True, text=True)

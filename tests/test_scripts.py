@@ -16,6 +16,7 @@ import yaml  # which ml_collections needs
 from cpng_jax.runtime.config import flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.processes
 SCRIPTS = ROOT / 'scripts'
 RECIPES = [ROOT / 'docs' / 'clusters.md', *sorted(SCRIPTS.iterdir())]
 

@@ -26,6 +26,7 @@ def folders(tmp_path, workdir):
     return made | {'run': workdir, 'nowhere': tmp_path / 'nowhere'}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
@@ -70,6 +71,7 @@ def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, folders)
     assert not (folders['empty'] / 'analysis').exists()
 
 
+@pytest.mark.processes
 def test_all_of_it_at_once(workdir, fixed_workdir, tmp_path):
     run = shutil.copytree(workdir, tmp_path / 'run')
     process = analyse('membrane', 'chi', 'beta', 'cost', 'report', f'--workdir={run}', f'--versus={fixed_workdir}')
@@ -92,6 +94,7 @@ def test_runs_are_named_by_what_differs(workdir, fixed_workdir, tmp_path):
     assert labels(Run(tmp_path), Run(workdir)) == (str(tmp_path), str(workdir))
 
 
+@pytest.mark.processes
 def test_saliency_and_landscape_take_their_options(workdir):
     options = ['images=3', 'samples=2', 'beta=trained', 'count=5', 'lines_drawn=2', 'radius=0.5']
     process = analyse('saliency', 'landscape', f'--workdir={workdir}', *(f'--option={option}' for option in options))

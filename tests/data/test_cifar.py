@@ -234,6 +234,7 @@ t.place(pathlib.Path(sys.argv[1]), 'cifar10', t.cifar10_files()[0])
 """
 
 
+@pytest.mark.processes
 def test_a_killed_command_leaves_nothing_that_looks_prepared_and_can_be_run_again(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     process = subprocess.Popen(

@@ -64,6 +64,7 @@ def test_shards_together_make_the_batch_of_one_process(shards):
             np.testing.assert_array_equal(together, value)
 
 
+@pytest.mark.processes
 def test_worker_processes_change_nothing():
     whole = take(6)
     assert equal(take(4, first_step=2, workers=2, threads=1), whole[2:])

@@ -243,6 +243,7 @@ TINY = [
 ]
 
 
+@pytest.mark.processes
 def test_the_command_runs_shards_and_writes_results(tmp_path):
     arguments = ['chi_limit', '--values=0.3', *TINY]
     first = run(*arguments, '--shard=1/2', workdir=tmp_path)
@@ -266,6 +267,7 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
     assert 'batch_size: 256 -> 128' in other.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [

@@ -80,6 +80,7 @@ VGG11 = (
 )
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ('name', 'shape', 'classes', 'layers', 'counts'),
     [
@@ -103,6 +104,7 @@ def test_counts(name, shape, classes, layers, counts):
     assert jax.eval_shape(model.init_with_output, jax.random.key(0), example)[0].shape == (time_steps, 1, classes)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ('name', 'layers', 'parameters', 'work'),
     [
@@ -123,6 +125,7 @@ def test_sew_resnets_have_the_published_size(name, layers, parameters, work):
     assert (summary.multiply_adds + 2 * stem) / 3e9 == pytest.approx(work, abs=0.006)
 
 
+@pytest.mark.deep
 def test_vgg16_costs_what_the_paper_says():
     summary = summarise(make('vgg16', 100, time_steps=5), jnp.zeros((1, 32, 32, 3)))
     assert summary.neurons == 284_672
@@ -133,6 +136,7 @@ def test_vgg16_costs_what_the_paper_says():
     assert summary.parameters - single.parameters == 2049 * 4096 + 4097 * 4096 + 4097 * 100 - 2049 * 100
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('name', [name for name in registry.MODELS if name != 'vgg'])
 def test_layers_are_sorted_by_depth(name):
     """`surrogate` sorted by name, as every tree function has it, is in the order the layers run in."""
@@ -296,6 +300,7 @@ def test_each_norm_is_counted_once_however_it_is_called():
     ]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('connect', ['ADD', 'IAND'])
 @pytest.mark.parametrize('name', ['vgg', 'resnet20', 'sew_resnet18'])
 def test_what_is_kept_as_bytes_consists_of_its_unit(name, connect):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +58,7 @@ def test_results_and_statistics_are_the_same_from_less_memory(name):
     (_, updates), gradients = results['none']
     assert sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(gradients)) > 0
     assert {*updates} == {'batch_stats', 'membrane', 'firing_rate'}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results['block'], results['none'])
+    chex.assert_trees_all_close(results['block'], results['none'], rtol=1e-5, atol=1e-6)
     assert memory['block'] < memory['none']
 
 

@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +109,7 @@ def test_static_images_are_events_that_repeat(small, train):
     images = normal(3, 8, 8, 3)
     present = functools.partial(apply, small, train=train, mutable=('batch_stats', 'membrane'))
     static, repeated = present(images), present(np.repeat(images[None], 4, axis=0))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), static, repeated)
+    chex.assert_trees_all_close(static, repeated, rtol=1e-5, atol=1e-5)
     assert (np.diff(static[0], axis=0) != 0).any()
 
 

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +83,7 @@ def test_given_thresholds_are_taken():
 def test_an_image_shown_at_every_step_is_given_once():
     image = draw(4, (1, 3, 5))
     once, often = adapted_lif(image, 1.0, time_steps=4), adapted_lif(np.repeat(image, 4, 0), 1.0)
-    jax.tree.map(np.testing.assert_array_equal, once, often)
+    chex.assert_trees_all_equal(once, often)
     with pytest.raises(ValueError, match='currents must have 1 or 3 time steps, got 4'):
         adapted_lif(draw(4), 1.0, time_steps=3)
 

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from cpng_jax.control.effective_domain import beta_for_chi, chi
 from cpng_jax.nn.neuron import LIF, lif
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, membrane_stats
 from tests.equations import eq_2
-from tests.training.test_step import assert_close, batch, make
+from tests.training.test_step import batch, make
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 V_TH = 0.75
@@ -199,7 +200,7 @@ def test_counting_changes_nothing_but_beta():
     *_, state, step = make(counted=True, every_batch=True)
     *_, plain, plain_step = make()
     state, plain = step(state, batch(0)), plain_step(plain, batch(0))
-    assert_close(state.params, plain.params, rtol=1e-6)  # the first call of Algorithm 1 only records
+    chex.assert_trees_all_close(state.params, plain.params, rtol=1e-6)  # the first call of Algorithm 1 only records
     recorded = state.control.chi_recorder['conv01']['lif']['beta']
     assert float(recorded) == pytest.approx(
         float(chi(state.epoch.observed['distances']['conv01']['lif']['beta'], 1.0)), abs=1e-6

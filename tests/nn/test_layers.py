@@ -4,6 +4,7 @@ import functools
 import re
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,7 +213,7 @@ def test_td_bn_left_to_the_neurons_gives_the_same_spikes(norm_variables):
     x = normal(4, 5, 3)
     apply = functools.partial(TdBN().apply, norm_variables, train=True, mutable=['batch_stats'])
     (now, updates), (later, others) = apply(x), apply(x, method='deferred')
-    jax.tree.map(np.testing.assert_array_equal, updates, others)
+    chex.assert_trees_all_equal(updates, others)
     np.testing.assert_array_equal(now, later.array())
     neurons = lambda currents: LIF().apply({'surrogate': {'beta': 1.0}}, currents)
     assert neurons(now).any()

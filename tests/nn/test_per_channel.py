@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from cpng_jax.training import loop
 from cpng_jax.training.setup import build
 from tests.equations import eq_2, eq_7_and_8
 from tests.runs import epoch_rows, final_state
-from tests.training.test_step import assert_close, batch, make
+from tests.training.test_step import batch, make
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 CHANNELS = functools.partial(LIF, per_channel=True)
@@ -75,8 +76,8 @@ def test_equal_widths_train_like_one_of_the_layer():
     *_, plain, plain_step = make()
     for seed in range(2):
         state, plain = step(state, batch(seed)), plain_step(plain, batch(seed))
-    assert_close(state.params, plain.params, rtol=1e-4, atol=1e-6)
-    assert_close(state.epoch.firing_rate, plain.epoch.firing_rate, rtol=1e-6)
+    chex.assert_trees_all_close(state.params, plain.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state.epoch.firing_rate, plain.epoch.firing_rate, rtol=1e-6)
     for each, whole in zip(
         *(jax.tree.leaves(s.epoch.observed['membrane'], is_leaf=is_stats) for s in (state, plain)), strict=True
     ):

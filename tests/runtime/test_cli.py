@@ -9,6 +9,7 @@ import pytest
 from tests import forked
 
 ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.processes
 
 
 @pytest.mark.parametrize(

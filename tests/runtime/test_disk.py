@@ -13,7 +13,7 @@ import pytest
 from configs import digits
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state, finish, start, wait_for_checkpoint
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.processes
 
 
 class Disk:

@@ -88,7 +88,7 @@ def test_kubernetes_needs_its_client(no_cluster, monkeypatch, tiny_config):
         distributed.start(tiny_config)
 
 
-@pytest.mark.cluster
+@pytest.mark.processes
 def test_processes_that_nobody_joins_give_up_with_a_sentence():
     program = 'from configs import digits; from cpng_jax.runtime import distributed, errors\n' + (
         'config = digits.get_config(); config.cluster.start_timeout = 2\n'

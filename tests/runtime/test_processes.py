@@ -19,7 +19,7 @@ from tests.runs import (
     wait_for_checkpoint,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.processes
 
 
 def run_together(workdir, config, processes=2, devices=2, mode='train'):

@@ -35,6 +35,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
         sharding.make_mesh(64)
 
 
+@pytest.mark.processes
 def test_devices_compute_their_own_examples_alone():
     """Between four devices travel sums of gradients and statistics, but no activations."""
     program = (

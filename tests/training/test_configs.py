@@ -91,6 +91,7 @@ def test_the_docstring_states_row_and_accuracy(name):
         assert f'python -m cpng_jax.data.prepare {get(name).data.name}' in text
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('name', NAMES)
 def test_it_initialises_and_lowers_at_full_size(name):
     config = get(name)
@@ -110,6 +111,7 @@ def test_it_initialises_and_lowers_at_full_size(name):
     assert step.lower(state, batch).as_text()
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('name', NAMES)
 def test_two_steps_at_reduced_size(name):
     config = reduce(get(name))
@@ -159,6 +161,7 @@ def test_mixing_is_a_function_of_seed_and_step():
     assert float(other(images, jnp.arange(4), jnp.asarray(0))[1][0, 0]) != shares[0]
 
 
+@pytest.mark.deep
 def test_a_dry_run_with_all_options(tmp_path):
     """Fake data from start to end: TET with label smoothing, mixup and CutMix, Adam, a policy and cutout."""
     config = reduce(get('cifar10_resnet19'))

@@ -142,6 +142,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
     assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')
 
 
+@pytest.mark.processes
 def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_config):
     """SIGKILL at two moments, SIGINT at a third, then to the end: the weights of the run that nobody disturbed."""
     workdir = tmp_path / 'run'

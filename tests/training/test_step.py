@@ -1,6 +1,7 @@
 import functools
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from cpng_jax.control import rules
 from cpng_jax.control.controller import Settings
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import RunningMoments, TdBN
+from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.neuron import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
@@ -56,10 +58,6 @@ def numpy_tree(tree):
     return jax.tree.map(np.array, tree)
 
 
-def assert_close(first, second, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), first, second)
-
-
 def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
     model, optimizer, _, state, step = make()
     start, examples = numpy_tree(state), batch(0)
@@ -74,10 +72,10 @@ def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
     (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(start.params)
     changes, _ = optimizer.update(gradient, start.opt_state, start.params)
     after = step(state, examples)
-    assert_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=2e-5, atol=1e-6)
-    assert_close(after.batch_stats, updates['batch_stats'], rtol=1e-5, atol=1e-6)
-    assert_close(after.epoch.observed['membrane'], updates['membrane'], rtol=1e-5, atol=1e-6)
-    assert_close(after.surrogate, start.surrogate)
+    chex.assert_trees_all_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=2e-5, atol=1e-6)
+    chex.assert_trees_all_close(after.batch_stats, updates['batch_stats'], rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(after.epoch.observed['membrane'], updates['membrane'], rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(after.surrogate, start.surrogate)
     assert int(after.step) == 1
     assert float(after.epoch.loss) == pytest.approx(float(value), rel=1e-5)
     assert int(after.epoch.correct) == int((logits.mean(0).argmax(-1) == examples['label']).sum())
@@ -144,8 +142,8 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
         rates.append(float(updates['firing_rate']['conv01']['lif']['beta']))
     mean_gradient = jax.tree.map(lambda *leaves: sum(leaves) / parts, *gradients)
     changes, _ = optimizer.update(mean_gradient, start.opt_state, start.params)
-    assert_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=1e-4, atol=1e-5)
-    assert_close(after.batch_stats, batch_stats, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(after.batch_stats, batch_stats, rtol=1e-4, atol=1e-5)
     assert float(after.epoch.loss) == pytest.approx(np.mean(losses), rel=1e-5)
     assert int(after.epoch.correct) == hits
     pooled = after.epoch.observed['membrane']['conv02']['lif']['beta']
@@ -179,7 +177,7 @@ def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32():
     assert {leaf.dtype for leaf in floating} == {jnp.dtype('float32')}
     assert bool(all_finite(state))
     assert float(state.epoch.loss) == pytest.approx(float(other.epoch.loss), rel=0.02)
-    assert_close(state.epoch.observed['membrane'], other.epoch.observed['membrane'], rtol=0.1, atol=0.02)
+    chex.assert_trees_all_close(state.epoch.observed['membrane'], other.epoch.observed['membrane'], rtol=0.1, atol=0.02)
 
 
 def test_epoch_sums_are_those_of_the_steps():
@@ -223,26 +221,18 @@ def test_cpng_every_batch_is_the_host_step_after_each_batch():
     for seed in range(6):
         state = step(state, batch(seed))
         other, _ = set_beta.update(controller, plain(other, batch(seed)), seed + 1)
-        assert_close(state.surrogate, other.surrogate, rtol=1e-4)
+        chex.assert_trees_all_close(state.surrogate, other.surrogate, rtol=1e-4)
     betas = np.array(jax.tree.leaves(state.surrogate))
     assert (betas != np.float32(0.7)).any()
 
 
 def test_changing_beta_does_not_recompile():
-    traced = []
-
-    def neuron(**fields):
-        traced.append(1)
-        return LIF(**fields)
-
-    *_, mesh, state, step = make(neuron=neuron)
-    state = step(state, sharding.put_batch(batch(0), mesh))
-    once = len(traced)
-    for seed in range(4):
-        state, _ = set_beta.update(controller_of(), state, 1)
+    chex.clear_trace_counter()
+    *_, mesh, state, step = make(loss=chex.assert_max_traces(mean_output_cross_entropy, n=1))
+    for seed in range(5):
         state = step(state, sharding.put_batch(batch(seed), mesh))
+        state, _ = set_beta.update(controller_of(), state, 1)
     assert (np.array(jax.tree.leaves(state.surrogate)) != 1).any()
-    assert len(traced) == once
 
 
 def test_evaluation_ignores_the_filling():
@@ -275,7 +265,7 @@ def test_constant_potentials_leave_beta_alone():
     *_, state, _ = make()
     state = state.replace(epoch=state.epoch.replace(observed={'membrane': dead}))
     after, report = set_beta.update(controller_of(), state, 1)
-    assert_close(after.surrogate, state.surrogate)
+    chex.assert_trees_all_equal(after.surrogate, state.surrogate)
     assert report.skipped_layers() == ['conv01/lif', 'conv02/lif']
 
 
@@ -293,6 +283,7 @@ print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(le
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ('devices', 'per_channel', 'options'),
     [
