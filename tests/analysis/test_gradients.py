@@ -30,7 +30,9 @@ def test_a_norm_is_that_of_the_gradient_of_one_kernel(run):
     block = state.params['conv02']
     kernel = block['conv']['conv']['kernel']
 
-    def loss(kernel, beta):
+    @jax.jit
+    @jax.grad
+    def gradient_of(kernel, beta):
         params = {**state.params, 'conv02': {**block, 'conv': {'conv': {'kernel': kernel}}}}
         variables = {'params': params, 'batch_stats': state.batch_stats}
         variables['surrogate'] = jax.tree.map(lambda _: jnp.float32(beta), state.surrogate)
@@ -38,7 +40,7 @@ def test_a_norm_is_that_of_the_gradient_of_one_kernel(run):
         return optax.softmax_cross_entropy_with_integer_labels(logits.mean(0), examples.labels).mean()
 
     for beta, row in zip((0.5, 2.0), relative, strict=True):
-        gradient = np.asarray(jax.grad(loss)(kernel, beta), np.float64)
+        gradient = np.asarray(gradient_of(kernel, beta), np.float64)
         expected = np.sqrt((gradient**2).sum() / (np.float64(kernel) ** 2).sum())
         assert row[1] == pytest.approx(expected, rel=1e-3)
     # Behind the last kernel there are no neurons: its gradient knows no beta.

@@ -82,12 +82,13 @@ def test_maps_of_a_run_are_gradients_of_its_output_for_the_class(tiny_config):
     surrogate = jax.tree.map(lambda beta: jnp.full_like(beta, 0.5), run.state.surrogate)
     variables = {'params': run.state.params, 'batch_stats': run.state.batch_stats, 'surrogate': surrogate}
 
+    @jax.jit
     def outputs(images):
         return run.setup.model.apply(variables, network_input(images, dataset.mean, dataset.std)).mean(axis=0)
 
     images = examples.images.astype(np.float32)
     scores = lambda images: jnp.sum(outputs(images)[jnp.arange(3), examples.labels])
-    gradients = np.abs(jax.grad(scores)(images)).sum(axis=-1)
+    gradients = np.abs(jax.jit(jax.grad(scores))(images)).sum(axis=-1)
     assert np.any(gradients > 0)
     np.testing.assert_allclose(maps.saliency, gradients, rtol=1e-4, atol=1e-6 * gradients.max())
     np.testing.assert_array_equal(maps.predicted, np.argmax(outputs(images), axis=-1))

@@ -20,10 +20,15 @@ from tests.training.test_step import BATCH, MEAN, PREPARE, STD, batch, make
 vectors = arrays(np.float32, 6, elements=st.floats(-2, 2, width=32))
 
 
+@jax.jit
+def differences_of_a_quadratic_form(linear, curvature, weights):
+    loss = lambda w: jnp.sum(linear * w + curvature * w**2 / 2)
+    return dspike.finite_differences(loss, weights, jnp.float32(0.5))
+
+
 @given(linear=vectors, curvature=vectors, weights=vectors)
 def test_central_differences_of_a_quadratic_form_are_its_gradient(linear, curvature, weights):
-    loss = lambda w: jnp.sum(linear.reshape(2, 3) * w + curvature.reshape(2, 3) * w**2 / 2)
-    differences = dspike.finite_differences(loss, jnp.asarray(weights.reshape(2, 3)), jnp.float32(0.5))
+    differences = differences_of_a_quadratic_form(*(vector.reshape(2, 3) for vector in (linear, curvature, weights)))
     expected = np.float64(linear) + np.float64(curvature) * weights
     np.testing.assert_allclose(differences, expected.reshape(2, 3), atol=1e-4)
 
@@ -49,9 +54,14 @@ def turned(angle_of_loss):
     return loss
 
 
+@jax.jit
+def best_beta_of_a_turned_loss(angle, beta, step):
+    return dspike.best_beta(turned(angle), jnp.ones(2), {'a': jnp.float32(beta)}, epsilon=0.5, step=step)
+
+
 @given(angle=st.floats(0, 3), beta=st.floats(0.05, 3), step=st.floats(0.01, 1))
 def test_beta_goes_where_the_gradient_is_most_like_the_differences(angle, beta, step):
-    new = dspike.best_beta(turned(angle), jnp.ones(2), {'a': jnp.float32(beta)}, epsilon=0.5, step=step)
+    new = best_beta_of_a_turned_loss(angle, beta, step)
     cosines = {candidate: np.cos(candidate - angle) for candidate in (beta, beta - step, beta + step) if candidate > 0}
     assert new['a'].dtype == np.float32
     assert any(float(new['a']) == pytest.approx(candidate, rel=1e-5, abs=1e-6) for candidate in cosines)

@@ -171,7 +171,8 @@ def test_bottlenecks_learn_from_images_and_events():
     assert out.shape == (2, 2, 10)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     assert np.abs(gradients['stage0_stem']['conv']['conv']['kernel']).max() > 0
-    assert model.apply(variables, jnp.broadcast_to(images, (3, *images.shape))).shape == (3, 2, 10)
+    events = jnp.broadcast_to(images, (3, *images.shape))
+    assert jax.jit(model.apply)(variables, events).shape == (3, 2, 10)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_modules_used_alone_check_their_fields_too():
 def test_operations_follow_the_density_of_the_inputs():
     model = make('vgg', stages=((4,), (6,)), width=1.0)
     images = jnp.asarray(np.random.default_rng(0).normal(0, 3, (2, 8, 8, 3)), jnp.float32)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     density = input_density(model, variables, images)
     summary = summarise(model, images[:1], density)
     bound = summarise(model, images[:1])

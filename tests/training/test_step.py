@@ -69,10 +69,10 @@ def test_a_step_is_the_gradient_of_the_loss_through_the_optimiser():
         log_p = jax.nn.log_softmax(logits.mean(0))
         return -log_p[jnp.arange(BATCH), examples['label']].mean(), (logits, updates)
 
-    (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(start.params)
-    changes, _ = optimizer.update(gradient, start.opt_state, start.params)
+    (value, (logits, updates)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(start.params)
+    changes, _ = jax.jit(optimizer.update)(gradient, start.opt_state, start.params)
     after = step(state, examples)
-    chex.assert_trees_all_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=2e-5, atol=1e-6)
+    chex.assert_trees_all_close(after.params, jax.tree.map(np.add, start.params, changes), rtol=2e-5, atol=1e-6)
     chex.assert_trees_all_close(after.batch_stats, updates['batch_stats'], rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(after.epoch.observed['membrane'], updates['membrane'], rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(after.surrogate, start.surrogate)
@@ -121,18 +121,18 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
     after = step(state, examples)
     images = (examples['image'] / 255.0 - MEAN) / STD
     batch_stats, gradients, losses, hits, means, variances, rates = start.batch_stats, [], [], 0, [], [], []
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def gradient_of(params, batch_stats, images, labels):
+        variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': start.surrogate}
+        logits, updates = model.apply(variables, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate'])
+        chosen = jax.nn.log_softmax(logits.mean(0))[jnp.arange(len(labels)), labels]
+        return -chosen.mean(), (logits, updates)
+
     for number in range(parts):
         own, labels = images[number::parts], examples['label'][number::parts]
-
-        def loss(params, own=own, labels=labels, batch_stats=batch_stats):
-            variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': start.surrogate}
-            logits, updates = model.apply(
-                variables, own, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
-            )
-            chosen = jax.nn.log_softmax(logits.mean(0))[jnp.arange(len(labels)), labels]
-            return -chosen.mean(), (logits, updates)
-
-        (value, (logits, updates)), gradient = jax.value_and_grad(loss, has_aux=True)(start.params)
+        (value, (logits, updates)), gradient = gradient_of(start.params, batch_stats, own, labels)
         batch_stats = updates['batch_stats']
         gradients.append(gradient)
         losses.append(float(value))
@@ -141,8 +141,8 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
         variances.append(float(updates['membrane']['conv02']['lif']['beta'].variance))
         rates.append(float(updates['firing_rate']['conv01']['lif']['beta']))
     mean_gradient = jax.tree.map(lambda *leaves: sum(leaves) / parts, *gradients)
-    changes, _ = optimizer.update(mean_gradient, start.opt_state, start.params)
-    chex.assert_trees_all_close(after.params, jax.tree.map(jnp.add, start.params, changes), rtol=1e-4, atol=1e-5)
+    changes, _ = jax.jit(optimizer.update)(mean_gradient, start.opt_state, start.params)
+    chex.assert_trees_all_close(after.params, jax.tree.map(np.add, start.params, changes), rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(after.batch_stats, batch_stats, rtol=1e-4, atol=1e-5)
     assert float(after.epoch.loss) == pytest.approx(np.mean(losses), rel=1e-5)
     assert int(after.epoch.correct) == hits
