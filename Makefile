@@ -15,9 +15,9 @@ train: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# The tests but those that start processes or build networks of full depth.
+# The tests but those that start processes, train whole runs, or build networks of full depth.
 quick: $(READY)
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not processes and not deep' $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not processes and not trains and not deep' $(ARGS)
 
 check: $(READY)
 	$(RUN) -m ruff format --check .

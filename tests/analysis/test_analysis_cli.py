@@ -26,6 +26,7 @@ def folders(tmp_path, workdir):
     return made | {'run': workdir, 'nowhere': tmp_path / 'nowhere'}
 
 
+@pytest.mark.trains
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
@@ -71,6 +72,7 @@ def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, folders)
     assert not (folders['empty'] / 'analysis').exists()
 
 
+@pytest.mark.trains
 @pytest.mark.processes
 def test_all_of_it_at_once(workdir, fixed_workdir, tmp_path):
     run = shutil.copytree(workdir, tmp_path / 'run')
@@ -82,6 +84,7 @@ def test_all_of_it_at_once(workdir, fixed_workdir, tmp_path):
     assert sorted(written) == sorted((run / 'analysis').iterdir())
 
 
+@pytest.mark.trains
 def test_runs_are_named_by_what_differs(workdir, fixed_workdir, tmp_path):
     assert labels(Run(workdir), Run(fixed_workdir)) == ('with CPNG', 'without CPNG')
     config = json.loads((workdir / 'config.json').read_text())
@@ -94,6 +97,7 @@ def test_runs_are_named_by_what_differs(workdir, fixed_workdir, tmp_path):
     assert labels(Run(tmp_path), Run(workdir)) == (str(tmp_path), str(workdir))
 
 
+@pytest.mark.trains
 @pytest.mark.processes
 def test_saliency_and_landscape_take_their_options(workdir):
     options = ['images=3', 'samples=2', 'beta=trained', 'count=5', 'lines_drawn=2', 'radius=0.5']

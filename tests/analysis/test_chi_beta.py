@@ -8,6 +8,7 @@ from cpng_jax.runtime import metrics
 from cpng_jax.runtime.errors import UserError
 
 
+@pytest.mark.trains
 def test_chi_of_every_epoch_is_in_the_table(run):
     drawing, table = chi.analyse(run)
     assert drawing.name == 'chi.png'
@@ -20,6 +21,7 @@ def test_chi_of_every_epoch_is_in_the_table(run):
                 assert found[str(each.workdir), row['epoch'], layer] == value
 
 
+@pytest.mark.trains
 def test_final_beta_of_both_runs_is_in_the_table(run):
     _, table, text = beta.analyse(run)
     rows = list(csv.DictReader(table.read_text().splitlines()))
@@ -29,6 +31,7 @@ def test_final_beta_of_both_runs_is_in_the_table(run):
     assert f'| conv01/lif | {last["conv01/lif"]:.4g} | 1 |' in text.read_text()
 
 
+@pytest.mark.trains
 def test_runs_of_different_networks_have_no_pairs(run, tmp_path):
     other = Run(tmp_path)
     (tmp_path / 'config.json').write_text((run.workdir / 'config.json').read_text())

@@ -18,6 +18,7 @@ def read(path):
     return {row['quantity']: row for row in csv.DictReader(path.read_text().splitlines())}
 
 
+@pytest.mark.trains
 def test_counts_are_those_by_hand(run):
     written = cost.analyse(run)
     assert [path.name for path in written] == ['cost.csv', 'cost.md']
@@ -40,6 +41,7 @@ def test_counts_are_those_by_hand(run):
     assert value('Algorithm 1 to training of an epoch, %') == pytest.approx(100 * once / seconds)
 
 
+@pytest.mark.trains
 def test_the_papers_numbers_stand_beside(run):
     paper = {name: row[cost.PAPER] for name, row in read(cost.analyse(run)[0]).items()}
     assert float(paper['multiply-adds of a forward pass, G']) == 1.7
@@ -47,6 +49,7 @@ def test_the_papers_numbers_stand_beside(run):
     assert float(paper['training of an epoch to that of the other run']) == pytest.approx(1.0157, abs=1e-4)
 
 
+@pytest.mark.trains
 def test_a_run_by_itself_has_one_column(run, workdir):
     alone = type(run)(workdir)
     rows = read(cost.analyse(alone)[0])

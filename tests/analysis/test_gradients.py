@@ -21,6 +21,7 @@ def run(tiny_config):
     return Compared('fixed', setup, setup.initial_state())
 
 
+@pytest.mark.trains
 def test_a_norm_is_that_of_the_gradient_of_one_kernel(run):
     relative = gradients.relative_gradients(run, run.state, [0.5, 2.0], images=40)
     assert relative.shape == (2, 3)
@@ -54,6 +55,7 @@ def test_growth_is_a_factor_for_each_kernel_on_the_way_down():
     assert np.isnan(gradients.growth(np.array([1.0, 2.0])))
 
 
+@pytest.mark.trains
 def test_a_picture_and_tables(run, tmp_path):
     runs = [run, run._replace(label='CPNG')]
     paths = gradients.draw(runs, tmp_path / 'new', betas=(0.5, 1, 2.0), weights='trained', images=30)
@@ -72,6 +74,7 @@ def test_a_picture_and_tables(run, tmp_path):
     assert '| run |' not in alone[2].read_text()
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -17,6 +17,7 @@ def run(tiny_config):
     return Compared('fixed', setup, setup.initial_state())
 
 
+@pytest.mark.trains
 def test_the_loss_in_the_centre_is_that_of_the_evaluation(run):
     loss = landscape.loss_of(run, images=10_000)(run.state.params)
     assert loss == pytest.approx(evaluate_split(run.setup, run.state).loss, rel=1e-6)
@@ -24,6 +25,7 @@ def test_the_loss_in_the_centre_is_that_of_the_evaluation(run):
     assert few != pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.trains
 def test_pictures_and_a_table_with_all_numbers(run, tmp_path):
     runs = [run, run._replace(label='CPNG')]
     paths = landscape.draw(runs, tmp_path / 'new', count=5, lines_drawn=3, images=40)
@@ -51,6 +53,7 @@ def test_level_and_infinite_losses_are_drawn_too(losses, tmp_path):
         assert np.std(imread(draw(measured, 1.0, tmp_path / 'picture.png'))) > 0.02, 'an empty picture'
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -52,6 +52,7 @@ def all_potentials(run):
     return {name: np.asarray(layer['lif']['beta'], np.float64) for name, layer in sorted(seen['potentials'].items())}
 
 
+@pytest.mark.trains
 def test_the_table_is_what_numpy_and_scipy_make_of_all_potentials(run):
     layers = membrane.measure(run.setup, run.state)
     potentials = all_potentials(run)
@@ -70,6 +71,7 @@ def test_the_table_is_what_numpy_and_scipy_make_of_all_potentials(run):
         assert layer.bins.sum() > 0.99 * u.size
 
 
+@pytest.mark.trains
 def test_a_layer_may_have_a_beta_for_each_channel(run):
     betas = [np.linspace(0.5, 2, 4, dtype=np.float32), np.linspace(1, 3, 8, dtype=np.float32)]
     surrogate = jax.tree.unflatten(jax.tree.structure(run.state.surrogate), list(map(jnp.asarray, betas)))
@@ -91,6 +93,7 @@ def test_part_of_a_split_is_spaced_evenly(most):
     assert max(np.diff([*taken, 360])) - min(np.diff([*taken, 360])) <= 1
 
 
+@pytest.mark.trains
 def test_picture_and_table_are_written(run):
     written = membrane.analyse(run)
     assert [path.name for path in written] == ['membrane.png', 'membrane.csv', 'membrane.md']
@@ -140,6 +143,7 @@ def test_threshold_and_potentials_are_always_in_the_panel(layer):
     assert high - low < 20
 
 
+@pytest.mark.trains
 def test_without_matplotlib_nothing_is_computed(run, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     monkeypatch.setattr(membrane, 'measure', lambda *_: pytest.fail('measured'))

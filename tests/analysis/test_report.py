@@ -69,6 +69,7 @@ def pictures(parsed):
     }
 
 
+@pytest.mark.trains
 def test_page_of_a_run(run, monkeypatch):
     beta.analyse(run)
     (path,) = report.analyse(run)
@@ -100,6 +101,7 @@ def test_page_of_a_run(run, monkeypatch):
     assert [row[0] for row in betas] == list(last['beta'])
 
 
+@pytest.mark.trains
 def test_a_wide_table_and_a_wide_picture_scroll_in_boxes_of_their_own(workdir):
     parsed = read(report.analyse(Run(workdir))[0])
     boxes = [attributes for attributes in parsed.of('div') if 'box' in attributes.get('class', '').split()]

@@ -126,6 +126,7 @@ def test_the_search_is_that_of_the_equations_on_the_first_convolution(accumulate
     assert jax.tree.structure(wanted) == jax.tree.structure(state.surrogate)
 
 
+@pytest.mark.trains
 def test_a_run_moves_beta_by_steps(tmp_path, tiny_config):
     tiny_config.update_from_flattened_dict(
         {'cpng.rule': 'dspike', 'cpng.dspike_step': 0.25, 'cpng.dspike_epsilon': 0.5, 'cpng.chi': 'counted'}

@@ -36,6 +36,7 @@ def toy_config(tmp_path, monkeypatch, shrink):
     return config
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(('every', 'updates'), [('epoch', 2), ('batch', 22)])
 def test_it_sets_beta_and_goes_on(tmp_path, toy_config, every, updates):
     toy_config.cpng.every = every
@@ -47,6 +48,7 @@ def test_it_sets_beta_and_goes_on(tmp_path, toy_config, every, updates):
     assert loop.run(toy_config, tmp_path / 'run', 'eval')['step'] == 22
 
 
+@pytest.mark.trains
 def test_its_option_is_a_key_with_a_range(tmp_path, toy_config):
     assert toy_config.cpng.toy_share == 0.01
     toy_config.cpng.toy_share = 0.5
@@ -58,6 +60,7 @@ def test_its_option_is_a_key_with_a_range(tmp_path, toy_config):
         loop.run(toy_config, tmp_path / 'other')
 
 
+@pytest.mark.trains
 def test_without_its_line_there_is_no_such_rule(tmp_path, toy_config, monkeypatch):
     monkeypatch.delitem(RULES, 'toy')
     with pytest.raises(UserError, match='cpng'):

@@ -219,6 +219,7 @@ def test_options_that_do_not_go_together(changes, message, tiny_config):
         build(tiny_config)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize('name', BY_WIDTH)
 @pytest.mark.parametrize('every', ['epoch', 'batch'])
 def test_a_run_with_a_rule(tmp_path, tiny_config, name, every):
@@ -233,6 +234,7 @@ def test_a_run_with_a_rule(tmp_path, tiny_config, name, every):
     assert all(row['skipped'] == [] for row in rows)
 
 
+@pytest.mark.trains
 def test_a_rule_that_is_off_leaves_beta_alone(tmp_path, tiny_config):
     tiny_config.update_from_flattened_dict({'cpng.rule': 'mpd_agl', 'cpng.enabled': False, 'epochs': 1})
     loop.run(tiny_config, tmp_path)

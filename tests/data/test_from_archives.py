@@ -32,6 +32,7 @@ def place_imagenet(folder):
     test_imagenet.place(folder, test_imagenet.tar(train_files), test_imagenet.tar(test_imagenet.VALIDATION))
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     ('name', 'place', 'tested'),
     [

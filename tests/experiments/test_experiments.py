@@ -121,6 +121,7 @@ def epochs(folder):
     return [row for row in metrics.read(folder) if row['event'] == 'epoch']
 
 
+@pytest.mark.trains
 def test_every_cell_is_run_once_and_kept(finished, monkeypatch):
     _, cells, _, reported = finished
     assert [cell for cell, _ in reported] == cells
@@ -129,6 +130,7 @@ def test_every_cell_is_run_once_and_kept(finished, monkeypatch):
     grid.run_cells(cells, lambda *_: pytest.fail('a finished cell was run'))
 
 
+@pytest.mark.trains
 def test_a_cell_that_was_stopped_goes_on(finished):
     *_, cells, _, _ = finished
     cell = cells[0]
@@ -139,6 +141,7 @@ def test_a_cell_that_was_stopped_goes_on(finished):
     assert epochs(cell.folder) == rows
 
 
+@pytest.mark.trains
 def test_results_are_those_of_the_runs(finished):
     _, cells, _, _ = finished
     for cell in cells:
@@ -152,6 +155,7 @@ def test_results_are_those_of_the_runs(finished):
         assert 'epoch   2/2' in (cell.folder / 'train.log').read_text()
 
 
+@pytest.mark.trains
 def test_the_beta_that_another_run_found_comes_after_its_epochs(finished):
     _, cells, _, _ = finished
     of = lambda label, seed: next(cell for cell in cells if (cell.arm.label, cell.seed) == (label, seed))
@@ -163,6 +167,7 @@ def test_the_beta_that_another_run_found_comes_after_its_epochs(finished):
         assert found[0]['train_loss'] == epochs(of('fixed', seed).folder)[0]['train_loss']
 
 
+@pytest.mark.trains
 def test_the_csv_has_a_line_for_each_cell(finished):
     _, cells, workdir, reported = finished
     lines = list(csv.DictReader(tables.results_csv(reported, workdir).splitlines()))
@@ -196,6 +201,7 @@ def test_the_table_has_mean_spread_and_paired_differences():
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +12.50 | fixed |' in tables.results_markdown(plan, rows[1:])
 
 
+@pytest.mark.trains
 def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch, tiny_config):
     def diverge(config, folder):
         raise DivergedError('Training diverged: the loss became NaN')
@@ -218,6 +224,7 @@ def test_a_damaged_result_is_named(tmp_path, tiny_config):
         cell.result()
 
 
+@pytest.mark.trains
 def test_pictures(finished, tmp_path):
     plan, _, _, reported = finished
     side_by_side = figures.draw(plan, reported, tmp_path / 'side.png')

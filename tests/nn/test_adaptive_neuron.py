@@ -122,6 +122,7 @@ def test_chi_is_that_of_the_width_and_the_threshold_of_the_step():
     assert float(chi(membrane_stats(near), 1.2)) == pytest.approx(share, abs=0.005)
 
 
+@pytest.mark.trains
 def test_a_run_with_adapted_neurons(tmp_path, tiny_config):
     tiny_config.neuron.kind = 'ds_atgo'
     tiny_config.cpng.enabled = False

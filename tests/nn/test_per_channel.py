@@ -95,6 +95,7 @@ def test_cpng_sets_each_channel(options):
     assert len(set(np.asarray(beta).tolist())) > 1
 
 
+@pytest.mark.trains
 def test_a_run_reports_the_mean_of_the_channels_and_goes_on(tmp_path, tiny_config):
     tiny_config.cpng.per = 'channel'
     tiny_config.epochs = 2

@@ -42,6 +42,7 @@ def test_no_trace_is_written_unasked(tmp_path, steps, on):
     assert not (tmp_path / 'profile').exists()
 
 
+@pytest.mark.trains
 def test_the_program_writes_a_trace_and_the_memory_of_a_step(tmp_path, tiny_config, capsys):
     tiny_config.epochs = 1
     tiny_config.profile.steps = (3, 4)

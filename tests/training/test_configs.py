@@ -161,6 +161,7 @@ def test_mixing_is_a_function_of_seed_and_step():
     assert float(other(images, jnp.arange(4), jnp.asarray(0))[1][0, 0]) != shares[0]
 
 
+@pytest.mark.trains
 @pytest.mark.deep
 def test_a_dry_run_with_all_options(tmp_path):
     """Fake data from start to end: TET with label smoothing, mixup and CutMix, Adam, a policy and cutout."""
@@ -181,6 +182,7 @@ def test_a_dry_run_with_all_options(tmp_path):
     assert again['examples'] == 2
 
 
+@pytest.mark.trains
 def test_a_run_with_the_pallas_kernels_is_the_run_with_the_scan(tmp_path, tiny_config):
     """Interpreted here; the same workdir may go on with either."""
     tiny_config.epochs = 1
@@ -205,6 +207,7 @@ def test_pallas_kernels_are_for_one_device(monkeypatch, tiny_config):
         build(tiny_config)
 
 
+@pytest.mark.trains
 def test_a_summary_needs_neither_data_nor_a_run(tmp_path, capsys):
     config = get('imagenet_sew_resnet34')
     result = loop.run(config, tmp_path / 'run', 'summary')

@@ -74,6 +74,7 @@ TOY = fixed.RULE._replace(
 )
 
 
+@pytest.mark.trains
 def test_a_rule_from_outside_brings_its_keys(monkeypatch, tmp_path, tiny_config):
     before = tiny_config.copy_and_resolve_references()
     monkeypatch.setitem(RULES, 'toy', TOY)

@@ -30,6 +30,7 @@ def undisturbed(tmp_path_factory, shrink):
     return workdir, loop.run(shrink(digits.get_config()), workdir)
 
 
+@pytest.mark.trains
 def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
     workdir, result = undisturbed
     assert json.loads((workdir / 'config.json').read_text()) == json.loads(tiny_config.to_json())
@@ -53,6 +54,7 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
     assert rows[0]['chi_min'] == rows[0]['chi']
 
 
+@pytest.mark.trains
 def test_a_finished_run_is_not_trained_again(undisturbed, tiny_config, capsys):
     workdir, result = undisturbed
     before = epoch_rows(workdir)
@@ -62,6 +64,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed, tiny_config, capsys):
     assert 'is finished' in capsys.readouterr().out
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize('batch_size', [1000, 100, 7])
 def test_evaluation_counts_each_test_image_once(undisturbed, tiny_config, batch_size, capsys):
     workdir, result = undisturbed
@@ -73,6 +76,7 @@ def test_evaluation_counts_each_test_image_once(undisturbed, tiny_config, batch_
     assert f'({measured["correct"]} of 360)' in capsys.readouterr().out
 
 
+@pytest.mark.trains
 def test_the_summary_of_a_trained_network_counts_what_its_spikes_cost(undisturbed, tiny_config, capsys):
     workdir, _ = undisturbed
     loop.run(tiny_config, workdir, 'summary')
@@ -86,6 +90,7 @@ def test_the_summary_of_a_trained_network_counts_what_its_spikes_cost(undisturbe
     assert 'at most' not in text
 
 
+@pytest.mark.trains
 def test_the_summary_sees_into_blocks_that_the_backward_pass_computes_again(undisturbed, tiny_config, tmp_path, capsys):
     workdir, _ = undisturbed
     loop.run(tiny_config, workdir, 'summary')
@@ -97,6 +102,7 @@ def test_the_summary_sees_into_blocks_that_the_backward_pass_computes_again(undi
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.trains
 def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     workdir, result = undisturbed
     tiny_config.eval.checkpoint = 'best'
@@ -105,6 +111,7 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     assert measured['test_accuracy'] == pytest.approx(result['best_accuracy'], abs=1e-9)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     'options',
     [
@@ -142,6 +149,7 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config
     assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')
 
 
+@pytest.mark.trains
 @pytest.mark.processes
 def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_config):
     """SIGKILL at two moments, SIGINT at a third, then to the end: the weights of the run that nobody disturbed."""
@@ -167,6 +175,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_co
     assert epoch_rows(workdir) == epoch_rows(undisturbed[0])
 
 
+@pytest.mark.trains
 def test_another_configuration_is_refused(undisturbed, tiny_config):
     tiny_config.cpng.chi_limit = 0.3
     for mode in loop.MODES:
@@ -174,6 +183,7 @@ def test_another_configuration_is_refused(undisturbed, tiny_config):
             loop.run(tiny_config, undisturbed[0], mode)
 
 
+@pytest.mark.trains
 def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_path, tiny_config):
     tiny_config.optim.learning_rate = 1e30
     tiny_config.optim.warmup_fraction = 0.0
@@ -187,6 +197,7 @@ def test_divergence_stops_with_a_message_and_keeps_the_last_good_checkpoint(tmp_
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored[0].params))
 
 
+@pytest.mark.trains
 def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monkeypatch):
     good = setup.make_train_step
 
@@ -210,6 +221,7 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
     checkpoints.close()
 
 
+@pytest.mark.trains
 def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
     """Three seeds each; the accuracies differ by less than seeds do."""
     tiny_config.model.stages = ((8,), (16,))
@@ -227,6 +239,7 @@ def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
     assert abs(wide.mean() - narrow.mean()) < 0.03, accuracies
 
 
+@pytest.mark.trains
 def test_cpng_off_keeps_beta_and_still_reports_chi(tmp_path, tiny_config):
     tiny_config.cpng.enabled = False
     tiny_config.cpng.beta_init = 2.0
@@ -238,6 +251,7 @@ def test_cpng_off_keeps_beta_and_still_reports_chi(tmp_path, tiny_config):
         assert set(row['chi_min'].values()) == {None}
 
 
+@pytest.mark.trains
 def test_chi_does_not_rise_above_the_recorder(undisturbed):
     rows = epoch_rows(undisturbed[0])
     assert any(value != 1.0 for value in rows[-1]['beta'].values())
@@ -246,17 +260,20 @@ def test_chi_does_not_rise_above_the_recorder(undisturbed):
             assert smallest <= max(before['chi_min'][layer], 0.2) + 1e-6
 
 
+@pytest.mark.trains
 def test_the_mode_must_exist(tmp_path, tiny_config):
     with pytest.raises(UserError, match=r"--mode is 'test', expected one of train, eval"):
         loop.run(tiny_config, tmp_path, 'test')
 
 
+@pytest.mark.trains
 def test_eval_needs_a_checkpoint(tmp_path, tiny_config):
     with pytest.raises(UserError, match='train first'):
         loop.run(tiny_config, tmp_path / 'none', 'eval')
     assert not (tmp_path / 'none').exists()
 
 
+@pytest.mark.trains
 def test_a_workdir_that_cannot_be_written_is_one_sentence(tmp_path, tiny_config):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='Cannot write to the workdir'):

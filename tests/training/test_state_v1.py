@@ -38,6 +38,7 @@ def rewrite_as_v1(config, workdir, copy):
     old.close()
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(
     'changes',
     [{}, {'cpng.enabled': False}, {'cpng.chi': 'counted'}, {'cpng.rule': 'mpd_agl', 'cpng.every': 'batch'}],
