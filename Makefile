@@ -15,7 +15,7 @@ train: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# The tests but those that start processes, train whole runs, or build networks of full depth.
+# The tests but those that start processes, train, or build networks of full depth.
 quick: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not processes and not trains and not deep' $(ARGS)
 

@@ -11,6 +11,8 @@ from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.summary import Layer, Summary
 from cpng_jax.models.vgg import VGG
 
+pytestmark = pytest.mark.deep
+
 T = 3
 CHANNELS, HEAD, CLASSES = (4, 7, 6), 6 * 4 * 4, 5
 

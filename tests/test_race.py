@@ -15,6 +15,8 @@ from benchmarks.contest import Contender, Result, Spread
 from cpng_jax import data
 from cpng_jax.runtime.errors import UserError
 
+pytestmark = pytest.mark.trains
+
 LIF = cases.lif_case(3, 128)
 
 

@@ -14,6 +14,8 @@ from cpng_jax.runtime.errors import UserError
 from cpng_jax.training.setup import build
 from cpng_jax.training.step import network_input
 
+pytestmark = pytest.mark.trains
+
 KEY = jax.random.key(0)
 IMAGE = np.random.default_rng(1).uniform(0, 255, (5, 4, 3)).astype(np.float32)
 

@@ -12,6 +12,8 @@ from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.losses import mean_output_cross_entropy
 
+pytestmark = pytest.mark.trains
+
 KEY = jax.random.key(0)
 
 

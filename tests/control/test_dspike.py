@@ -78,6 +78,7 @@ def test_without_a_cosine_there_is_no_beta(loss):
     assert np.isnan(new['a']).all()
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_the_search_is_that_of_the_equations_on_the_first_convolution(accumulate):
     model, _, mesh, state, _ = make()

@@ -147,6 +147,7 @@ def test_unknown_rules_are_named():
         rules.make('dspik', Settings())
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize('per_channel', [False, True], ids=['layer', 'channel'])
 @pytest.mark.parametrize('name', BY_WIDTH)
 def test_a_step_with_a_rule_is_the_rule_after_the_step(name, per_channel):
@@ -241,6 +242,7 @@ def test_a_rule_that_is_off_leaves_beta_alone(tmp_path, tiny_config):
     assert set(epoch_rows(tmp_path)[-1]['beta'].values()) == {1.0}
 
 
+@pytest.mark.trains
 def test_changing_beta_by_a_rule_never_recompiles(tiny_config, monkeypatch):
     make_loss = objective.make_loss
     monkeypatch.setattr(objective, 'make_loss', lambda *options: chex.assert_max_traces(make_loss(*options), n=1))

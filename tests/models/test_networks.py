@@ -152,6 +152,7 @@ def test_layers_are_sorted_by_depth(name):
     assert len(set(paths)) == len(paths)
 
 
+@pytest.mark.deep
 def test_bottlenecks_learn_from_images_and_events():
     """Output shape, and a finite gradient that reaches the stem; other networks make steps in tests/test_configs.py."""
     model = SEWResNet(10, (1, 1), bottleneck=True, widths=(4, 8), stem_width=4, time_steps=2, neuron=alive)

@@ -17,6 +17,8 @@ from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.neuron import LIF
 from cpng_jax.training import keys
 
+pytestmark = pytest.mark.deep
+
 # A low threshold, so that nets this small are alive from their start.
 SMALL = {'time_steps': 2, 'neuron': functools.partial(LIF, surrogate='arctan', v_th=0.3)}
 NETWORKS = {

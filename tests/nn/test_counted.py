@@ -176,6 +176,7 @@ def test_kinds_of_statistics_are_not_mixed():
         cpng.update({'a': MembraneDistances(np.ones((2, 5))), 'b': distances_of(u)}, beta, cpng.init(beta))
 
 
+@pytest.mark.trains
 def test_a_step_counts_the_same_whether_in_parts_or_pooled():
     *_, state, step = make(counted=True)
     *_, parted, step_in_parts = make(counted=True, accumulate=4)
@@ -195,6 +196,7 @@ def test_a_step_counts_the_same_whether_in_parts_or_pooled():
     )
 
 
+@pytest.mark.trains
 def test_counting_changes_nothing_but_beta():
     """The same weights with and without, and the share that the step counts is that of the layer called by itself."""
     *_, state, step = make(counted=True, every_batch=True)

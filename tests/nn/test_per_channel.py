@@ -71,6 +71,7 @@ def test_the_channels_are_those_of_the_first_term():
         assert LIF(per_channel=True).init(jax.random.key(0), currents)['surrogate']['beta'].shape == (7,)
 
 
+@pytest.mark.trains
 def test_equal_widths_train_like_one_of_the_layer():
     *_, state, step = make(neuron=CHANNELS)
     *_, plain, plain_step = make()
@@ -85,6 +86,7 @@ def test_equal_widths_train_like_one_of_the_layer():
         np.testing.assert_allclose(np.mean(each.variance) + np.var(each.mean), whole.variance, rtol=1e-4)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize('options', [{}, {'accumulate': 4}, {'pool_statistics': True}], ids=str)
 def test_cpng_sets_each_channel(options):
     *_, state, step = make(neuron=CHANNELS, every_batch=True, **options)

@@ -21,6 +21,8 @@ from cpng_jax.training.state import all_finite, create
 from cpng_jax.training.step import make_eval_step, make_train_step, micro_batches, network_input
 from tests import forked
 
+pytestmark = pytest.mark.trains
+
 MEAN, STD = np.float32([0.3]), np.float32([0.4])
 PREPARE = functools.partial(network_input, mean=MEAN, std=STD)
 BATCH = 16
