@@ -1,12 +1,17 @@
 """train.py as a user meets it: wrong flags, wrong files, wrong workdirs, each answered by one sentence."""
 
+import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+from configs import digits
+from cpng_jax.runtime.config import flatten
+from cpng_jax.training import loop
 from tests import forked
+from tests.runs import epoch_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.processes
@@ -60,6 +65,26 @@ def test_a_file_with_a_retired_key_is_one_sentence(tmp_path):
     sentence = "config.neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, 'lif' for False."
     assert process.stderr == f'train.py: {sentence}\n'
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_as_a_user_has_it_is_that_of_the_tests(tmp_path, tiny_config):
+    """In an interpreter of its own, compiled with XLA's own settings instead of the quick ones of conftest.py."""
+    tiny_config.epochs = 2
+    loop.run(tiny_config, tmp_path / 'here')
+    base = flatten(digits.get_config())
+    changes = {key: value for key, value in flatten(tiny_config).items() if value != base[key]}
+    changes['model.stages'] = tuple(map(tuple, changes['model.stages']))
+    flags = [f'--config.{key}={value}' for key, value in changes.items()]
+    command = [sys.executable, ROOT / 'train.py', f'--workdir={tmp_path / "there"}', *flags]
+    environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+    assert process.returncode == 0, process.stderr
+    for here, there in zip(epoch_rows(tmp_path / 'here'), epoch_rows(tmp_path / 'there'), strict=True):
+        # Rounding differs, and a spike may flip for it.
+        assert there['train_loss'] == pytest.approx(here['train_loss'], rel=0.02)
+        assert there['test_loss'] == pytest.approx(here['test_loss'], rel=0.05)
+        assert there['chi'] == pytest.approx(here['chi'], abs=0.02)
+        assert there['skipped'] == here['skipped'] == []
 
 
 def test_keys_are_listed_without_data_or_a_workdir(tmp_path):
