@@ -54,6 +54,8 @@ class Run:
         config.neuron.implementation = 'scan'  # which any device runs
         config.remat = 'none'  # which is for the backward pass of training
         config.cpng.beta_from = ''  # a folder that is not needed again: the checkpoint has its beta
+        if config.cpng.rule == 'from_run':
+            config.cpng.rule = 'fixed'  # which it is from then on
         return build(config)
 
     @functools.cached_property

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.control.layer_tree import layer_name, leaf_name
+from cpng_jax.control.layer_tree import PyTree, layer_name, leaves_where
 from cpng_jax.control.options import Option
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 
-PyTree = Any
 State = Any
 
 
@@ -67,8 +66,7 @@ class Report(NamedTuple):
 
     def skipped_layers(self) -> list[str]:
         """Names the layers that were skipped, in whole or in part; on the host only."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.skipped)
-        return [layer_name(leaf_name(path)) for path, skipped in leaves if skipped.any()]
+        return [layer_name(name) for name in leaves_where(self.skipped)]
 
 
 class Controller(NamedTuple):

@@ -17,12 +17,10 @@ import jax.numpy as jnp
 
 from cpng_jax.control.controller import Controller, Observed, Report, Rule, Settings
 from cpng_jax.control.effective_domain import beta_for_chi, chi, domain_half_width
-from cpng_jax.control.layer_tree import floating, leaf_name, like, stats_vector, vector
+from cpng_jax.control.layer_tree import PyTree, floating, leaves_where, like, stats_vector, vector
 from cpng_jax.control.options import Option, choice, number
 from cpng_jax.nn.statistics import MembraneStats, Stats
 from cpng_jax.nn.surrogate import Array, Surrogate
-
-PyTree = Any
 
 LIMIT_MODES = ('delayed', 'immediate')
 
@@ -83,8 +81,7 @@ class CPNGReport(NamedTuple):
 
     def skipped_layers(self) -> list[str]:
         """Names the layers that were skipped, by their path in the beta tree; on the host only."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.skipped)
-        return [leaf_name(path) for path, skipped in leaves if skipped.any()]
+        return leaves_where(self.skipped)
 
 
 def init(beta: PyTree) -> CPNGState:

@@ -39,6 +39,11 @@ def by_layer(tree: PyTree) -> dict[str, float]:
     return {name: float(np.mean(finite(leaf))) for name, leaf in zip(layer_paths(tree), leaves, strict=True)}
 
 
+def leaves_where(tree: PyTree) -> list[str]:
+    """Names the leaves of a pytree of booleans that are True, in whole or in part; on the host only."""
+    return [leaf_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if leaf.any()]
+
+
 def floating(leaf: Any) -> Array:
     """Makes a leaf a floating array; one that is already keeps its dtype."""
     array = jnp.asarray(leaf)
