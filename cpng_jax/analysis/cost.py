@@ -93,6 +93,6 @@ def algorithm_seconds(run: Run) -> float:
 
 def _calls(run: Run) -> int:
     """How often Algorithm 1 sets beta in an epoch."""
-    if not run.config.cpng.enabled:
+    if not run.sets_beta:
         return 0
     return run.setup.steps_per_epoch if run.config.cpng.every == 'batch' else 1

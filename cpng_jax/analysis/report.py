@@ -61,7 +61,7 @@ def _facts(run: Run) -> dict[str, str]:
         'epochs': f'{last["epoch"]} of {run.config.epochs}',
         'spiking layers': str(len(last['beta'])),
         'training speed': f'{metrics.typical_speed(rows):,.0f} images/s',
-        'CPNG': f'every {run.config.cpng.every}' if run.config.cpng.enabled else 'off',
+        'CPNG': f'every {run.config.cpng.every}' if run.sets_beta else 'off',
     }
 
 

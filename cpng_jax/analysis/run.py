@@ -46,6 +46,11 @@ class Run:
             raise UserError(f'The run in {self.workdir} has not finished an epoch: train it first.')
         return rows
 
+    @property
+    def sets_beta(self) -> bool:
+        """Whether a rule set beta in the course of the run: `cpng.enabled=False` and `cpng.rule=fixed` both say no."""
+        return self.config.cpng.enabled and self.config.cpng.rule != 'fixed'
+
     @functools.cached_property
     def setup(self) -> Setup:
         """Data, network and devices of the run, for analysis."""

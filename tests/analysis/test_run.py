@@ -5,7 +5,19 @@ import shutil
 import pytest
 
 from cpng_jax.analysis.run import Run
-from cpng_jax.training import loop
+from cpng_jax.runtime.workdir import acquire
+from cpng_jax.training import keys, loop
+
+
+@pytest.mark.parametrize(
+    ('changes', 'expected'),
+    [({}, True), ({'cpng.enabled': False}, False), ({'cpng.rule': 'fixed'}, False), ({'cpng.rule': 'mpd_agl'}, True)],
+    ids=str,
+)
+def test_nothing_sets_beta_where_it_is_off_or_fixed(tmp_path, tiny_config, changes, expected):
+    tiny_config.update_from_flattened_dict(changes)
+    acquire(tmp_path / 'run', tiny_config, keys.table())
+    assert Run(tmp_path / 'run').sets_beta == expected
 
 
 @pytest.mark.trains
