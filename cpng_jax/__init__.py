@@ -6,6 +6,7 @@ The library, usable in anyone's JAX code. The training program lives in the othe
 from cpng_jax.control import cpng
 from cpng_jax.control.cpng import CPNGConfig, CPNGReport, CPNGState
 from cpng_jax.control.effective_domain import beta_for_chi, chi
+from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import Conv, Dense, TdBN, avg_pool
 from cpng_jax.nn.losses import mean_output_cross_entropy
@@ -32,6 +33,7 @@ __all__ = [
     'chi',
     'cpng',
     'lif',
+    'like_beta',
     'mean_output_cross_entropy',
     'membrane_stats',
     'spike',

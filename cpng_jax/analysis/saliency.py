@@ -15,7 +15,7 @@ import numpy as np
 
 from cpng_jax.analysis.compared import Compared, check_comparable, check_options, spread_examples
 from cpng_jax.data.dataset import ArraySource
-from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.plots import GREY, new_figure, save
 
@@ -78,7 +78,7 @@ def smooth_grad(
     if isinstance(noise, int | float) and noise < 0:
         raise ValueError(f'noise must be at least 0, got {noise}.')
     image = jnp.asarray(image)
-    image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+    image = image.astype(at_least_float32(image.dtype))
     sigma = noise * (jnp.max(image) - jnp.min(image))
 
     def of_copy(key: Array) -> Array:

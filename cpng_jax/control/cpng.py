@@ -108,7 +108,7 @@ def update(
 
     Args:
       stats: pytree like `beta` with a `MembraneStats` for each leaf, of the leaf's shape; or a `MembraneDistances` for
-        each, to count chi.
+        each, to count chi; or the collection `membrane` or `distances` as the layers have written it.
       beta: pytree of floating arrays greater than 0: scalars, or one value per channel.
       state: from `init` or the last `update`.
       config: see `CPNGConfig`; the default is the paper's.

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ from jax.scipy.special import ndtr
 
 from cpng_jax.control.layer_tree import PyTree, like, stats_vector, vector
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
-from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, get_surrogate
+from cpng_jax.nn.varying import varying_alike
 
 INTERVALS = ('paper', 'support')
 
@@ -57,15 +59,33 @@ def beta_of_width(width: ArrayLike, surrogate: str | Surrogate) -> Array:
       ValueError: unknown surrogate.
     """
     width = jnp.asarray(width)
-    return 2 * domain_half_width(surrogate, 'support') / width.astype(jnp.promote_types(width.dtype, jnp.float32))
+    return 2 * domain_half_width(surrogate, 'support') / width.astype(at_least_float32(width.dtype))
 
 
-def _standardise(stats: MembraneStats, v_th: ArrayLike) -> tuple[Array, Array]:
-    """Standard deviation, and distance of the mean from the threshold in units of it."""
-    mean, variance = (jnp.asarray(value) for value in stats)
-    dtype = jnp.promote_types(jnp.result_type(mean, variance), jnp.float32)
-    sigma = jnp.sqrt(variance.astype(dtype))
-    return sigma, jnp.abs(jnp.asarray(v_th, dtype) - mean.astype(dtype)) / sigma
+def _gaussian(
+    stats: MembraneStats, v_th: ArrayLike, other: ArrayLike
+) -> tuple[Array, Array, Array, tuple[Array, Array]]:
+    """Standard deviation, distance of the mean from the threshold, and another value, of one shape and dtype.
+
+    And, of that shape, whether the two first are usable: spread out, and finite. Where they are not they are 1 and 0,
+    so that neither a result nor a gradient is made of what has no meaning.
+    """
+    values = (*stats, v_th, other)
+    dtype = at_least_float32(max((jnp.asarray(value).dtype for value in stats), key=lambda kind: kind.itemsize))
+    mean, variance, v_th, other = varying_alike(
+        tuple(jnp.broadcast_arrays(*(jnp.asarray(value).astype(dtype) for value in values)))
+    )
+    finite = jnp.isfinite(mean) & jnp.isfinite(variance) & jnp.isfinite(v_th)
+    spread = finite & (variance > 0)
+    sigma = jnp.sqrt(jnp.where(spread, variance, 1))
+    distance = jnp.abs(jnp.where(finite, v_th - mean, 0))
+    return sigma, distance, other, (spread, finite)
+
+
+def _radius(width: float, beta: Array) -> Array:
+    """The half-width of the domain, infinite where beta is 0."""
+    positive = beta != 0
+    return jnp.where(positive, width / jnp.where(positive, beta, 1), jnp.inf)
 
 
 def _mass(distance: Array, half_width: Array) -> Array:
@@ -93,21 +113,21 @@ def _bin(shares: Array, upper: Array) -> tuple[Array, Array, Array, Array]:
 
 def _counted_share(shares: Array, radius: Array) -> Array:
     """The share of potentials within a radius of the threshold, linear between the distances that were counted."""
+    radius = jnp.minimum(radius, DISTANCES[-1])
     shares = jnp.broadcast_to(shares, (*radius.shape, shares.shape[-1]))
     upper = jnp.searchsorted(jnp.asarray(DISTANCES, radius.dtype), radius)
     low, high, share_low, share_high = _bin(shares, jnp.minimum(upper, len(DISTANCES) - 1))
-    part = jnp.clip((radius - low) / (high - low), 0, 1)
-    return share_low + (share_high - share_low) * part
+    return share_low + (share_high - share_low) * ((radius - low) / (high - low))
 
 
-def _counted_radius(shares: Array, target: Array) -> Array:
-    """The inverse of `_counted_share`, of several solutions the smallest; NaN if there is none."""
+def _counted_radius(shares: Array, target: Array) -> tuple[Array, Array]:
+    """The inverse of `_counted_share`, of several solutions the smallest; and whether there is one, or it is 1."""
     shares = jnp.broadcast_to(shares, (*target.shape, shares.shape[-1]))
     reached = shares >= target[..., None]
     low, high, share_low, share_high = _bin(shares, jnp.argmax(reached, axis=-1))
-    radius = low + (high - low) * (target - share_low) / (share_high - share_low)
     solvable = (target > 0) & (target < 1) & jnp.any(reached, axis=-1)
-    return jnp.where(solvable, radius, jnp.nan)
+    rise = jnp.where(solvable, share_high - share_low, 1)
+    return jnp.where(solvable, low + (high - low) * (target - share_low) / rise, 1), solvable
 
 
 def chi(
@@ -136,20 +156,19 @@ def chi(
     Returns:
       chi in 0 to 1, at least float32, of the broadcast shape. Where the variance is 0 it is 1 or 0: all
       potentials lie inside the open interval or none do. NaN where the statistics are not finite. A count
-      ends at a distance of 32: beyond, it is the share within that.
+      ends at a distance of 32: beyond, it is the share within that. Differentiable by all of its numbers; where the
+      variance is 0 it is constant, with derivatives of 0.
 
     Raises:
       ValueError: unknown surrogate or interval.
     """
     width = domain_half_width(surrogate, interval)
     if isinstance(stats, MembraneDistances):
-        return _counted_share(stats.shares, _like_shares(stats.shares, width / jnp.asarray(beta, stats.shares.dtype)))
-    sigma, distance = _standardise(stats, v_th)
-    radius = width / jnp.asarray(beta, sigma.dtype)
-    spread = sigma > 0
-    constant = jnp.abs(jnp.asarray(v_th, sigma.dtype) - stats.mean) < radius
-    share = jnp.where(spread, _mass(distance, radius / sigma), constant.astype(sigma.dtype))
-    finite = jnp.isfinite(stats.mean) & jnp.isfinite(stats.variance)
+        beta = _like_shares(stats.shares, beta)
+        return _counted_share(stats.shares, _radius(width, beta))
+    sigma, distance, beta, (spread, finite) = _gaussian(stats, v_th, beta)
+    radius = _radius(width, beta)
+    share = jnp.where(spread, _mass(distance / sigma, radius / sigma), (distance < radius).astype(sigma.dtype))
     return jnp.where(finite, share, jnp.nan)
 
 
@@ -179,29 +198,41 @@ def beta_for_chi(
     Returns:
       beta, at least float32, of the broadcast shape. 0 says that no beta gives that chi: the target is not
       strictly between 0 and 1, the variance is 0, fewer potentials lie within a distance of 32, or a number is not
-      finite. Never NaN.
+      finite. Never NaN. Differentiable by all of its numbers, as an implicit function; where it is 0, so are its
+      derivatives.
 
     Raises:
       ValueError: unknown surrogate or interval.
     """
     width = domain_half_width(surrogate, interval)
     if isinstance(stats, MembraneDistances):
-        beta = width / _counted_radius(stats.shares, _like_shares(stats.shares, target))
-        return jnp.where(jnp.isfinite(beta), beta, 0)
-    sigma, distance = _standardise(stats, v_th)
-    target = jnp.asarray(target, sigma.dtype)
-    sigma, distance, target = jnp.broadcast_arrays(sigma, distance, target)
+        radius, solvable = _counted_radius(stats.shares, _like_shares(stats.shares, target))
+    else:
+        sigma, distance, target, (spread, _) = _gaussian(stats, v_th, target)
+        solvable = spread & (target > 0) & (target < 1) & jnp.isfinite(distance / sigma)
+        ask = lambda value, other: jnp.where(solvable, value, other)
+        radius = _radius_in_sigma(ask(distance / sigma, 0), ask(target, 0.5)) * sigma
+    # So small a radius that beta would be infinite is none.
+    solvable &= radius > width / jnp.finfo(radius.dtype).max
+    return jnp.where(solvable, width / jnp.where(solvable, radius, 1), 0)
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        reached = _mass(distance, middle) >= target
-        return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
 
-    _, radius = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(distance), distance + _TAIL))
-    beta = width / (radius * sigma)
-    solvable = (target > 0) & (target < 1) & (sigma > 0) & jnp.isfinite(distance) & jnp.isfinite(beta)
-    return jnp.where(solvable, beta, 0)
+def _radius_in_sigma(distance: Array, target: Array) -> Array:
+    """The half-width at which `_mass` is the target, by bisection; its derivative is that of an implicit function."""
+
+    def halvings(_: Any, __: Any) -> Array:
+        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = 0.5 * (low + high)
+            reached = _mass(distance, middle) >= target
+            return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
+
+        return jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(distance), distance + _TAIL))[1]
+
+    excess = lambda radius: _mass(distance, radius) - target
+    # Each element by itself: to solve the linearised equation is to divide by the slope, the density at both ends.
+    divide = lambda slope, y: y / slope(jnp.ones_like(y))
+    return jax.lax.custom_root(excess, jnp.zeros_like(distance), halvings, divide)
 
 
 @functools.partial(jax.jit, static_argnames=('v_th', 'surrogate', 'interval'))

@@ -44,6 +44,33 @@ def leaves_where(tree: PyTree) -> list[str]:
     return [leaf_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if leaf.any()]
 
 
+def like_beta(measured: PyTree, beta: PyTree) -> PyTree:
+    """Puts what layers have measured in the place of their betas, so that `jax.tree.map` pairs the two.
+
+    Args:
+      measured: a collection that `LIF` layers have written, such as `membrane`, whose leaves have the name of the
+        collection where those of beta have the name `beta`; what is laid out like beta is returned as it is.
+      beta: pytree of arrays, one leaf per layer.
+
+    Returns:
+      The leaves of `measured`, `MembraneStats` for example, in the layout of `beta`.
+
+    Raises:
+      ValueError: they are of other layers.
+    """
+    expected = jax.tree.structure(beta)
+    if jax.tree.structure(measured, is_leaf=is_stats) == expected:
+        return measured
+    by_parent = {path[:-1]: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(measured, is_leaf=is_stats)}
+    parents = [path[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(beta)]
+    if sorted(map(str, by_parent)) != sorted(map(str, parents)):
+        here, there = _listed(measured), _listed(beta)
+        if here == there:  # The containers differ, a list and a tuple, say.
+            here, there = str(jax.tree.structure(measured, is_leaf=is_stats)), str(expected)
+        raise ValueError(f'stats must have the layers of beta, {there}, got {here}.')
+    return jax.tree.unflatten(expected, [by_parent[parent] for parent in parents])
+
+
 def floating(leaf: Any) -> Array:
     """Makes a leaf a floating array; one that is already keeps its dtype."""
     array = jnp.asarray(leaf)
@@ -98,7 +125,8 @@ def stats_vector(stats: PyTree, beta: PyTree) -> Stats:
     """Puts the statistics of all layers into one, with an element for each beta.
 
     Args:
-      stats: pytree with a `MembraneStats` for each leaf of beta, of its shape; or a `MembraneDistances` for each.
+      stats: pytree with a `MembraneStats` for each leaf of beta, of its shape; or a `MembraneDistances` for each; as
+        `like_beta` takes it.
       beta: pytree of arrays, one leaf per layer.
 
     Returns:
@@ -107,6 +135,7 @@ def stats_vector(stats: PyTree, beta: PyTree) -> Stats:
     Raises:
       ValueError: `stats` has something else, or other layers or shapes.
     """
+    stats = like_beta(stats, beta)
     leaves = jax.tree.leaves(stats, is_leaf=is_stats)
     kind = MembraneDistances if leaves and isinstance(leaves[0], MembraneDistances) else MembraneStats
     for leaf in leaves:
@@ -120,4 +149,5 @@ def stats_vector(stats: PyTree, beta: PyTree) -> Stats:
 
 
 def _listed(tree: PyTree) -> str:
-    return '{' + ', '.join(leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)) + '}'
+    named = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_stats)
+    return '{' + ', '.join(leaf_name(path) for path, _ in named) + '}'

@@ -18,7 +18,7 @@ def mixup(images: jax.Array, labels: jax.Array, key: jax.Array, alpha: float) ->
     Returns:
       Mixed images and labels, in the shapes and dtypes given.
     """
-    share = jax.random.beta(key, alpha, alpha)
+    share = jax.random.beta(key, alpha, alpha, dtype=jnp.float32)
     return _blend(images, share), _blend(labels, share)
 
 
@@ -36,10 +36,10 @@ def cutmix(images: jax.Array, labels: jax.Array, key: jax.Array, alpha: float) -
     """
     height, width = images.shape[-3:-1]
     share_key, row_key, column_key = jax.random.split(key, 3)
-    edge = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
-    rows = _inside(jax.random.uniform(row_key), edge, height)
-    columns = _inside(jax.random.uniform(column_key), edge, width)
-    pasted = (rows[:, None] & columns)[..., None]
+    edge = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32))
+    rows = _inside(jax.random.uniform(row_key, dtype=jnp.float32), edge, height)
+    columns = _inside(jax.random.uniform(column_key, dtype=jnp.float32), edge, width)
+    pasted = (rows[:, None] & columns[None]).reshape((1,) * (images.ndim - 3) + (height, width, 1))
     # The rectangle may reach over the border: the labels follow what was really pasted.
     share = 1 - jnp.mean(pasted, dtype=jnp.float32)
     return jnp.where(pasted, images[::-1], images), _blend(labels, share)
@@ -80,5 +80,5 @@ def _blend(values: jax.Array, share: jax.Array) -> jax.Array:
 
 def _inside(centre: jax.Array, edge: jax.Array, size: int) -> jax.Array:
     """Which pixels lie within an edge, a share of the size, about a centre, from 0 to 1."""
-    places = (jnp.arange(size) + 0.5) / size
+    places = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
     return jnp.abs(places - centre) < edge / 2

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.neuron import LIF, Currents, as_terms, check_decay, number_of_steps
+from cpng_jax.nn.currents import Currents, as_terms, check_decay, number_of_steps
+from cpng_jax.nn.neuron import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
 
@@ -80,7 +81,8 @@ def adapted_lif(
         (u, s), (current, threshold) = carry, now
         kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
         u = jnp.asarray(tau * u * kept + current, total.dtype)
-        # Eq. 5 by the potentials of all neurons, here and on other devices. No gradient, as in their code.
+        # Eq. 5 by the potentials of all neurons, here and on other devices, inside `jax.shard_map` by those here. No
+        # gradient, as in their code.
         seen = jax.lax.stop_gradient(u)
         if threshold is None:
             threshold = jnp.mean(seen) + jnp.std(seen)
@@ -88,7 +90,7 @@ def adapted_lif(
         s = spike(u, beta / widening, threshold, surrogate)
         return (u, s), Adapted(s.astype(out), v_th + (seen - threshold) / widening, threshold)
 
-    rest = jnp.zeros(total.shape[1:], total.dtype)
+    rest = jnp.zeros_like(total[0])
     return jax.lax.scan(step, (rest, rest), (total, thresholds))[1]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.surrogate import Array, at_least_float32
+from cpng_jax.nn.varying import explicit_spec, varying_alike
 
 # Pixels that the gradient of a kernel sums over in one go, since with more of them XLA:CPU falls out of its caches; and
 # parts at most, since each is a convolution of its own that costs time to compile.
@@ -38,12 +39,15 @@ def convolve(
     # One hashable object for custom_vjp, which takes whatever is not an array that way.
     xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     parts = 1
-    # Both ways round are written for stride 1, which most layers have.
-    if jax.default_backend() == 'cpu' and set(strides) == {1}:
+    # Both ways round are written for stride 1, which most layers have; and on explicit axes of a mesh, whose arrays JAX
+    # does not take apart just anyhow, what is left out is speed alone.
+    if jax.default_backend() == 'cpu' and set(strides) == {1} and explicit_spec(x) is None:
         if min(x.shape[1:3]) < kernel.shape[0]:
             return _by_taps(x, kernel)
         parts = _parts(x) if kernel.shape[0] > 1 else 1
-    return xla(x, kernel) if parts == 1 and unit is None else _with_own_gradient(x, kernel, parts, unit, xla)
+    if parts == 1 and unit is None:
+        return xla(x, kernel)
+    return _with_own_gradient(*varying_alike((x, kernel)), parts, unit, xla)
 
 
 def _by_taps(x: Array, kernel: Array) -> Array:
@@ -53,7 +57,7 @@ def _by_taps(x: Array, kernel: Array) -> Array:
     differentiates this into matrix products as well.
     """
     (height, width), reach = x.shape[1:3], kernel.shape[0] // 2
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = at_least_float32(x.dtype)
     y = jnp.zeros((*x.shape[:3], kernel.shape[-1]), wide)
     for i, j in itertools.product(range(-reach, reach + 1), repeat=2):
         if abs(i) < height and abs(j) < width:  # Or all that the tap meets is padding.
@@ -104,7 +108,7 @@ def _backward(
     (d_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](d_y)
     # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.
     xs, d_ys = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (x, d_y))
-    d_kernel = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
+    d_kernel = jnp.zeros(kernel.shape, at_least_float32(kernel.dtype))
     for part in range(parts):
         _, gradient = jax.vjp(lambda kernel, part=part: xla(xs[:, part], kernel), kernel)
         d_kernel += gradient(d_ys[:, part])[0]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.nn.convolution import convolve
-from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.surrogate import Array, at_least_float32, of_rank
 from cpng_jax.nn.time_loop import Affine, Normalised
 
 
@@ -117,7 +117,9 @@ def avg_pool(x: Array, window: int) -> Array:
     _check_rank(x, 5, '[T, B, H, W, C]', 'avg_pool')
     if min(x.shape[2:4]) < window:
         raise ValueError(f'avg_pool: a map of {x.shape[2]} x {x.shape[3]} is smaller than its window of {window}.')
-    return merge_time(lambda y: nn.avg_pool(y, (window, window), (window, window)), x)
+    # Flax divides by an integer that has a dtype of its own, which JAX's strict promotion of dtypes refuses.
+    area = (1, window, window, 1)
+    return merge_time(lambda y: jax.lax.reduce_window(y, 0.0, jax.lax.add, area, area, 'VALID') / window**2, x)
 
 
 def max_pool(x: Array, window: int, stride: int) -> Array:
@@ -228,10 +230,10 @@ def moments(x: Array) -> tuple[Array, Array]:
       `(mean, variance)`, each `[C]`.
     """
     axes = tuple(range(x.ndim - 1))
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(at_least_float32(x.dtype))
     mean = jnp.mean(x, axes)
     # Not the difference of two squares, which loses digits where |mean| >> std.
-    return mean, jnp.mean(jnp.square(x - mean), axes)
+    return mean, jnp.mean(jnp.square(x - of_rank(mean, x.ndim)), axes)
 
 
 def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -242,7 +244,8 @@ def _moments_forward(x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]
 def _moments_backward(residuals: tuple[Array, Array], cotangents: tuple[Array, Array]) -> tuple[Array]:
     (x, mean), (d_mean, d_variance) = residuals, cotangents
     count = x.size // x.shape[-1]
-    return ((d_mean / count + (x - mean) * (2 / count * d_variance)).astype(x.dtype),)
+    mean, d_mean, d_variance = (of_rank(value, x.ndim) for value in (mean, d_mean, d_variance))
+    return ((d_mean / count + (x.astype(mean.dtype) - mean) * (2 / count * d_variance)).astype(x.dtype),)
 
 
 moments.defvjp(_moments_forward, _moments_backward)

@@ -1,21 +1,18 @@
 """Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.nn import time_loop
+from cpng_jax.nn.currents import Currents, as_state, as_terms, check_decay, number_of_steps
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_stats, pooled
 from cpng_jax.nn.surrogate import TRIANGULAR, Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
-from cpng_jax.nn.time_loop import Neurons, Normalised, Parameters, Terms
-
-# Pre-synaptic input of a layer: one term, or several of one shape that are added.
-Term = ArrayLike | Normalised
-Currents = Term | Sequence[Term]
+from cpng_jax.nn.time_loop import Neurons, Parameters, Terms
 
 IMPLEMENTATIONS = ('scan', 'pallas')
 
@@ -23,6 +20,7 @@ IMPLEMENTATIONS = ('scan', 'pallas')
 DECAY = 'decay'
 
 
+@overload
 def lif(
     currents: Currents,
     beta: ArrayLike,
@@ -34,11 +32,52 @@ def lif(
     time_steps: int | None = None,
     implementation: str = 'scan',
     per_channel: bool = False,
-) -> tuple[Array, MembraneStats]:
+    initial_state: ArrayLike | None = None,
+    return_state: Literal[False] = False,
+) -> tuple[Array, MembraneStats]: ...
+@overload
+def lif(
+    currents: Currents,
+    beta: ArrayLike,
+    *,
+    tau: ArrayLike = 0.5,
+    v_th: ArrayLike = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    detach_reset: bool = False,
+    time_steps: int | None = None,
+    implementation: str = 'scan',
+    per_channel: bool = False,
+    initial_state: ArrayLike | None = None,
+    return_state: Literal[True],
+) -> tuple[Array, MembraneStats, Array]: ...
+def lif(
+    currents: Currents,
+    beta: ArrayLike,
+    *,
+    tau: ArrayLike = 0.5,
+    v_th: ArrayLike = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    detach_reset: bool = False,
+    time_steps: int | None = None,
+    implementation: str = 'scan',
+    per_channel: bool = False,
+    initial_state: ArrayLike | None = None,
+    return_state: bool = False,
+) -> Any:
     """Runs a layer of leaky integrate-and-fire neurons over time (Eq. 2).
 
     `u[t] = tau * u[t-1] * (1 - s[t-1]) + c[t]`, `s[t] = H(u[t] - v_th)`, from `u = 0`. Its gradient
     is Eq. 7 and 8. The membrane potential is kept in at least float32.
+
+    A long stream goes in chunks: each gets the state that the one before it returned, and all together give the spikes
+    of the whole, and its gradient.
+
+    Under `jit` with arrays shared over devices, also by the axes of an explicit mesh, the statistics are of all
+    neurons on all devices. Inside `jax.shard_map` they are of the device's own: over shards of one size,
+    `mean = pmean(m)` and `variance = pmean(v + (m - mean)**2)`.
+
+    It can be differentiated backwards alone (`jax.grad`, `jax.vjp`), as all that has a `jax.custom_vjp`: forwards
+    (`jax.jvp`, `jax.jacfwd`) JAX raises a TypeError.
 
     Args:
       currents: pre-synaptic input c, floating, `[T, ...]` with T >= 1, usually `[T, B, ...]`; or `Normalised`; or a
@@ -52,42 +91,64 @@ def lif(
       implementation: 'scan', or 'pallas' for the kernels of `pallas_loop`, which are for one GPU, take numbers for tau
         and v_th, and have not been tried on one yet.
       per_channel: measure each channel, the last axis of `currents`, by itself.
+      initial_state: what the reset has left of the membrane potentials before the first step, `[...]`: the state that
+        the chunk before returned; 0 if not given.
+      return_state: also return the state after the last step.
 
     Returns:
       `(spikes, stats)`: spikes 0 or 1, `[T, ...]` in the dtype of `currents`, and the `MembraneStats` of the pre-reset
-      potential over all T and all neurons, or all neurons of a channel.
+      potential over all T and all neurons, or all neurons of a channel. With `return_state` `(spikes, stats, state)`:
+      the membrane potential after the last reset, `u[T] * (1 - s[T])`, `[...]`, in at least float32. Gradients flow
+      through spikes and state; the statistics are measurements.
 
     Raises:
-      TypeError: `currents` is not floating.
-      ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, there is no
-        such implementation, or it cannot measure channels.
+      TypeError: `currents` or `initial_state` is not floating.
+      ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, the state has
+        another shape than a time step, there is no such implementation, or it cannot measure channels or take states.
     """
     terms = as_terms(currents)
     neurons = Neurons(
         get_surrogate(surrogate), detach_reset, number_of_steps(terms, time_steps), per_channel=per_channel
     )
-    spikes, stats, _ = _run(terms, Parameters(beta, tau, v_th), neurons, implementation)
-    return spikes, stats
+    parameters, streams = Parameters(beta, tau, v_th), return_state or initial_state is not None
+    ran = _run(terms, parameters, neurons, implementation, as_state(initial_state, terms), streams=streams)
+    return (ran.spikes, ran.stats, ran.state) if return_state else (ran.spikes, ran.stats)
+
+
+class _Ran(NamedTuple):
+    """What a layer did: spikes, what was measured, the state it is left in; None of what was not asked for."""
+
+    spikes: Array
+    stats: MembraneStats
+    distances: MembraneDistances | None = None
+    state: Array | None = None
 
 
 def _run(
-    terms: Terms, parameters: Parameters, neurons: Neurons, implementation: str
-) -> tuple[Array, MembraneStats, MembraneDistances | None]:
-    """Spikes and statistics of a layer; and, if asked to count, how near the potentials are to the threshold."""
+    terms: Terms,
+    parameters: Parameters,
+    neurons: Neurons,
+    implementation: str,
+    state: Array | None,
+    *,
+    streams: bool,
+) -> _Ran:
+    """Runs a layer by one of the implementations; `streams` says that it takes a state or gives one."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
     check_decay(parameters.tau)
     if implementation == 'pallas':
+        if streams:
+            raise ValueError("implementation is 'pallas', expected 'scan' with initial_state or return_state.")
         return _run_kernels(terms, parameters, neurons)
-    outputs: Any = time_loop.integrate(terms, _as_arrays(parameters, terms), neurons)
-    spikes, measured = outputs
+    spikes, measured, state = time_loop.integrate(terms, _as_arrays(parameters, terms), neurons, state)
     measured = jax.lax.stop_gradient(measured)
     # All parts are of one size, so that the share among all potentials is the mean of theirs.
     distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
-    return spikes, pooled(measured, neurons.per_channel), distances
+    return _Ran(spikes, pooled(measured, neurons.per_channel), distances, state)
 
 
-def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> tuple[Array, MembraneStats, None]:
+def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> _Ran:
     """The same by the Pallas kernels."""
     if neurons.count or neurons.per_channel:
         raise ValueError(
@@ -98,7 +159,7 @@ def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> tupl
     total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
     beta, tau, v_th = parameters
     spikes, mean, variance = pallas_loop.integrate(total, beta, cast(float, tau), cast(float, v_th), neurons)
-    return spikes, MembraneStats(mean, variance), None
+    return _Ran(spikes, MembraneStats(mean, variance))
 
 
 def _as_arrays(parameters: Parameters, terms: Terms) -> Parameters:
@@ -108,7 +169,12 @@ def _as_arrays(parameters: Parameters, terms: Terms) -> Parameters:
 
 
 def potentials(
-    currents: Currents, *, tau: ArrayLike = 0.5, v_th: ArrayLike = 1.0, time_steps: int | None = None
+    currents: Currents,
+    *,
+    tau: ArrayLike = 0.5,
+    v_th: ArrayLike = 1.0,
+    time_steps: int | None = None,
+    initial_state: ArrayLike | None = None,
 ) -> Array:
     """Computes the membrane potentials that `lif` has before the reset, at every time step (Eq. 2).
 
@@ -117,19 +183,22 @@ def potentials(
       tau: decay of the membrane potential per time step, 0 to 1.
       v_th: threshold, scalar or broadcastable to `[...]`.
       time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
+      initial_state: as of `lif`.
 
     Returns:
       `[T, ...]`, in at least float32.
 
     Raises:
-      TypeError: `currents` is not floating.
-      ValueError: `currents` has no time step or neither 1 nor `time_steps`, or tau lies outside 0 to 1.
+      TypeError: `currents` or `initial_state` is not floating.
+      ValueError: `currents` has no time step or neither 1 nor `time_steps`, tau lies outside 0 to 1, or the state has
+        another shape than a time step.
     """
     terms = as_terms(currents)
     check_decay(tau)
     # The surrogate gradient and its width have no part in the forward pass: any will do.
     neurons = Neurons(TRIANGULAR, detach_reset=False, time_steps=number_of_steps(terms, time_steps))
-    return time_loop.potentials(terms, _as_arrays(Parameters(1.0, tau, v_th), terms), neurons)
+    parameters = _as_arrays(Parameters(1.0, tau, v_th), terms)
+    return time_loop.potentials(terms, parameters, neurons, as_state(initial_state, terms))
 
 
 def lif_reference(
@@ -140,7 +209,9 @@ def lif_reference(
     v_th: ArrayLike = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
-) -> tuple[Array, MembraneStats]:
+    initial_state: ArrayLike | None = None,
+    return_state: bool = False,
+) -> tuple[Any, ...]:
     """Defines what `lif` computes, as Eq. 2 reads; JAX differentiates the loop. Slower, for reading and for tests.
 
     Args:
@@ -150,103 +221,44 @@ def lif_reference(
       v_th: threshold, scalar or broadcastable to `[...]`.
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
+      initial_state: what the reset has left of the membrane potentials before the first step, `[...]`.
+      return_state: also return the state after the last step.
 
     Returns:
-      `(spikes, stats)`: spikes 0 or 1, `[T, ...]` in the dtype of `currents`, and the `MembraneStats` of the layer.
+      `(spikes, stats)`: spikes 0 or 1, `[T, ...]` in the dtype of `currents`, and the `MembraneStats` of the layer; or
+      `(spikes, stats, state)`.
 
     Raises:
-      TypeError: `currents` is not floating.
-      ValueError: `currents` has no time step, or tau lies outside 0 to 1.
+      TypeError: `currents` or `initial_state` is not floating.
+      ValueError: `currents` has no time step, tau lies outside 0 to 1, or the state has another shape than a time step.
     """
     terms = as_terms(currents)
     check_decay(tau)
     total, out = time_loop.sum_of(terms), terms[0].values.dtype
 
-    def step(carry: tuple[Array, Array], current: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        u, s = carry
-        kept = 1 - (jax.lax.stop_gradient(s) if detach_reset else s)
-        u = jnp.asarray(tau * u * kept + current, total.dtype)
+    def step(u_after_reset: Array, current: Array) -> tuple[Array, tuple[Array, Array]]:
+        u = jnp.asarray(tau * u_after_reset + current, total.dtype)
         s = spike(u, beta, v_th, surrogate)
-        return (u, s), (u, s.astype(out))
+        u_after_reset = u * (1 - (jax.lax.stop_gradient(s) if detach_reset else s))
+        return u_after_reset, (u, s.astype(out))
 
-    rest = jnp.zeros(total.shape[1:], total.dtype)
-    _, (of_all_steps, spikes) = jax.lax.scan(step, (rest, rest), total)
-    return spikes, membrane_stats(of_all_steps)
-
-
-def as_terms(currents: Currents) -> Terms:
-    """Makes pre-synaptic currents a tuple of terms, checked.
-
-    Args:
-      currents: floating, `[T, ...]`; or `Normalised`; or a sequence of such terms of one shape.
-
-    Returns:
-      The terms, a plain array as one with nothing to apply.
-
-    Raises:
-      TypeError: a term is not floating.
-      ValueError: a term has no time step, or the shapes differ.
-    """
-    # `Normalised` is itself a tuple.
-    one = isinstance(currents, Normalised) or not isinstance(currents, tuple | list)
-    terms = tuple(map(_term, cast(Any, [currents] if one else currents)))
-    shapes = {term.shape for term in terms}
-    if len(shapes) != 1:
-        raise ValueError(f'currents must be terms of one shape, got {sorted(shapes)}.')
-    return terms
-
-
-def _term(term: Term) -> Normalised:
-    """A term, checked, with its map in a form that lets devices which share the examples sum its gradient alone."""
-    values, affine = term if isinstance(term, Normalised) else (term, None)
-    values = jnp.asarray(values)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise TypeError(f'currents must be floating, got dtype {values.dtype}.')
-    if values.ndim == 0 or len(values) == 0:
-        raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {values.shape}.')
-    if affine is not None and values.ndim > 2:
-        # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a sum
-        # inside it would have the devices wait for each other at every step.
-        each = lambda x: jnp.broadcast_to(x, (values.shape[1], *(1,) * (values.ndim - 2 - jnp.ndim(x)), *jnp.shape(x)))
-        affine = jax.tree.map(each, affine)
-    return Normalised(values, affine)
-
-
-def number_of_steps(terms: Terms, time_steps: int | None) -> int:
-    """Returns T: `time_steps`, or that of the currents where it is None.
-
-    Args:
-      terms: of the currents.
-      time_steps: T, or None.
-
-    Returns:
-      T.
-
-    Raises:
-      ValueError: the currents have neither 1 nor `time_steps`.
-    """
-    given = len(terms[0].values)
-    time_steps = given if time_steps is None else time_steps
-    if given not in (1, time_steps):
-        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
-    return time_steps
-
-
-def check_decay(tau: ArrayLike) -> None:
-    """Raises ValueError where a decay that is a number, not an array, lies outside 0 to 1."""
-    if isinstance(tau, int | float) and not 0 <= tau <= 1:
-        raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
+    state = as_state(initial_state, terms)
+    rest = jnp.zeros_like(total[0]) if state is None else state
+    left, (of_all_steps, spikes) = jax.lax.scan(step, rest, total)
+    stats = membrane_stats(of_all_steps)
+    return (spikes, stats, left) if return_state else (spikes, stats)
 
 
 class LIF(nn.Module):
     """A layer of LIF neurons with a surrogate width of its own.
 
     The width is the variable `beta` of the mutable collection `surrogate`, float32, a scalar or one for each channel.
-    When the collections `membrane`, `distances` and `firing_rate` are mutable, the layer writes there, under the same
-    name `beta`, its `MembraneStats`, its `MembraneDistances`, which are counted only then, and the share of neurons and
-    time steps that spiked: the collections have one layout, so `jax.tree.map` pairs each beta with its statistics. So
-    has the collection `potentials`: when that is mutable, all potentials before the reset, `[T, B, ...]`, are written
-    there.
+    When the collections `membrane`, `distances` and `firing_rate` are mutable, the layer writes there its
+    `MembraneStats`, its `MembraneDistances`, which are counted only then, and the share of neurons and time steps that
+    spiked; when `potentials` is, all potentials before the reset, `[T, B, ...]`. Each is a variable by the name of its
+    collection, next to where `beta` is in `surrogate`, so that NNX, where all are attributes of one object, can tell
+    them apart. `cpng.update` takes such a collection as it is; `like_beta` puts its leaves in the place of the betas,
+    for `jax.tree.map`.
 
     Give every activation a LIF of its own: two activations that share one would share one beta.
 
@@ -270,17 +282,46 @@ class LIF(nn.Module):
     per_channel: bool = False
     learn_tau: bool = False
 
+    @overload
+    def __call__(
+        self,
+        currents: Currents,
+        time_steps: int | None = None,
+        *,
+        initial_state: ArrayLike | None = None,
+        return_state: Literal[False] = False,
+    ) -> Array: ...
+    @overload
+    def __call__(
+        self,
+        currents: Currents,
+        time_steps: int | None = None,
+        *,
+        initial_state: ArrayLike | None = None,
+        return_state: Literal[True],
+    ) -> tuple[Array, Array]: ...
     @nn.compact
-    def __call__(self, currents: Currents, time_steps: int | None = None) -> Array:
+    def __call__(
+        self,
+        currents: Currents,
+        time_steps: int | None = None,
+        *,
+        initial_state: ArrayLike | None = None,
+        return_state: bool = False,
+    ) -> Any:
         """Computes the spikes of the layer.
 
         Args:
           currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`; or
             `Normalised`, as `TdBN.deferred` gives it; or a sequence of such terms, which are added.
           time_steps: T, if it is not that of `currents`.
+          initial_state: what the reset has left of the membrane potentials before the first step, `[B, ...]`: the state
+            that the chunk of a stream before this one returned; 0 if not given.
+          return_state: also return the state after the last step.
 
         Returns:
-          `[T, B, ...]`, in the dtype of `currents`.
+          Spikes `[T, B, ...]`, in the dtype of `currents`; with `return_state` `(spikes, state)`, the state `[B, ...]`
+          in at least float32.
         """
         terms = as_terms(currents)
         parameters = Parameters(self.width(terms), self.decay(), self.v_th)
@@ -291,10 +332,11 @@ class LIF(nn.Module):
             count=self.is_mutable_collection('distances') and not self.is_initializing(),
             per_channel=self.per_channel,
         )
-        spikes, stats, distances = _run(terms, parameters, neurons, self.implementation)
-        u = lambda: time_loop.potentials(terms, _as_arrays(parameters, terms), neurons)
-        self.report(spikes, stats, distances, u)
-        return spikes
+        state, streams = as_state(initial_state, terms), return_state or initial_state is not None
+        ran = _run(terms, parameters, neurons, self.implementation, state, streams=streams)
+        u = lambda: time_loop.potentials(terms, _as_arrays(parameters, terms), neurons, state)
+        self.report(ran.spikes, ran.stats, ran.distances, u)
+        return (ran.spikes, ran.state) if return_state else ran.spikes
 
     # Helpers are not methods that Flax wraps: whoever captures the values of methods has the spikes alone.
 
@@ -324,11 +366,11 @@ class LIF(nn.Module):
         if self.is_initializing():
             return
         if self.is_mutable_collection('membrane'):
-            self.put_variable('membrane', 'beta', stats)
+            self.put_variable('membrane', 'membrane', stats)
         if distances is not None:
-            self.put_variable('distances', 'beta', distances)
+            self.put_variable('distances', 'distances', distances)
         if self.is_mutable_collection('firing_rate'):
             rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
-            self.put_variable('firing_rate', 'beta', rate)
+            self.put_variable('firing_rate', 'firing_rate', rate)
         if self.is_mutable_collection('potentials'):
-            self.put_variable('potentials', 'beta', u())
+            self.put_variable('potentials', 'potentials', u())

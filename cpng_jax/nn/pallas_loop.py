@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32
 from cpng_jax.nn.time_loop import Neurons
 
 # Neurons of one program of the grid, a power of two as Triton asks: 8 for each of the 128 threads of 4 warps.
@@ -136,7 +136,7 @@ def _run_forward(
     """Spikes, mean and variance; and the potentials `[T, N]` before the reset in a list, empty unless `keep`."""
     flat = currents.reshape(len(currents), -1)
     size, blocks = flat.shape[1], pl.cdiv(flat.shape[1], _BLOCK)
-    dtype = jnp.promote_types(currents.dtype, jnp.float32)
+    dtype = at_least_float32(currents.dtype)
     # A kernel that runs once cannot take sums about the mean, and sums of squares about 0 lose digits where the mean is
     # large. So they are about the mean potential of the first step, cheap to have beforehand: at most sqrt(T) standard
     # deviations from the mean of all, little is lost when they are corrected below.

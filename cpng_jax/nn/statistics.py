@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32, of_rank
+from cpng_jax.nn.varying import explicit_spec
 
 # Distances from the threshold within which potentials are counted: from 1/32 to 32, four to each doubling.
 _PER_DOUBLING = 4
@@ -74,9 +75,9 @@ def nothing_measured(collection: str, beta: Any) -> Any:
 def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
     """Measures the mean and the variance of membrane potentials over all axes, or all but the last.
 
-    Under `jit` with a sharded batch both are global. The variance is taken about a first
-    estimate of the mean and then corrected, so it is right where |mean| is far above the
-    standard deviation.
+    Under `jit` with a sharded batch both are global; inside `jax.shard_map` they are of the device's own potentials.
+    The variance is taken about a first estimate of the mean and then corrected, so it is right where |mean| is far
+    above the standard deviation.
 
     Args:
       u: membrane potential before the reset, any shape with at least one element.
@@ -86,10 +87,10 @@ def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
       Scalars, or `[C]` per channel, in at least float32. No gradient flows through them: they are measurements.
     """
     u = jnp.asarray(u)
-    u = jax.lax.stop_gradient(u).astype(jnp.promote_types(u.dtype, jnp.float32))
+    u = jax.lax.stop_gradient(u).astype(at_least_float32(u.dtype))
     axes = tuple(range(u.ndim - per_channel))
     shift = jnp.mean(u, axes)
-    deviation = u - shift
+    deviation = u - of_rank(shift, u.ndim)
     correction = jnp.mean(deviation, axes)
     variance = jnp.mean(jnp.square(deviation), axes) - jnp.square(correction)
     # Rounding may leave a hair below 0. jnp.maximum hands NaN on, so a layer that diverged does not look constant.
@@ -133,13 +134,20 @@ def _shares(distance: Array) -> Array:
 
     NaN where an element is not finite: what has diverged must not look far from the threshold.
     """
+    spec = explicit_spec(distance)
+    if spec is None:
+        return _counted(distance)
+    # Of indexing JAX would ask how each result is shared out: XLA may see to it.
+    return jax.sharding.auto_axes(_counted, out_sharding=jax.sharding.PartitionSpec(spec[0]))(distance)
+
+
+def _counted(distance: Array) -> Array:
     flat = distance.reshape(len(distance), -1)
     # What is in bin i is above low[i] and at most high[i]. The logarithm is right but for rounding at their ends.
-    ends = jnp.asarray(DISTANCES, flat.dtype)
-    low, high = jnp.concatenate([-jnp.ones(1), ends]), jnp.concatenate([ends, jnp.full(1, jnp.inf)])
+    low, high = (jnp.asarray(values, flat.dtype) for values in ([-1, *DISTANCES], [*DISTANCES, math.inf]))
     index = jnp.ceil(_PER_DOUBLING * (jnp.log2(flat) - math.log2(DISTANCES[0])))
     index = jnp.clip(index, 0, len(DISTANCES)).astype(jnp.int32)
-    index = index + (flat > high[index]) - (flat <= low[index])
+    index = index + (flat > high[index]).astype(jnp.int32) - (flat <= low[index]).astype(jnp.int32)
     count = lambda bins: jnp.zeros(len(DISTANCES) + 1, jnp.int32).at[bins].add(1)
     near = jnp.cumsum(jax.vmap(count)(index), axis=-1)[:, :-1]
     finite = jnp.isfinite(jnp.sum(flat, axis=-1, keepdims=True))
@@ -154,10 +162,11 @@ def pooled(measured: Measured, per_channel: bool = False) -> MembraneStats:
       per_channel: of each channel by itself.
 
     Returns:
-      Scalars, or `[C]` per channel.
+      Scalars, or `[C]` per channel. No gradient flows through them.
     """
     between = membrane_stats(measured.mean, per_channel)
-    within = jnp.mean(measured.variance, axis=tuple(range(measured.variance.ndim - per_channel)))
+    variance = jax.lax.stop_gradient(measured.variance)
+    within = jnp.mean(variance, axis=tuple(range(variance.ndim - per_channel)))
     return MembraneStats(between.mean, within + between.variance)
 
 

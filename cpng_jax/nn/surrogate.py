@@ -8,6 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cpng_jax.nn.varying import varying_alike
+
 Array = jax.Array
 ArrayLike = jax.typing.ArrayLike
 
@@ -102,7 +104,7 @@ def _spike_forward(x: Array, beta: Array, surrogate: Surrogate) -> tuple[Array, 
 def _spike_backward(surrogate: Surrogate, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, beta = residuals
     # At least float32: squares of potentials overflow float16, and 8 bits of bfloat16 blur the edge of the domain.
-    compute = jnp.promote_types(x.dtype, jnp.float32)
+    compute = at_least_float32(x.dtype)
     # asarray: under jit JAX may hand a constant back as a Python number.
     derivative = surrogate.gradient(jnp.asarray(x, compute), jnp.asarray(beta, compute))
     return (cotangent.astype(compute) * derivative).astype(x.dtype), jnp.zeros_like(beta)
@@ -137,7 +139,7 @@ def spike(u: ArrayLike, beta: ArrayLike, v_th: ArrayLike = 1.0, surrogate: str |
     surrogate = get_surrogate(surrogate)
     beta = broadcastable('beta', beta, u)
     v_th = broadcastable('v_th', v_th, u)
-    return _spike(u - v_th.astype(u.dtype), beta, surrogate)
+    return _spike(*varying_alike((u - v_th.astype(u.dtype), beta)), surrogate)
 
 
 def broadcastable(name: str, value: ArrayLike, u: Array) -> Array:
@@ -161,4 +163,14 @@ def broadcastable(name: str, value: ArrayLike, u: Array) -> Array:
         fits = False
     if not fits:
         raise ValueError(f'{name} has shape {array.shape}, which does not broadcast to that of u, {u.shape}.')
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
+    return of_rank(array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32), u.ndim)
+
+
+def at_least_float32(dtype: jax.typing.DTypeLike) -> jnp.dtype:
+    """Names the dtype to compute in: float64 for float64, float32 for what is less; also where JAX promotes nothing."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def of_rank(array: Array, rank: int) -> Array:
+    """Writes out the axes of size 1 that broadcasting adds in front, as JAX can be told to ask; a scalar stays one."""
+    return array.reshape((1,) * (rank - array.ndim) + array.shape) if array.ndim else array

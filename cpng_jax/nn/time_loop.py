@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.nn.statistics import Measured, measure
-from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, of_rank
+from cpng_jax.nn.varying import varying_alike
 
 # Time steps that the scan lays out one after the other, so that XLA fuses them into few kernels. More than this only
 # costs compile time.
@@ -100,65 +101,87 @@ def sum_of(terms: Terms) -> Array:
     """Applies the normalisations and adds the terms, in at least float32."""
     total: Any = None
     for values, affine in terms:
-        term = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+        term = values.astype(at_least_float32(values.dtype))
         if affine is not None:
-            term = (term - affine.mean) * affine.gain + affine.bias
+            mean, gain, bias = (of_rank(value, term.ndim) for value in affine)
+            term = (term - mean) * gain + bias
         total = term if total is None else total + term
     return total
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def integrate(currents: Terms, parameters: Parameters, neurons: Neurons) -> tuple[Array, Measured]:
+def integrate(
+    currents: Terms, parameters: Parameters, neurons: Neurons, state: Array | None = None
+) -> tuple[Array, Measured, Array]:
     """Runs the neurons over time (Eq. 2) and measures their potentials; backward Eq. 7 and 8.
 
     Args:
       currents: pre-synaptic, the terms of a sum, `[T, B, ...]`, or `[1, B, ...]` for the same at every step.
       parameters: floating arrays; that of beta gets a cotangent of zero.
       neurons: the rest of the description.
+      state: what the reset has left of the potentials before the first step, `[B, ...]`; None for 0.
 
     Returns:
-      `(spikes, measured)`: spikes 0 or 1, `[T, B, ...]`, in the dtype of the first values, and what is measured, in at
-      least float32 like the membrane potential. No gradient flows through the latter.
+      `(spikes, measured, state)`: spikes 0 or 1, `[T, B, ...]`, in the dtype of the first values; what is measured, in
+      at least float32 like the membrane potential, through which no gradient flows; the state after the last step.
     """
+    return _integrate(*varying_alike((currents, parameters, state)), neurons)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _integrate(
+    currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
+) -> tuple[Array, Measured, Array]:
     dtype, v_th = currents[0].values.dtype, jnp.asarray(parameters.v_th)
     # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
     emit = lambda u, spike: (
         spike.astype(dtype),
         measure(u, v_th, count=neurons.count, per_channel=neurons.per_channel),
     )
-    return _scan(currents, parameters, neurons, emit)
+    (spikes, measured), left = _scan(currents, parameters, state, neurons, emit)
+    return spikes, measured, left
 
 
-def potentials(currents: Terms, parameters: Parameters, neurons: Neurons) -> Array:
+def potentials(currents: Terms, parameters: Parameters, neurons: Neurons, state: Array | None = None) -> Array:
     """Computes the membrane potentials before the reset (Eq. 2).
 
     Args:
       currents: pre-synaptic, the terms of a sum, `[T, B, ...]`, or `[1, B, ...]` for the same at every step.
       parameters: floating arrays, of which beta has no part in this.
       neurons: the rest of the description.
+      state: what the reset has left of the potentials before the first step, `[B, ...]`; None for 0.
 
     Returns:
       `[T, B, ...]`, in at least float32.
     """
-    return _scan(currents, parameters, neurons, lambda u, _: u)
+    return _scan(*varying_alike((currents, parameters, state)), neurons, lambda u, _: u)[0]
 
 
-def _scan(currents: Terms, parameters: Parameters, neurons: Neurons, emit: Callable[[Array, Array], Any]) -> Any:
-    """Runs Eq. 2 and stacks what `emit` makes of the potentials before the reset and the spikes of each step."""
+def _scan(
+    currents: Terms,
+    parameters: Parameters,
+    state: Array | None,
+    neurons: Neurons,
+    emit: Callable[[Array, Array], Any],
+) -> tuple[Any, Array]:
+    """Runs Eq. 2 and stacks what `emit` makes of the potentials before the reset and the spikes of each step.
+
+    Beside that, what the last reset leaves.
+    """
     first, values_of_all_steps = _by_step(currents, neurons)
     tau, v_th = jnp.asarray(parameters.tau), jnp.asarray(parameters.v_th)
-    state = jax.eval_shape(sum_of, first)
+    # At rest, an array of the very type that a step makes, which a scan asks for: also inside `jax.shard_map`.
+    rest = jnp.zeros_like(sum_of(first)) if state is None else state
 
     def step(u_after_reset: Array, values: Values | None) -> tuple[Array, Any]:
         current = sum_of(first if values is None else _with_values(currents, values))
         # In the dtype of the carry, which a scan must hand on as it got it, whatever that of tau.
-        u = jnp.asarray(tau * u_after_reset + current, state.dtype)
+        u = jnp.asarray(tau * u_after_reset + current, rest.dtype)
         # The difference that the surrogate gradient takes, so that both passes round alike at the threshold.
         spike = u - v_th.astype(u.dtype) >= 0
         return jnp.where(spike, 0, u), emit(u, spike)
 
-    rest = jnp.zeros(state.shape, state.dtype)
-    return jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)[1]
+    left, stacked = jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)
+    return stacked, left
 
 
 def _by_step(currents: Terms, neurons: Neurons) -> tuple[Terms, Values | None]:
@@ -173,36 +196,38 @@ def _with_values(currents: Terms, values: Values) -> Terms:
     return tuple(Normalised(array, term.affine) for array, term in zip(values, currents, strict=True))
 
 
+Residuals = tuple[Terms, Parameters, Array | None]
+
+
 def _forward(
-    currents: Terms, parameters: Parameters, neurons: Neurons
-) -> tuple[tuple[Array, Measured], tuple[Terms, Parameters]]:
-    outputs: Any = integrate(currents, parameters, neurons)
-    return outputs, (currents, parameters)
+    currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
+) -> tuple[tuple[Array, Measured, Array], Residuals]:
+    outputs: Any = _integrate(currents, parameters, state, neurons)
+    return outputs, (currents, parameters, state)
 
 
-def _backward(
-    neurons: Neurons, residuals: tuple[Terms, Parameters], cotangents: tuple[Array, Measured]
-) -> tuple[Terms, Parameters]:
+def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, Measured, Array]) -> Residuals:
     # asarray: under jit JAX may hand a constant back as a Python number.
-    currents, (beta, tau, v_th) = jax.tree.map(jnp.asarray, residuals)
-    upstream, _ = cotangents
-    u_of_all_steps = potentials(currents, Parameters(beta, tau, v_th), neurons)
+    currents, (beta, tau, v_th), state = jax.tree.map(jnp.asarray, residuals)
+    upstream, _, d_left = cotangents
+    u_of_all_steps = potentials(currents, Parameters(beta, tau, v_th), neurons, state)
     dtype = u_of_all_steps.dtype
     width, threshold, decay = (jnp.asarray(value, dtype) for value in (beta, v_th, tau))
     first, values_of_all_steps = _by_step(currents, neurons)
     # Where all steps share the values, their gradient is a sum over the steps, which low precision would blur.
     first = _with_values(first, tuple(term.values.astype(dtype) for term in first))
 
-    def step(carry: tuple[Array, Any], now: tuple[Array, Array, Values | None]) -> tuple[Any, Any]:
-        d_u_next, sums = carry
+    def step(carry: tuple[Array, Array, Any], now: tuple[Array, Array, Values | None]) -> tuple[Any, Any]:
+        # Gradients of the next step's potential, and of what this step's reset leaves: tau times that, but at the end.
+        d_u_next, d_u_after_reset, sums = carry
         u, d_spike, values = now
         d_spike = d_spike.astype(dtype)
         if not neurons.detach_reset:
-            d_spike = d_spike - d_u_next * decay * u  # Eq. 8
+            d_spike = d_spike - d_u_after_reset * u  # Eq. 8
         x = u - threshold
         through_spike = d_spike * neurons.surrogate.gradient(x, width)
         u_after_reset = jnp.where(x >= 0, 0, u)
-        d_u = through_spike + jnp.where(x >= 0, 0, d_u_next * decay)  # Eq. 7
+        d_u = through_spike + jnp.where(x >= 0, 0, d_u_after_reset)  # Eq. 7
         # d_u is also the gradient of this step's currents; here it goes on through their normalisations.
         (d_terms,) = jax.vjp(sum_of, first if values is None else _with_values(currents, values))[1](d_u)
         # Stacked where each step has values of its own. All that the steps share is summed up in the carry.
@@ -210,21 +235,23 @@ def _backward(
         d_shared = d_terms if values is None else tuple(term.affine for term in d_terms)
         # The next potential is tau times what the reset left of this one; a spike depends on u - v_th.
         new = d_shared, _sum_like(d_u_next * u_after_reset, tau), _sum_like(-through_spike, v_th)
-        return (d_u, jax.tree.map(jnp.add, sums, new)), d_values
+        return (d_u, d_u * decay, jax.tree.map(jnp.add, sums, new)), d_values
 
-    end = jnp.zeros(u_of_all_steps.shape[1:], dtype)
     shared = first if values_of_all_steps is None else tuple(term.affine for term in currents)
-    start = end, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
-    (_, (d_shared, d_tau, d_v_th)), d_values = jax.lax.scan(
+    start = jnp.zeros_like(d_left), d_left, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
+    (d_u, d_state, (d_shared, d_tau, d_v_th)), d_values = jax.lax.scan(
         step, start, (u_of_all_steps, upstream, values_of_all_steps), reverse=True, unroll=neurons.unroll
     )
     if d_values is None:
         d_values = tuple(d.values[None].astype(term.values.dtype) for d, term in zip(d_shared, currents, strict=True))
         d_shared = tuple(term.affine for term in d_shared)
-    return tuple(map(Normalised, d_values, d_shared)), Parameters(jnp.zeros_like(beta), d_tau, d_v_th)
+    if state is not None:
+        d_tau = d_tau + _sum_like(d_u * state, tau)
+    d_parameters = Parameters(jnp.zeros_like(beta), d_tau, d_v_th)
+    return tuple(map(Normalised, d_values, d_shared)), d_parameters, None if state is None else d_state
 
 
-integrate.defvjp(_forward, _backward)
+_integrate.defvjp(_forward, _backward)
 
 
 def _sum_like(x: Array, like: Array) -> Array:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cpng_jax.runtime.config import Config
@@ -24,11 +25,12 @@ def learning_rate(config: Config, steps: int) -> optax.Schedule:
     peak = config.learning_rate
     # A run of a step or two has no room for both.
     warmup = min(round(config.warmup_fraction * steps), steps - 1)
-    cosine = optax.schedules.cosine_decay_schedule(peak, steps - warmup)
-    if not warmup:
-        return cosine
-    linear = optax.schedules.linear_schedule(_WARMUP_START * peak, peak, warmup)
-    return optax.schedules.join_schedules([linear, cosine], [warmup])
+    schedule = optax.schedules.cosine_decay_schedule(peak, steps - warmup)
+    if warmup:
+        linear = optax.schedules.linear_schedule(_WARMUP_START * peak, peak, warmup)
+        schedule = optax.schedules.join_schedules([linear, schedule], [warmup])
+    # Optax divides the step as it comes, and JAX's strict promotion of dtypes makes no float of an integer by itself.
+    return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
@@ -47,7 +49,14 @@ def make_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     rate = learning_rate(config, steps)
     update = optax.adam(rate) if config.name == 'adam' else optax.sgd(rate, momentum=config.momentum)
     mask = None if config.decay_norm_and_bias else _matrices
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), update)
+    chain = optax.chain(optax.add_decayed_weights(config.weight_decay, mask), update)
+
+    def by_usual_promotion(*arguments: Any, **more: Any) -> Any:
+        # Adam of optax mixes integers and floats, which JAX can be told to refuse.
+        with jax.numpy_dtype_promotion('standard'):
+            return chain.update(*arguments, **more)
+
+    return optax.GradientTransformation(chain.init, by_usual_promotion)
 
 
 def _matrices(params: Any) -> Any:

@@ -50,8 +50,8 @@ class EpochTotals(struct.PyTreeNode):
         """
         # Each leaf is an array of its own: the training step donates its buffers, and one cannot be donated twice.
         observed = {collection: nothing_measured(collection, surrogate) for collection in observe}
-        rates = jax.tree.map(lambda _: jnp.zeros(()), surrogate)
-        return cls(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32), rates, observed)
+        zero = lambda dtype=jnp.float32: jnp.zeros((), dtype)
+        return cls(zero(jnp.int32), zero(), zero(jnp.int32), jax.tree.map(lambda _: zero(), surrogate), observed)
 
 
 class TrainState(struct.PyTreeNode):

@@ -11,6 +11,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.statistics import join_layers
 from cpng_jax.nn.surrogate import Array
@@ -66,6 +67,7 @@ def network_input(images: Array, mean: np.ndarray, std: np.ndarray, dtype: str =
     Returns:
       `[B, H, W, C]` or `[T, B, H, W, C]`.
     """
+    mean, std = (value.astype(np.float32).reshape((1,) * (images.ndim - 1) + (-1,)) for value in (mean, std))
     scaled = ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
     return jnp.moveaxis(scaled, 1, 0) if images.ndim == 5 else scaled
 
@@ -156,9 +158,11 @@ def _differentiate(
         return jnp.mean(loss(logits, labels)), (logits, updates)
 
     (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    hits = jnp.sum(_hits(logits, true_labels))
-    observed = {collection: updates[collection] for collection in observe}
-    return updates.get('batch_stats', {}), Gathered(gradients, value, hits, updates['firing_rate'], observed)
+    hits = jnp.sum(_hits(logits, true_labels), dtype=jnp.int32)
+    # Laid out like beta, whatever the names that the layers measure under.
+    measured = {name: like_beta(updates[name], state.surrogate) for name in ('firing_rate', *observe)}
+    rates = measured.pop('firing_rate')
+    return updates.get('batch_stats', {}), Gathered(gradients, value, hits, rates, measured)
 
 
 def batch_loss(
@@ -221,7 +225,9 @@ def _accumulate(
     first = jax.tree.map(lambda array: array[0], batches)
     _, shapes = jax.eval_shape(differentiate, batch_stats, *first)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (batch_stats, whole, _), _ = jax.lax.scan(step, (batch_stats, nothing, jnp.zeros(())), batches, length=count)
+    (batch_stats, whole, _), _ = jax.lax.scan(
+        step, (batch_stats, nothing, jnp.zeros((), jnp.float32)), batches, length=count
+    )
     return batch_stats, whole
 
 
@@ -262,7 +268,7 @@ def make_eval_step(model: nn.Module, mesh: Mesh, prepare: Prepare) -> EvalStep:
         logits: Any = model.apply(variables, prepare(batch['image']))
         losses, hits = mean_output_cross_entropy(logits, batch['label']), _hits(logits, batch['label'])
         weight = batch['weight']
-        return EvalSums(jnp.sum(losses * weight), jnp.sum(hits * weight), jnp.sum(weight))
+        return EvalSums(jnp.sum(losses * weight), jnp.sum(hits.astype(weight.dtype) * weight), jnp.sum(weight))
 
     # The variables are taken from where they live.
     jitted = jax.jit(step, in_shardings=(None, over_batch(mesh)), out_shardings=replicated(mesh))

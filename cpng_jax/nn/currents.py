@@ -1,0 +1,102 @@
+"""What neurons are given, checked: pre-synaptic currents, the number of time steps, the decay, a state."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.nn.time_loop import Normalised, Terms, sum_of
+
+# Pre-synaptic input of a layer: one term, or several of one shape that are added.
+Term = ArrayLike | Normalised
+Currents = Term | Sequence[Term]
+
+
+def as_terms(currents: Currents) -> Terms:
+    """Makes pre-synaptic currents a tuple of terms, checked.
+
+    Args:
+      currents: floating, `[T, ...]`; or `Normalised`; or a sequence of such terms of one shape.
+
+    Returns:
+      The terms, a plain array as one with nothing to apply.
+
+    Raises:
+      TypeError: a term is not floating.
+      ValueError: a term has no time step, or the shapes differ.
+    """
+    # `Normalised` is itself a tuple.
+    one = isinstance(currents, Normalised) or not isinstance(currents, tuple | list)
+    terms = tuple(map(_term, cast(Any, [currents] if one else currents)))
+    shapes = {term.shape for term in terms}
+    if len(shapes) != 1:
+        raise ValueError(f'currents must be terms of one shape, got {sorted(shapes)}.')
+    return terms
+
+
+def _term(term: Term) -> Normalised:
+    """A term, checked, with its map in a form that lets devices which share the examples sum its gradient alone."""
+    values, affine = term if isinstance(term, Normalised) else (term, None)
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(f'currents must be floating, got dtype {values.dtype}.')
+    if values.ndim == 0 or len(values) == 0:
+        raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {values.shape}.')
+    if affine is not None and values.ndim > 2:
+        # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a sum
+        # inside it would have the devices wait for each other at every step.
+        each = lambda x: jnp.broadcast_to(x, (values.shape[1], *(1,) * (values.ndim - 2 - jnp.ndim(x)), *jnp.shape(x)))
+        affine = jax.tree.map(each, affine)
+    return Normalised(values, affine)
+
+
+def number_of_steps(terms: Terms, time_steps: int | None) -> int:
+    """Returns T: `time_steps`, or that of the currents where it is None.
+
+    Args:
+      terms: of the currents.
+      time_steps: T, or None.
+
+    Returns:
+      T.
+
+    Raises:
+      ValueError: the currents have neither 1 nor `time_steps`.
+    """
+    given = len(terms[0].values)
+    time_steps = given if time_steps is None else time_steps
+    if given not in (1, time_steps):
+        raise ValueError(f'currents must have 1 or {time_steps} time steps, got {given}.')
+    return time_steps
+
+
+def as_state(state: ArrayLike | None, terms: Terms) -> Array | None:
+    """Makes a state an array in the dtype of the membrane potential, checked.
+
+    Args:
+      state: what the reset has left of the potentials, `[...]`; or None.
+      terms: of the currents, `[T, ...]`.
+
+    Returns:
+      The state, in at least float32; or None.
+
+    Raises:
+      TypeError: the state is not floating.
+      ValueError: it has another shape than a time step of the currents.
+    """
+    if state is None:
+        return None
+    state, expected = jnp.asarray(state), terms[0].shape[1:]
+    if not jnp.issubdtype(state.dtype, jnp.floating):
+        raise TypeError(f'initial_state must be floating, got dtype {state.dtype}.')
+    if state.shape != expected:
+        raise ValueError(f'initial_state must have the shape of a time step, {expected}, got {state.shape}.')
+    return state.astype(jax.eval_shape(sum_of, terms).dtype)
+
+
+def check_decay(tau: ArrayLike) -> None:
+    """Raises ValueError where a decay that is a number, not an array, lies outside 0 to 1."""
+    if isinstance(tau, int | float) and not 0 <= tau <= 1:
+        raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
