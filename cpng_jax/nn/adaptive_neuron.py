@@ -10,7 +10,7 @@ Written for comparison, by `lax.scan` as JAX differentiates it: slower than `LIF
 for each other at each time step. The backward half alone, at a fixed threshold, is `control.ds_atgo`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,17 +103,33 @@ class AdaptedLIF(LIF):
     """
 
     @nn.compact
-    def __call__(self, currents: Currents, time_steps: int | None = None) -> Array:
+    def __call__(
+        self,
+        currents: Currents,
+        time_steps: int | None = None,
+        *,
+        initial_state: ArrayLike | None = None,
+        return_state: bool = False,
+    ) -> Any:
         """Computes the spikes of the layer.
 
         Args:
           currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`; or
             `Normalised`, as `TdBN.deferred` gives it; or a sequence of such terms, which are added.
           time_steps: T, if it is not that of `currents`.
+          initial_state: None, and `return_state` False: thresholds belong to time steps, counted from the first.
+          return_state: see `initial_state`.
 
         Returns:
           `[T, B, ...]`, in the dtype of `currents`.
+
+        Raises:
+          ValueError: a state is given or asked for.
         """
+        if return_state or initial_state is not None:
+            raise ValueError(
+                'AdaptedLIF takes and gives no state: it has a threshold for each time step, counted from the first.'
+            )
         terms = as_terms(currents)
         beta, tau = self.width(terms), self.decay()
         steps = number_of_steps(terms, time_steps)

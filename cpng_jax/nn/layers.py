@@ -16,6 +16,7 @@ from flax import linen as nn
 from cpng_jax.nn.convolution import convolve
 from cpng_jax.nn.surrogate import Array, at_least_float32, of_rank
 from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.varying import explicit_spec
 
 
 def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
@@ -29,7 +30,7 @@ def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
       `[T, B, ...]`.
     """
     # Devices share the examples: these must come first then, or the whole batch would be gathered on each device.
-    shared = jax.device_count() > 1
+    shared = jax.device_count() > 1 or explicit_spec(x) is not None
     x = jnp.swapaxes(x, 0, 1) if shared else x
     y = function(x.reshape(-1, *x.shape[2:]))
     y = y.reshape(*x.shape[:2], *y.shape[1:])

@@ -49,7 +49,9 @@ def all_potentials(run):
     variables = {'params': state.params, 'batch_stats': state.batch_stats, 'surrogate': state.surrogate}
     network = network_input(jnp.asarray(images), dataset.mean, dataset.std)
     _, seen = run.setup.model.apply(variables, network, mutable=['potentials'])
-    return {name: np.asarray(layer['lif']['beta'], np.float64) for name, layer in sorted(seen['potentials'].items())}
+    return {
+        name: np.asarray(layer['lif']['potentials'], np.float64) for name, layer in sorted(seen['potentials'].items())
+    }
 
 
 @pytest.mark.trains

@@ -105,8 +105,10 @@ def test_the_layer_keeps_a_running_threshold_and_evaluates_with_it():
     _, s, thresholds, _ = equations(currents, 0.5, 0.8)
     np.testing.assert_array_equal(spikes, s)
     np.testing.assert_allclose(seen['batch_stats']['threshold'], 0.9 * 0.8 + 0.1 * thresholds, rtol=1e-5)
-    np.testing.assert_allclose(seen['firing_rate']['beta'], s.mean(), rtol=1e-5)
-    np.testing.assert_allclose(membrane_stats(seen['potentials']['beta']), seen['membrane']['beta'], rtol=1e-6)
+    np.testing.assert_allclose(seen['firing_rate']['firing_rate'], s.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        membrane_stats(seen['potentials']['potentials']), seen['membrane']['membrane'], rtol=1e-6
+    )
     # Nothing has run before: evaluation is that of the fixed threshold.
     np.testing.assert_array_equal(layer.apply(variables, currents), lif(currents, 1.0, v_th=0.8)[0])
     later = layer.apply({**variables, 'batch_stats': seen['batch_stats']}, currents)

@@ -53,7 +53,7 @@ def test_a_layer_counts_its_potentials(shape):
     u, s = eq_2(currents, 0.5, V_TH)
     np.testing.assert_array_equal(spikes, s)
     assert set(updates) == {'distances'}
-    counted = updates['distances']['beta']
+    counted = updates['distances']['distances']
     assert isinstance(counted, MembraneDistances)
     assert counted.shares.dtype == np.float32
     np.testing.assert_allclose(counted.shares, distances_of(u, V_TH).shares, rtol=1e-6)
@@ -77,10 +77,10 @@ def test_counts_of_a_diverged_layer_are_not_finite(bad):
     currents[1, 2, 0] = bad
     layer = LIF()
     _, updates = layer.apply({'surrogate': {'beta': f32(1)}}, currents, mutable=['distances'])
-    assert np.isnan(updates['distances']['beta'].shares).all()
-    assert np.isnan(chi(updates['distances']['beta'], 1.0))
-    assert beta_for_chi(0.5, updates['distances']['beta']) == 0
-    _, state, report = cpng.update(updates['distances']['beta'], f32(1), cpng.CPNGState(f32(0.5)))
+    assert np.isnan(updates['distances']['distances'].shares).all()
+    assert np.isnan(chi(updates['distances']['distances'], 1.0))
+    assert beta_for_chi(0.5, updates['distances']['distances']) == 0
+    _, state, report = cpng.update(updates['distances']['distances'], f32(1), cpng.CPNGState(f32(0.5)))
     assert report.skipped
     assert state.chi_recorder == 0.5
 

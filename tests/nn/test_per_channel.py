@@ -34,11 +34,11 @@ def test_each_channel_is_measured_by_itself(shape, offset):
     assert variables['surrogate']['beta'].dtype == np.float32
     assert (variables['surrogate']['beta'] == 0.5).all()
     _, updates = layer.apply(variables, currents, mutable=['membrane', 'firing_rate'])
-    stats, (u, s) = updates['membrane']['beta'], eq_2(currents, 0.25, 1)
+    stats, (u, s) = updates['membrane']['membrane'], eq_2(currents, 0.25, 1)
     assert isinstance(stats, MembraneStats)
     np.testing.assert_allclose(stats.mean, u.reshape(-1, 5).mean(0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(stats.variance, u.reshape(-1, 5).var(0), rtol=1e-4)
-    assert float(updates['firing_rate']['beta']) == pytest.approx(s.mean(), abs=1e-6)
+    assert float(updates['firing_rate']['firing_rate']) == pytest.approx(s.mean(), abs=1e-6)
     _, alone = lif(currents, f32(0.5), tau=0.25, per_channel=True)
     np.testing.assert_array_equal(alone.mean, stats.mean)
 
