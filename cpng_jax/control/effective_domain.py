@@ -113,7 +113,7 @@ def _bin(shares: Array, upper: Array) -> tuple[Array, Array, Array, Array]:
 
 def _counted_share(shares: Array, radius: Array) -> Array:
     """The share of potentials within a radius of the threshold, linear between the distances that were counted."""
-    radius = jnp.minimum(radius, DISTANCES[-1])
+    radius = jnp.minimum(radius, float(DISTANCES[-1]))
     shares = jnp.broadcast_to(shares, (*radius.shape, shares.shape[-1]))
     upper = jnp.searchsorted(jnp.asarray(DISTANCES, radius.dtype), radius)
     low, high, share_low, share_high = _bin(shares, jnp.minimum(upper, len(DISTANCES) - 1))

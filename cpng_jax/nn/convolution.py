@@ -111,7 +111,7 @@ def _backward(
     d_kernel = jnp.zeros(kernel.shape, at_least_float32(kernel.dtype))
     for part in range(parts):
         _, gradient = jax.vjp(lambda kernel, part=part: xla(xs[:, part], kernel), kernel)
-        d_kernel += gradient(d_ys[:, part])[0]
+        d_kernel += gradient(d_ys[:, part])[0].astype(d_kernel.dtype)
     return d_x, d_kernel.astype(kernel.dtype)
 
 

@@ -348,7 +348,7 @@ class LIF(nn.Module):
         if not 0 < self.tau < 1:
             raise ValueError(f'tau must lie strictly between 0 and 1 to be learnt, got {self.tau}.')
         logit = math.log(self.tau / (1 - self.tau))
-        return nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), ()))
+        return nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), (), jnp.float32))
 
     @nn.nowrap
     def width(self, terms: Terms) -> Array:

@@ -168,16 +168,16 @@ def _scan(
     Beside that, what the last reset leaves.
     """
     first, values_of_all_steps = _by_step(currents, neurons)
-    tau, v_th = jnp.asarray(parameters.tau), jnp.asarray(parameters.v_th)
     # At rest, an array of the very type that a step makes, which a scan asks for: also inside `jax.shard_map`.
     rest = jnp.zeros_like(sum_of(first)) if state is None else state
+    # In the dtype of the carry, which a scan must hand on as it got it.
+    tau, v_th = (jnp.asarray(value, rest.dtype) for value in (parameters.tau, parameters.v_th))
 
     def step(u_after_reset: Array, values: Values | None) -> tuple[Array, Any]:
         current = sum_of(first if values is None else _with_values(currents, values))
-        # In the dtype of the carry, which a scan must hand on as it got it, whatever that of tau.
-        u = jnp.asarray(tau * u_after_reset + current, rest.dtype)
+        u = tau * u_after_reset + current
         # The difference that the surrogate gradient takes, so that both passes round alike at the threshold.
-        spike = u - v_th.astype(u.dtype) >= 0
+        spike = u - v_th >= 0
         return jnp.where(spike, 0, u), emit(u, spike)
 
     left, stacked = jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)

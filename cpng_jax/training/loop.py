@@ -120,11 +120,13 @@ def _train_from(
             return results
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
-        # Compiled before the first step, so that its memory can be read and its compilation is not timed.
-        train_step = setup.train_step.lower(state, batch).compile()
-        memory = memory_usage(train_step)
-        writer.write('memory', first, memory)
-        display.print(memory_line(memory))
+        train_step = setup.train_step
+        if not jax.config.jax_disable_jit:
+            # Compiled before the first step, so that its memory can be read and its compilation is not timed.
+            train_step = train_step.lower(state, batch).compile()
+            memory = memory_usage(train_step)
+            writer.write('memory', first, memory)
+            display.print(memory_line(memory))
         timer = Timer(prefetcher, config.batch_size, first)
         for step in range(first + 1, setup.steps + 1):
             with profile.before(step):

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cpng_jax.data import mixing
@@ -57,4 +58,4 @@ def make_mix(config: Config, seed: int, classes: int) -> Mix | None:
 
 def _distribution(labels: Array, classes: int) -> Array:
     """Class indices as one-hot float32 `[B, classes]`; what is a distribution already stays."""
-    return labels if labels.ndim == 2 else jax.nn.one_hot(labels, classes)
+    return labels if labels.ndim == 2 else jax.nn.one_hot(labels, classes, dtype=jnp.float32)

@@ -191,7 +191,8 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
 
 def _hits(logits: Array, labels: Array) -> Array:
     """Which examples the outputs averaged over time classify correctly: int32, 0 or 1, `[B]`."""
-    return (jnp.argmax(jnp.mean(logits.astype(jnp.float32), axis=0), axis=-1) == labels).astype(jnp.int32)
+    classes = jnp.argmax(jnp.mean(logits.astype(jnp.float32), axis=0), axis=-1)
+    return (classes.astype(labels.dtype) == labels).astype(jnp.int32)
 
 
 def micro_batches(array: Array, count: int, axis: int = 0) -> Array:
