@@ -6,7 +6,7 @@ Each takes class indices or, for labels that were mixed or smoothed, a distribut
 import jax.numpy as jnp
 import optax
 
-from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32
 
 
 def mean_output_cross_entropy(logits: Array, labels: Array) -> Array:
@@ -17,13 +17,13 @@ def mean_output_cross_entropy(logits: Array, labels: Array) -> Array:
       labels: class indices, integer, `[B]`, or a distribution, floating, `[B, classes]`.
 
     Returns:
-      Loss of each example in nats, float32, `[B]`.
+      Loss of each example in nats, at least float32, `[B]`.
 
     Raises:
       ValueError: the shapes do not fit.
     """
     _check(logits, labels)
-    return _cross_entropy(jnp.mean(logits.astype(jnp.float32), axis=0), labels)
+    return _cross_entropy(jnp.mean(logits.astype(at_least_float32(logits.dtype)), axis=0), labels)
 
 
 def temporal_efficient_training(logits: Array, labels: Array, *, weight: ArrayLike, target: ArrayLike) -> Array:
@@ -39,7 +39,7 @@ def temporal_efficient_training(logits: Array, labels: Array, *, weight: ArrayLi
       target: what the outputs are pulled to; the threshold, as a rule.
 
     Returns:
-      Loss of each example, float32, `[B]`.
+      Loss of each example, at least float32, `[B]`.
 
     Raises:
       ValueError: the shapes do not fit, or `weight` lies outside 0 to 1.
@@ -47,7 +47,7 @@ def temporal_efficient_training(logits: Array, labels: Array, *, weight: ArrayLi
     _check(logits, labels)
     if isinstance(weight, int | float) and not 0 <= weight <= 1:
         raise ValueError(f'weight (lambda of TET) must lie in 0 to 1, got {weight}.')
-    logits = logits.astype(jnp.float32)
+    logits = logits.astype(at_least_float32(logits.dtype))
     cross_entropy = jnp.mean(_cross_entropy(logits, jnp.broadcast_to(labels, (len(logits), *labels.shape))), axis=0)
     pull = jnp.mean(jnp.square(logits - target), axis=(0, 2))
     return jnp.asarray((1 - weight) * cross_entropy + weight * pull)
@@ -55,7 +55,7 @@ def temporal_efficient_training(logits: Array, labels: Array, *, weight: ArrayLi
 
 def _cross_entropy(logits: Array, labels: Array) -> Array:
     if labels.ndim == logits.ndim:
-        return optax.losses.softmax_cross_entropy(logits, labels.astype(jnp.float32))
+        return optax.losses.softmax_cross_entropy(logits, labels.astype(logits.dtype))
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 

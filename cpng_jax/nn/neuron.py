@@ -82,7 +82,8 @@ def lif(
     Args:
       currents: pre-synaptic input c, floating, `[T, ...]` with T >= 1, usually `[T, B, ...]`; or `Normalised`; or a
         sequence of such terms of one shape, which are added.
-      beta: width of the surrogate gradient, scalar or broadcastable to `[...]`.
+      beta: width of the surrogate gradient, scalar or broadcastable to `[...]`; spikes do not depend on it, so its
+        gradient is 0.
       tau: decay of the membrane potential per time step, 0 to 1; 1 is integrate-and-fire without leak.
       v_th: threshold, scalar or broadcastable to `[...]`.
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.

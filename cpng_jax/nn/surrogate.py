@@ -119,6 +119,7 @@ def spike(u: ArrayLike, beta: ArrayLike, v_th: ArrayLike = 1.0, surrogate: str |
     Forward `H(u - v_th)` with `H(0) = 1` (Eq. 2), backward `f(u - v_th)` (Eq. 3 and 4), computed in
     at least float32 and returned in the dtype of `u`. `beta` is an ordinary array argument:
     changing it never recompiles, and its cotangent is zero. `v_th` gets the gradient of `u - v_th`.
+    It can be differentiated backwards alone, see `lif`: forwards JAX raises a TypeError.
 
     Args:
       u: membrane potential, floating, any shape.

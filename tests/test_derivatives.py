@@ -1,0 +1,148 @@
+"""Every public function against finite differences, by each of its floating arguments; or it stops the gradient."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+import cpng_jax
+from cpng_jax import MembraneDistances, MembraneStats, avg_pool, beta_for_chi, chi, cpng, like_beta
+from cpng_jax.control.effective_domain import beta_of_width, chi_by_layer
+from cpng_jax.nn.losses import mean_output_cross_entropy, temporal_efficient_training
+from cpng_jax.nn.neuron import lif, potentials
+from cpng_jax.nn.statistics import DISTANCES, join_layers, membrane_stats
+
+rng = np.random.default_rng(0)
+MEAN, VARIANCE, BETA, V_TH = (
+    rng.normal(size=4),
+    rng.uniform(0.5, 2, 4),
+    rng.uniform(0.5, 2, 4),
+    rng.uniform(0.8, 1.2, 4),
+)
+TARGET, OTHER = rng.uniform(0.2, 0.6, 4), rng.normal(size=4)
+# As many shares within each distance as a Gaussian about the threshold has; no two equal.
+SHARES = 1 - np.exp(-DISTANCES) * rng.uniform(0.9, 1, (4, 1))
+LOGITS, WIDE = rng.normal(size=(3, 4, 5)), rng.normal(size=(2, 3, 4, 4, 2))
+MIXED = rng.dirichlet(np.ones(5), 4)
+CURRENTS = rng.normal(0.5, 1, (3, 2, 4))
+
+
+def of_update(mean, variance, beta):
+    """A layer whose chi rose above the smallest so far, and gets the beta that brings it back."""
+    new, state, report = cpng.update(MembraneStats(mean, variance), beta, cpng.CPNGState(jnp.full(4, 0.21)))
+    return new, state.chi_recorder, report.chi
+
+
+# What is differentiable: the function, and all of its floating arguments.
+DIFFERENTIABLE = {
+    'chi': (
+        lambda mean, variance, beta, v_th: chi(MembraneStats(mean, variance), beta, v_th=v_th),
+        (MEAN, VARIANCE, BETA, V_TH),
+    ),
+    'chi of counts': (lambda shares, beta: chi(MembraneDistances(shares), beta), (SHARES, BETA)),
+    'beta_for_chi': (
+        lambda target, mean, variance, v_th: beta_for_chi(target, MembraneStats(mean, variance), v_th=v_th),
+        (TARGET, MEAN, VARIANCE, V_TH),
+    ),
+    'beta_for_chi of counts': (
+        lambda target, shares: beta_for_chi(target, MembraneDistances(shares)),
+        (TARGET, SHARES),
+    ),
+    'beta_of_width': (lambda width: beta_of_width(width, 'rectangular'), (BETA,)),
+    'chi_by_layer': (
+        lambda mean, variance, beta: chi_by_layer({'a': MembraneStats(mean, variance)}, {'a': beta}),
+        (MEAN, VARIANCE, BETA),
+    ),
+    'cpng.update': (of_update, (MEAN, VARIANCE, BETA)),
+    'like_beta': (lambda mean, beta: like_beta({'a': {'rate': mean}}, {'a': {'beta': beta}}), (MEAN, BETA)),
+    'join_layers': (
+        lambda *given: join_layers(MembraneStats(*given[:2]), MembraneStats(*given[2:4]), given[4]),
+        (MEAN, VARIANCE, OTHER, BETA, TARGET[0]),
+    ),
+    'mean_output_cross_entropy': (mean_output_cross_entropy, (LOGITS, MIXED)),
+    'temporal_efficient_training': (
+        lambda logits, labels, weight, target: temporal_efficient_training(
+            logits, labels, weight=weight, target=target
+        ),
+        (LOGITS, MIXED, np.float64(0.3), np.float64(1.2)),
+    ),
+    'avg_pool': (lambda x: avg_pool(x, 2), (WIDE,)),
+    'potentials': (lambda c, tau, state: potentials(c, tau=tau, initial_state=state), (CURRENTS, 0.6, CURRENTS[0])),
+}
+# What is not, and says so; or gets a surrogate in the place of its derivative, which tests of its own are about.
+STOPPED = {'membrane_stats': membrane_stats, 'lif, its statistics': lambda currents: lif(currents, 1.0)[1]}
+SURROGATES = {'lif', 'spike', 'LIF', 'VGG', 'Conv', 'Dense', 'TdBN'}
+DATA = {'CPNGConfig', 'CPNGReport', 'CPNGState', 'MembraneDistances', 'MembraneStats', 'Surrogate', 'cpng'}
+
+
+@pytest.fixture
+def in_64_bits():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize('name', DIFFERENTIABLE)
+def test_derivatives_are_those_of_finite_differences(name, in_64_bits):
+    function, arguments = DIFFERENTIABLE[name]
+    arguments = tuple(jnp.asarray(value, jnp.float64) for value in arguments)
+    check_grads(function, arguments, order=1, modes=['fwd', 'rev'], eps=1e-6, atol=1e-6, rtol=1e-6)
+
+
+def test_the_inverse_has_second_derivatives_too(in_64_bits):
+    function, arguments = DIFFERENTIABLE['beta_for_chi']
+    check_grads(function, tuple(map(jnp.asarray, arguments)), order=2, modes=['rev'], eps=1e-4, atol=1e-4, rtol=1e-4)
+
+
+@given(st.floats(0.02, 0.98), st.floats(-3, 5), st.floats(0.01, 10), st.floats(0.1, 3))
+def test_the_inverse_has_the_inverse_derivative(target, mean, variance, v_th):
+    """d beta / d chi = 1 / (d chi / d beta); by the others as the implicit function theorem has it."""
+    with jax.enable_x64(True):
+        given = tuple(map(jnp.float64, (mean, variance, v_th)))
+        forward = lambda beta, mean, variance, v_th: chi(MembraneStats(mean, variance), beta, v_th=v_th)
+        inverse = lambda target, mean, variance, v_th: beta_for_chi(target, MembraneStats(mean, variance), v_th=v_th)
+        beta = inverse(jnp.float64(target), *given)
+        slope, *rest = map(float, jax.grad(forward, (0, 1, 2, 3))(beta, *given))
+        by_target, *others = map(float, jax.grad(inverse, (0, 1, 2, 3))(jnp.float64(target), *given))
+    assume(abs(slope) > 1e-12)
+    np.testing.assert_allclose(by_target, 1 / slope, rtol=1e-6)
+    np.testing.assert_allclose(others, -np.array(rest) / slope, rtol=1e-5, atol=1e-9)
+
+
+def test_the_example_of_a_user():
+    stats = MembraneStats(jnp.float32(0.2), jnp.float32(1))
+    step = (beta_for_chi(0.401, stats) - beta_for_chi(0.399, stats)) / 0.002
+    assert step < -2
+    np.testing.assert_allclose(jax.grad(lambda target: beta_for_chi(target, stats))(0.4), step, rtol=1e-3)
+
+
+@pytest.mark.parametrize('target', [0.0, 1.0, 1.5])
+@pytest.mark.parametrize('stats', [MembraneStats(0.2, 1.0), MembraneStats(0.2, 0.0), MembraneDistances(SHARES[0] / 2)])
+def test_where_there_is_no_solution_derivatives_are_0(stats, target):
+    stats = jax.tree.map(jnp.float32, stats)
+    gradients = jax.grad(beta_for_chi, argnums=(0, 1))(jnp.float32(target), stats)
+    for gradient in jax.tree.leaves(gradients):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize('name', STOPPED)
+def test_measurements_stop_the_gradient(name):
+    total = lambda currents: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(STOPPED[name](currents)))
+    assert total(jnp.float32(CURRENTS)) != 0
+    np.testing.assert_array_equal(jax.grad(total)(jnp.float32(CURRENTS)), 0)
+
+
+def test_forward_mode_is_refused_as_the_docstrings_say():
+    for function in (lif, cpng_jax.spike):
+        assert 'TypeError' in (inspect.getdoc(function) or '')
+        with pytest.raises(TypeError, match='forward-mode'):
+            jax.jvp(lambda u, function=function: function(u, 1.0), (jnp.ones((2, 3)),), (jnp.ones((2, 3)),))
+
+
+def test_no_public_name_is_left_out():
+    checked = {name.split()[0].rstrip(',') for name in (*DIFFERENTIABLE, *STOPPED)}
+    assert set(cpng_jax.__all__) <= checked | SURROGATES | DATA

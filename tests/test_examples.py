@@ -1,0 +1,50 @@
+"""The examples train, and set beta on the way."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cpng_jax import LIF, VGG, cpng, lif
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize('name', ['plain_jax', 'nnx_training', 'equinox_training'])
+def test_an_example_trains(name, capsys):
+    accuracy, beta = importlib.import_module(f'examples.{name}').train(epochs=4)
+    assert accuracy > 0.85
+    (width,) = jax.tree.leaves(beta)
+    assert width > 1  # chi rises while it learns, and CPNG narrows the domain
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[-1].startswith('epoch 4: accuracy ')
+
+
+MEASURED = ['membrane', 'distances', 'firing_rate', 'potentials']
+
+
+def test_nnx_tells_measurements_from_beta():
+    currents = jnp.asarray(np.random.default_rng(0).normal(0.5, 1, (4, 2, 6)), jnp.float32)
+    layer = nnx.bridge.ToNNX(LIF(beta_init=2.0), rngs=nnx.Rngs(0)).lazy_init(currents)
+    for _ in range(2):  # also where they are there already
+        spikes = layer(currents, mutable=MEASURED)
+    expected, stats = lif(currents, 2.0)
+    np.testing.assert_array_equal(spikes, expected)
+    assert layer.beta.get_value() == 2
+    np.testing.assert_allclose(layer.membrane.get_value(), stats)
+    np.testing.assert_allclose(layer.firing_rate.get_value(), expected.mean())
+
+
+def test_nnx_takes_a_whole_network_through_an_update():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+    network = nnx.bridge.ToNNX(VGG(3, stages=((4,), (4,)), time_steps=2), rngs=nnx.Rngs(0)).lazy_init(images)
+    network(images, train=True, mutable=['batch_stats', *MEASURED])
+    of = lambda name: nnx.to_pure_dict(nnx.state(network, nnx.variable_type_from_name(name)))
+    beta = of('surrogate')
+    for statistics in ('membrane', 'distances'):
+        _, _, report = cpng.update(of(statistics), beta, cpng.init(beta))
+        assert not report.skipped_layers()
+        assert all(0 < chi < 1 for chi in jax.tree.leaves(report.chi))
