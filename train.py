@@ -1,7 +1,13 @@
 """Trains a spiking network with CPNG: `python train.py --config=configs/digits.py --workdir=runs/digits`."""
 
 import pathlib
+import signal
 import sys
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C during the imports below: JAX might swallow Python's exception
 
 try:
     from absl import flags

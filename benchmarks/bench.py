@@ -14,7 +14,7 @@ import sys
 import textwrap
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 from matplotlib.figure import Figure
 
 from benchmarks import cpng_cost, race, scaling
@@ -23,6 +23,7 @@ from benchmarks.contest import PEERS, Result, contest
 from benchmarks.cpng_cost import Cost
 from benchmarks.process import peers_python
 from benchmarks.scaling import AXES, Growth
+from cpng_jax.runtime import command
 from cpng_jax.runtime.errors import UserError
 
 _OURS, _NEUTRAL = '#1f77b4', '#555555'
@@ -156,4 +157,4 @@ if __name__ == '__main__':
     flags.DEFINE_integer('batch', 0, 'Of the networks; 0 for 16, 8 and 2.', lower_bound=0)
     flags.DEFINE_float('width', 1.0, 'Factor on all channels of the networks.', lower_bound=0.01)
     flags.DEFINE_integer('sizes', 7, 'Sizes at most along each axis of the scaling.', lower_bound=2)
-    app.run(main)
+    command.run(main)

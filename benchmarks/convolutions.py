@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks.contest import Spread
 from benchmarks.cpng_cost import seconds_of
 from benchmarks.memory import table
 from cpng_jax.nn.convolution import convolve
 from cpng_jax.nn.surrogate import Array
+from cpng_jax.runtime import command
 
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternating rounds.', lower_bound=1)
 
@@ -113,4 +114,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.run(main)

@@ -19,13 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from benchmarks import cases, ours
 from benchmarks.cases import NETWORKS, Arrays, Case
 from benchmarks.contest import Spread
 from benchmarks.memory import table
 from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.runtime import command
 from cpng_jax.training import set_beta, setup
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.step import compiler_options, network_input
@@ -185,4 +186,4 @@ if __name__ == '__main__':
     flags.DEFINE_float('width', 1.0, 'Factor on all channels.', lower_bound=0.01)
     flags.DEFINE_integer('rounds', 7, 'Rounds in which the steps take turns.', lower_bound=1)
     flags.DEFINE_integer('steps', 3, 'Of each in a round.', lower_bound=1)
-    app.run(main)
+    command.run(main)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from configs import cifar10_resnet19
 from cpng_jax.data.augment import random_flip, standard
@@ -24,6 +24,7 @@ from cpng_jax.data.dataset import Example
 from cpng_jax.data.imagenet import JpegSource
 from cpng_jax.data.jpeg import decode_random_resized_crop, decode_resize_centre_crop
 from cpng_jax.data.pipeline import TrainBatches
+from cpng_jax.runtime import command
 
 # Width, height and number; together 527 x 430 on average.
 SIZES = {(500, 375): 4, (375, 500): 2, (500, 333): 2, (320, 240): 1, (1200, 900): 1}
@@ -152,4 +153,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.run(main)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from flax import linen as nn
 
 from configs import cifar100_vgg16, imagenet_sew_resnet34
@@ -24,6 +24,7 @@ from cpng_jax.models import registry
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.surrogate import Array
+from cpng_jax.runtime import command
 from cpng_jax.runtime.config import Config
 
 NETWORKS = {'VGG16, CIFAR': cifar100_vgg16, 'SEW-ResNet34, ImageNet': imagenet_sew_resnet34}
@@ -174,4 +175,4 @@ def main(_: list[str]) -> None:
 if __name__ == '__main__':
     # Here, so that programs that import this one have no such flag.
     flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'config.dtype: what the networks compute in.')
-    app.run(main)
+    command.run(main)

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 
 from benchmarks import memory
 from configs import imagenet_sew_resnet34
@@ -39,6 +39,7 @@ from cpng_jax.control import rules
 from cpng_jax.control.controller import Settings
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.summary import Summary, summarise
+from cpng_jax.runtime import command
 from cpng_jax.runtime.config import Config
 from cpng_jax.training import optim
 from cpng_jax.training.state import create
@@ -310,4 +311,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command.run(main)

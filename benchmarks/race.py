@@ -26,12 +26,13 @@ import pathlib
 import platform
 from collections.abc import Iterator
 
-from absl import app, flags
+from absl import flags
 
 from benchmarks.cases import NETWORKS, Case, lif_case, network_case
 from benchmarks.contest import PEERS, Result, Spread, contest
 from benchmarks.memory import table
 from benchmarks.process import peers_python
+from cpng_jax.runtime import command
 from cpng_jax.runtime.errors import UserError
 
 CASES = ('lif', *NETWORKS)
@@ -134,4 +135,4 @@ if __name__ == '__main__':
     flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'What networks compute in.')
     flags.DEFINE_bool('channels_last', False, 'Memory layout of the PyTorch networks.')
     flags.DEFINE_bool('compile', False, 'Run PyTorch through torch.compile.')
-    app.run(main)
+    command.run(main)

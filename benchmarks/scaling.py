@@ -15,12 +15,13 @@ import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from benchmarks import ours
 from benchmarks.cpng_cost import seconds_of
 from benchmarks.memory import table
 from configs import cifar10_resnet19
+from cpng_jax.runtime import command
 from cpng_jax.runtime.config import Config
 from cpng_jax.training import setup
 
@@ -135,4 +136,4 @@ if __name__ == '__main__':
     flags.DEFINE_multi_enum('axes', list(AXES), list(AXES), 'Along which.')
     flags.DEFINE_integer('rounds', 7, 'Rounds in which the sizes take turns.', lower_bound=1)
     flags.DEFINE_integer('steps', 3, 'Of each size in a round.', lower_bound=1)
-    app.run(main)
+    command.run(main)

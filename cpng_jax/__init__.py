@@ -3,6 +3,17 @@
 The library, usable in anyone's JAX code. The training program lives in the other modules and is not imported here.
 """
 
+import signal
+import sys
+
+# `python -m cpng_jax.analysis`: Ctrl-C during the imports ends the program; JAX might swallow Python's exception.
+if (
+    sys.argv[:1] == ['-m']
+    and any(argument.startswith('cpng_jax.') for argument in sys.orig_argv)
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from cpng_jax.control import cpng
 from cpng_jax.control.cpng import CPNGConfig, CPNGReport, CPNGState
 from cpng_jax.control.effective_domain import beta_for_chi, chi

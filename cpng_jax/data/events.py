@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cpng_jax.data.dataset import Augmentation, Example
+from cpng_jax.runtime import signals
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 
@@ -146,7 +147,7 @@ def cached_frames(
         path.parent.mkdir(parents=True, exist_ok=True)
         # Processes that start together each write a file of their own; the last one to finish leaves its file.
         temporary = path.with_name(f'{path.stem}.{uuid.uuid4().hex}.tmp')
-        try:
+        with signals.temporary(temporary):
             with temporary.open('xb') as file:
                 np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
                 for events in recordings():
@@ -156,8 +157,6 @@ def cached_frames(
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f'Cannot write the event frames to {path}: {error.strerror}.') from error
     stored = _open(path, shape)

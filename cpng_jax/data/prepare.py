@@ -6,11 +6,13 @@ can be interrupted and run again at any time: a data set is there as a whole or 
 
 import argparse
 import pathlib
+import signal
 import sys
 from collections.abc import Callable
 
 from cpng_jax.data import cifar, cifar10_dvs, imagenet, tfds_builders
 from cpng_jax.data.tfds_builders import Archive
+from cpng_jax.runtime import streams
 from cpng_jax.runtime.errors import UserError
 
 Archives = tuple[Archive, ...]
@@ -99,8 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
         print('prepare: interrupted; the same command starts again.', file=sys.stderr)
         return 130
     print(f'{flags.name} is ready in {folder}')
-    return 0
+    return 1 if streams.output_error() else 0
 
 
 if __name__ == '__main__':
+    streams.outlive_readers()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # an exception, so that what is unfinished is removed
     sys.exit(main())

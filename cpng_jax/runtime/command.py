@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from absl import app, logging
 
-from cpng_jax.runtime import distributed
+from cpng_jax.runtime import distributed, signals, streams
 from cpng_jax.runtime.config import ConfigDict, Retired, flatten, instead_of, nearest
 from cpng_jax.runtime.errors import LostProcessError, UserError
 from cpng_jax.runtime.signals import Stopped
@@ -41,12 +41,17 @@ def parse_flags(argv: list[str], retired: Mapping[str, Retired]) -> list[str]:
 def run(main: Callable[[list[str]], None], retired: Mapping[str, Retired] | None = None) -> None:
     """Runs a program; a `UserError` becomes one sentence and exit code 2.
 
+    Signals end it at once, but for a run, which saves before. It goes on where nobody reads what it prints any more;
+    where that cannot be written for another reason, such as a full disk, too, but ends with exit code 1.
+
     Exit code 75 (EX_TEMPFAIL): another process of the run has ended; the same command goes on from the last checkpoint.
 
     Args:
       main: takes the program and its positional arguments.
       retired: keys that a configuration no longer has; None for a program without a configuration.
     """
+    streams.outlive_readers()
+    signals.end_program_on_signals()
     parse = app.parse_flags_with_usage if retired is None else functools.partial(parse_flags, retired=retired)
     app.run(lambda argv: _guarded(main, argv), flags_parser=parse)
 
@@ -55,16 +60,16 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax and Grain log errors that they raise as well.
     try:
         main(argv)
+        if streams.output_error():
+            sys.exit(1)
     except LostProcessError as lost:
-        print(f'{_program()}: {lost}', file=sys.stderr)
+        print(f'{streams.program_name()}: {lost}', file=sys.stderr)
         distributed.exit_process(os.EX_TEMPFAIL)
     except UserError as error:
         exit_with_error(error)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        distributed.exit_process(130)
     except Exception:
         traceback.print_exc()
         distributed.exit_process(1)
@@ -72,14 +77,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 def exit_with_error(sentence: object) -> NoReturn:
     """Prints the name of the program and a sentence on standard error, and exits with code 2."""
-    print(f'{_program()}: {sentence}', file=sys.stderr)
+    print(f'{streams.program_name()}: {sentence}', file=sys.stderr)
     distributed.exit_process(2)
-
-
-def _program() -> str:
-    """The program's name for messages: train.py, or cpng_jax.experiments for the __main__.py of a package."""
-    path = pathlib.Path(sys.argv[0])
-    return f'{path.parent.parent.name}.{path.parent.name}' if path.name == '__main__.py' else path.name
 
 
 def _with_config(argv: list[str], retired: Mapping[str, Retired]) -> list[str]:

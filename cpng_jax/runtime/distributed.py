@@ -1,7 +1,9 @@
 """Several processes that form one run: how they join, synchronise and exit."""
 
+import ctypes
 import importlib.util
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import LostProcessError, UserError
+from cpng_jax.runtime.streams import program_name
 
 _VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _GRACE = 5  # seconds
@@ -63,11 +66,15 @@ def _count(environment: Mapping[str, str], name: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def start(config: Config) -> None:
+def start(config: Config, *, stops: bool = True) -> None:
     """Joins the processes of a run; call it before anything asks JAX for a device.
+
+    From then on an abort of JAX, which is what it does where it notices that another process has died, ends this one
+    with a sentence and exit code 75.
 
     Args:
       config: `distributed` is 'auto' to join where a cluster is found, 'on' to insist on one, 'off' never to join.
+      stops: whether the program polls a `StopRequest`, and JAX shall tell all processes of a SIGTERM to one.
 
     Raises:
       UserError: there is no cluster to join, or the other processes were not there in time.
@@ -91,6 +98,7 @@ def start(config: Config) -> None:
             )
         explicit = {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(process)}
         explicit['cluster_detection_method'] = 'deactivate'
+    jax.config.update('jax_enable_preemption_service', stops)
     try:
         jax.distributed.initialize(
             **explicit,
@@ -103,6 +111,24 @@ def start(config: Config) -> None:
             f'{config.cluster.start_timeout} s: {str(error).splitlines()[0]}. Start all of them, and let each reach '
             'the address of the first.'
         ) from error
+    _end_aborts_with_a_sentence()
+
+
+def _end_aborts_with_a_sentence() -> None:
+    """Handles SIGABRT, which JAX raises in a thread of its own: Python's handlers would never get to run."""
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(signal.SIGABRT, ctypes.cast(_aborted, ctypes.c_void_p))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int) -> None:
+    sentence = (
+        f'{program_name()}: JAX has ended this process for the reason above. Mostly it has lost another, which has '
+        'ended: its own output says why. The same command goes on from the latest checkpoint.'
+    )
+    os.write(2, f'\n{sentence}\n'.encode())
+    os._exit(os.EX_TEMPFAIL)
 
 
 def is_primary() -> bool:

@@ -60,7 +60,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
         summary = summarise_run(config, folder)
         print(summary, flush=True)
         return {'parameters': summary.parameters, 'multiply_adds': summary.multiply_adds}
-    distributed.start(config)
+    distributed.start(config, stops=mode == 'train')
     try:
         setup = build(config)
         return evaluate_checkpoint(setup, folder) if mode == 'eval' else train(setup, folder)
@@ -114,7 +114,7 @@ def _train_from(
         setup.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
     )
     profile = Profile(workdir, config.profile.steps, on=primary)
-    with writer, setup.train_batches(first_step=first) as batches, display, profile, StopRequest() as stop:
+    with StopRequest() as stop, writer, setup.train_batches(first_step=first) as batches, display, profile:
         display.print(_start_message(setup, workdir, state))
         if first == setup.steps:
             return results
@@ -128,6 +128,7 @@ def _train_from(
             writer.write('memory', first, memory)
             display.print(memory_line(memory))
         timer = Timer(prefetcher, config.batch_size, first)
+        stop.listen()
         for step in range(first + 1, setup.steps + 1):
             with profile.before(step):
                 state = train_step(state, batch)
@@ -153,7 +154,7 @@ def _train_from(
             stopping, every = stop.after(step), config.checkpoint.every_steps
             if ends_epoch or stopping or (every and step % every == 0):
                 _save(checkpoints, state, results, rated=ends_epoch)
-            if stopping and step < setup.steps:
+            if stopping:
                 checkpoints.wait()
                 raise Stopped(stop.signal, step, workdir)
         checkpoints.wait()
