@@ -11,7 +11,7 @@ from typing import Any
 _NO_READER = (errno.EPIPE, errno.EIO)
 
 
-class _Stream(io.FileIO):
+class Stream(io.FileIO):
     """Standard output or error; from the first bytes on that cannot be written, what it is given is dropped.
 
     Attributes:
@@ -41,10 +41,10 @@ def outlive_readers() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed at the start: no file that is opened later may get its number
             _discard(descriptor)
-            setattr(sys, name, io.TextIOWrapper(_Stream(descriptor), write_through=True))
+            setattr(sys, name, io.TextIOWrapper(Stream(descriptor), write_through=True))
         elif stream is getattr(sys, f'__{name}__'):
             stream.flush()
-            raw = _Stream(descriptor)
+            raw = Stream(descriptor)
             text = io.TextIOWrapper(
                 raw if isinstance(stream.buffer, io.FileIO) else io.BufferedWriter(raw),  # python -u
                 encoding=stream.encoding,
