@@ -6,8 +6,9 @@
 #
 # Tried with CPU devices; GPUS=1 is UNTRIED.
 #
-# The output of process 0 goes to the terminal, that of the others to files in LOGS. SIGTERM and SIGINT are passed on to
-# the processes, which save and end. The exit code is that of the first process that failed, 0 if none did.
+# The output of process 0 goes to the terminal, that of the others to files in LOGS. Signals that stop a run (INT, TERM,
+# HUP, USR1, USR2) are passed on to the processes, which save and end. The exit code is that of the first process that
+# failed, 0 if none did.
 #
 #     DEVICES=k   each process gets k CPU devices
 #     GPUS=1      process i gets GPU i (the i-th of CUDA_VISIBLE_DEVICES where that is set)
@@ -71,8 +72,10 @@ pass_on() {
     signalled=$1
     [[ ${#pids[@]} == 0 ]] || kill -s "$1" "${pids[@]}" 2>/dev/null || true # Some may have ended already.
 }
-trap 'pass_on TERM' TERM
-trap 'pass_on INT' INT
+for name in INT TERM HUP USR1 USR2; do
+    # shellcheck disable=SC2064  # the name of today; one that was ignored at the start, by nohup, stays ignored
+    trap "pass_on $name" "$name"
+done
 
 # Job control gives each process a group of its own: Ctrl-C comes here alone and is passed on once.
 set -m

@@ -27,7 +27,7 @@ import json, os, pathlib, signal, sys, time
 def end(signum, _):
     sys.exit(128 + signum)
 
-for signum in (signal.SIGTERM, signal.SIGINT):
+for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(signum, end)
 process, mode = os.environ['JAX_PROCESS_ID'], sys.argv[1]
 report = pathlib.Path(os.environ['REPORTS'], process)
@@ -110,7 +110,7 @@ def test_the_first_process_that_fails_gives_code_and_reason(start):
     assert all(line in messages for line in ('the cause', 'a consequence for 0', 'a consequence for 2'))
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_every_process(signum, start, tmp_path):
     process = start('2', 'wait')
     deadline = time.monotonic() + 30

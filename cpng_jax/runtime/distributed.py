@@ -15,10 +15,11 @@ from jax.experimental import multihost_utils
 
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import LostProcessError, UserError
-from cpng_jax.runtime.streams import program_name
+from cpng_jax.runtime.streams import discard, program_name
 
 _VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _GRACE = 5  # seconds
+_exit_code: int | None = None  # set when this process is about to exit
 _EXPECTED = (
     f'the variables {", ".join(_VARIABLES)}; srun of SLURM or mpirun of Open MPI with more than one task; an indexed '
     'Job of Kubernetes; or a Cloud TPU'
@@ -123,11 +124,13 @@ def _end_aborts_with_a_sentence() -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_: int) -> None:
+    if _exit_code is not None:
+        os._exit(_exit_code)
     sentence = (
         f'{program_name()}: JAX has ended this process for the reason above. Mostly it has lost another, which has '
         'ended: its own output says why. The same command goes on from the latest checkpoint.'
     )
-    os.write(2, f'\n{sentence}\n'.encode())
+    os.write(2, f'{sentence}\n'.encode())
     os._exit(os.EX_TEMPFAIL)
 
 
@@ -191,6 +194,9 @@ def exit_process(code: int) -> NoReturn:
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
+        global _exit_code  # noqa: PLW0603  for the handler of the abort that may come meanwhile
+        _exit_code = code
+        discard(2)  # What JAX has to say from here on would bury the sentence.
         # JAX aborts the others once the primary is gone: what ends all of them, each gets time to print first.
         if is_primary():
             time.sleep(_GRACE)

@@ -23,10 +23,11 @@ class Stream(io.FileIO):
         self.lost: OSError | None = None
 
     def write(self, data: Any) -> int | None:
+        """Writes bytes, or drops them; returns how many."""
         try:
             return super().write(data)
         except OSError as error:
-            _discard(self.fileno())
+            discard(self.fileno())
             if error.errno not in _NO_READER:
                 self.lost = error
                 if self.fileno() == 1:
@@ -40,7 +41,7 @@ def outlive_readers() -> None:
     for descriptor, name in enumerate(('stdout', 'stderr'), 1):
         stream = getattr(sys, name)
         if stream is None:  # closed at the start: no file that is opened later may get its number
-            _discard(descriptor)
+            discard(descriptor)
             setattr(sys, name, io.TextIOWrapper(Stream(descriptor), write_through=True))
         elif stream is getattr(sys, f'__{name}__'):
             stream.flush()
@@ -62,8 +63,8 @@ def output_error() -> OSError | None:
     return getattr(getattr(buffer, 'raw', buffer), 'lost', None)
 
 
-def _discard(descriptor: int) -> None:
-    """Has a file descriptor lead nowhere."""
+def discard(descriptor: int) -> None:
+    """Has a file descriptor lead nowhere: what is written to it is dropped."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)

@@ -88,17 +88,17 @@ def test_shared_out_weights_change_nothing(alone, tmp_path, tiny_config):
 
 
 def test_a_run_goes_on_and_is_evaluated_on_another_layout(alone, tmp_path, tiny_config):
-    """SIGTERM to one of two processes saves on both at one step; one process with one device then ends the run."""
+    """SIGUSR1 to one of two processes saves on both at one step; one process with one device then ends the run."""
     config = by_step(tiny_config)
     config.checkpoint.every_steps = 2
     processes = start_together(tmp_path, config)
     wait_for_checkpoint(processes[0], tmp_path, 4)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(signal.SIGUSR1)  # JAX tells the others of SIGTERM alone
     codes, texts = finish(processes)
-    assert codes == [143, 143], texts
+    assert codes == [138, 138], texts
     said = {error.strip().splitlines()[-1] for _, error in texts}
     assert len(said) == 1
-    assert 'SIGTERM: saved at step' in said.pop()
+    assert 'SIGUSR1: saved at step' in said.pop()
     assert metrics.read(tmp_path)[-1]['step'] < 22
     run_together(tmp_path, config, 1, 1)
     config.checkpoint.every_steps = 20
@@ -113,7 +113,7 @@ def test_a_run_goes_on_and_is_evaluated_on_another_layout(alone, tmp_path, tiny_
 def test_a_process_that_dies_ends_the_others(tmp_path, tiny_config, victim):
     config = by_step(tiny_config)
     config.epochs = 200
-    config.checkpoint.every_steps = 2
+    config.checkpoint.every_steps = 1
     config.cluster.heartbeat_timeout = 6
     processes = start_together(tmp_path, config)
     wait_for_checkpoint(processes[0], tmp_path, 4)
@@ -121,11 +121,12 @@ def test_a_process_that_dies_ends_the_others(tmp_path, tiny_config, victim):
     died = time.monotonic()
     codes, texts = finish(processes, timeout=60)
     assert codes[victim] == -signal.SIGKILL
-    # 75 by our own sentence; JAX aborts where it is first to notice.
-    assert codes[1 - victim] in (75, -signal.SIGABRT)
+    assert codes[1 - victim] == 75
     assert time.monotonic() - died < 30
-    error = texts[1 - victim][1]
-    assert 'lost another, which has ended' in error or 'another task died' in error, error
+    error = texts[1 - victim][1].splitlines()
+    # Before it may stand what JAX says; nothing comes after it.
+    assert [line for line in error if line.startswith('train.py: ')] == error[-1:], error
+    assert 'lost another, which has ended' in error[-1], error
 
 
 def test_a_read_only_workdir_and_a_broken_configuration_end_all_processes(tmp_path, tiny_config):

@@ -1,9 +1,9 @@
-import os
 import signal
 import subprocess
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from cpng_jax.runtime import signals
@@ -21,23 +21,35 @@ def received():
         signal.signal(signum, handler)
 
 
-@pytest.mark.parametrize('signum', signals.SIGNALS, ids=lambda signum: signum.name)
-def test_a_signal_is_noted_and_the_old_handler_comes_back(signum, received):
-    before = signal.getsignal(signum)
-    with pytest.raises(Stopped), StopRequest() as stop:
+def poll(signum: int, error: Exception) -> None:
+    """What a loop does with a signal, or does not get to do for an error."""
+    with StopRequest() as stop:
         stop.listen()
         assert not stop.after(1)
         signal.raise_signal(signum)
         assert stop.after(1)
         assert stop.signal == signum
-        raise Stopped(stop.signal, 1, 'runs/a')
+        raise error
+
+
+@pytest.mark.parametrize('signum', signals.SIGNALS, ids=lambda signum: signum.name)
+def test_a_signal_is_noted_and_the_old_handler_comes_back(signum, received):
+    before = signal.getsignal(signum)
+    with pytest.raises(Stopped):
+        poll(signum, Stopped(signum, 1, 'runs/a'))
     assert signal.getsignal(signum) is before
     assert received == []
 
 
+def test_a_signal_that_was_not_acted_on_is_not_swallowed(received):
+    with pytest.raises(ValueError, match='diverged'):
+        poll(signal.SIGTERM, ValueError('diverged'))
+    assert received == [signal.SIGTERM]
+
+
 def test_a_second_ctrl_c_is_not_noted_but_one_that_comes_with_the_first_is(received, monkeypatch):
     """As `timeout`, launchers and shells send a signal twice."""
-    with pytest.raises(Stopped), StopRequest() as stop:
+    with StopRequest() as stop:
         stop.listen()
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGINT)
@@ -49,15 +61,6 @@ def test_a_second_ctrl_c_is_not_noted_but_one_that_comes_with_the_first_is(recei
         signal.raise_signal(signal.SIGINT)
         assert received == [signal.SIGINT]
         assert stop.signal == signal.SIGHUP
-        raise Stopped(stop.signal, 1, 'runs/a')
-
-
-def test_a_signal_that_was_not_acted_on_is_not_swallowed(received):
-    with pytest.raises(ValueError, match='diverged'), StopRequest() as stop:
-        stop.listen()
-        signal.raise_signal(signal.SIGTERM)
-        raise ValueError('diverged')
-    assert received == [signal.SIGTERM]
 
 
 def test_before_there_is_something_to_save_and_without_a_signal_nothing_changes(received):
@@ -79,6 +82,18 @@ def test_what_nohup_ignores_stays_ignored(received):
         stop.listen()
         signal.raise_signal(signal.SIGHUP)
         assert not stop.after(1)
+
+
+@pytest.mark.parametrize(
+    ('noted', 'expected'), [([0, 0], signal.SIGTERM), ([0, signal.SIGUSR1], signal.SIGUSR1)], ids=['SIGTERM', 'SIGUSR1']
+)
+def test_several_processes_stop_at_the_step_and_on_the_signal_they_agree_on(monkeypatch, noted, expected):
+    monkeypatch.setattr(signals.jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(signals.multihost_utils, 'reached_preemption_sync_point', lambda step: step == 3)
+    monkeypatch.setattr(signals.multihost_utils, 'process_allgather', lambda mine: np.array(noted) + mine)
+    with StopRequest() as stop:
+        assert [stop.after(step) for step in (1, 2, 3)] == [False, False, True]
+        assert stop.signal == expected
 
 
 def test_other_threads_leave_signals_alone():
