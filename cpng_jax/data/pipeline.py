@@ -4,6 +4,9 @@ The training batches are a pure function of seed and step: a run that is taken u
 uninterrupted run would have seen, so a checkpoint need not hold the state of the pipeline.
 """
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from cpng_jax.data.dataset import Augmentation, Dataset, Example, Source, as_it_is
+from cpng_jax.runtime import signals
 from cpng_jax.runtime.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -73,7 +77,7 @@ class TrainBatches:
         used = len(source) // batch_size * batch_size
         shuffled = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment)
         batches = _Share(shuffled[:used], batch_size, shard, shards).batch(batch_size // shards).repeat()
-        self._iterator = iter(_read_ahead(batches[first_step:], threads, workers))
+        self._iterator = _read_ahead(batches[first_step:], threads, workers)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -143,12 +147,42 @@ def eval_batches(
     yield from _read_ahead(batches, threads, workers)
 
 
-def _read_ahead(batches: grain.MapDataset, threads: int, workers: int) -> grain.IterDataset:
+def _read_ahead(batches: grain.MapDataset, threads: int, workers: int) -> Any:
+    """What iterates over the batches, and may be closed."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_PREFETCHED_BATCHES if threads else 0)
     ahead = batches.to_iter_dataset(options)
     if not workers:
-        return ahead
+        return iter(ahead)
     # Grain's workers ask for flags, which only a program that uses absl has parsed.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    return ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return _FromWorkers(ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent))
+
+
+class _FromWorkers:
+    """Batches of Grain's workers, which a signal to the whole group, such as Ctrl-C, leaves to the run that stops."""
+
+    def __init__(self, batches: grain.IterDataset) -> None:
+        self._iterator = iter(batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        with signals.kept_from_children():  # The first batch is what starts them.
+            return next(self._iterator)
+
+    def close(self) -> None:
+        self._iterator.close()
+
+
+def _end_with_parent(*_: int) -> None:
+    """Ends a worker when the process that it works for has died: Grain's would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+            os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -133,6 +133,16 @@ def temporary(path: pathlib.Path) -> Iterator[None]:
         _temporary.discard(path)
 
 
+@contextlib.contextmanager
+def kept_from_children() -> Iterator[None]:
+    """Keeps processes that are started in the `with` from getting these signals, for as long as they live."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _heard() -> list[int]:
     """The signals but those that are ignored, as SIGHUP is under nohup, or handled outside of Python."""
     return [signum for signum in SIGNALS if signal.getsignal(signum) not in (signal.SIG_IGN, None)]

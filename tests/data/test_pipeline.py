@@ -1,4 +1,7 @@
 import itertools
+import pathlib
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from cpng_jax.data.dataset import ArraySource
 from cpng_jax.data.pipeline import TrainBatches, eval_batches, steps_per_epoch
 from cpng_jax.runtime.errors import UserError
+from tests import forked
 
 
 def numbered(count: int) -> ArraySource:
@@ -70,6 +74,36 @@ def test_worker_processes_change_nothing():
     assert equal(take(4, first_step=2, workers=2, threads=1), whole[2:])
     plain, ahead = (list(eval_batches(numbered(40), 7, workers=workers)) for workers in (0, 2))
     assert equal(plain, ahead)
+
+
+READS = """
+import multiprocessing, os, signal, time
+from cpng_jax.data.pipeline import TrainBatches
+from tests.data.test_pipeline import noisy, numbered
+
+if __name__ == '__main__':
+    with TrainBatches(numbered(23), noisy, batch_size=5, seed=7, workers=1) as batches:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            os.kill(worker.pid, signum)
+        for _ in range(50):
+            next(batches)
+        print(worker.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.processes
+def test_a_worker_leaves_signals_to_the_run_and_ends_with_it(tmp_path):
+    (tmp_path / 'reads.py').write_text(READS)
+    process = forked.run(tmp_path / 'reads.py')
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    worker = pathlib.Path('/proc', process.stdout.strip(), 'stat')
+    deadline = time.monotonic() + 20
+    while worker.exists() and worker.read_text().rpartition(')')[2].split()[0] != 'Z':
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_batch_larger_than_the_data_is_refused():
