@@ -19,7 +19,11 @@ from cpng_jax.runtime.streams import discard, program_name
 
 _VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _GRACE = 5  # seconds
-_exit_code: int | None = None  # set when this process is about to exit
+_LOST = (
+    'JAX has ended this process for the reason above. Mostly it has lost another, which has ended: its own output says '
+    'why. The same command goes on from the latest checkpoint.'
+)
+_on_abort = (os.EX_TEMPFAIL, _LOST)  # exit code and last sentence where JAX aborts this process
 _EXPECTED = (
     f'the variables {", ".join(_VARIABLES)}; srun of SLURM or mpirun of Open MPI with more than one task; an indexed '
     'Job of Kubernetes; or a Cloud TPU'
@@ -99,7 +103,13 @@ def start(config: Config, *, stops: bool = True) -> None:
             )
         explicit = {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(process)}
         explicit['cluster_detection_method'] = 'deactivate'
-    jax.config.update('jax_enable_preemption_service', stops)
+    if not stops and hasattr(jax.config, 'jax_enable_preemption_service'):
+        jax.config.update('jax_enable_preemption_service', False)
+    late = (
+        f'The processes of this run ({cluster}) did not find each other within config.cluster.start_timeout = '
+        f'{config.cluster.start_timeout} s: {{reason}}. Start all of them, and let each reach the address of the first.'
+    )
+    _handle_aborts(2, late.format(reason='see above'))
     try:
         jax.distributed.initialize(
             **explicit,
@@ -107,16 +117,15 @@ def start(config: Config, *, stops: bool = True) -> None:
             heartbeat_timeout_seconds=config.cluster.heartbeat_timeout,
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f'The processes of this run ({cluster}) did not find each other within config.cluster.start_timeout = '
-            f'{config.cluster.start_timeout} s: {str(error).splitlines()[0]}. Start all of them, and let each reach '
-            'the address of the first.'
-        ) from error
-    _end_aborts_with_a_sentence()
+        raise UserError(late.format(reason=str(error).splitlines()[0])) from error
+    _handle_aborts(os.EX_TEMPFAIL, _LOST)
 
 
-def _end_aborts_with_a_sentence() -> None:
-    """Handles SIGABRT, which JAX raises in a thread of its own: Python's handlers would never get to run."""
+def _handle_aborts(code: int, sentence: str) -> None:
+    """Has this process end with a sentence and an exit code where JAX aborts it."""
+    global _on_abort  # noqa: PLW0603  There is one handler for the process.
+    _on_abort = code, sentence
+    # Python's own handlers wait for the main thread, but JAX aborts in another and does not come back.
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
     libc.signal(signal.SIGABRT, ctypes.cast(_aborted, ctypes.c_void_p))
@@ -124,14 +133,9 @@ def _end_aborts_with_a_sentence() -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_: int) -> None:
-    if _exit_code is not None:
-        os._exit(_exit_code)
-    sentence = (
-        f'{program_name()}: JAX has ended this process for the reason above. Mostly it has lost another, which has '
-        'ended: its own output says why. The same command goes on from the latest checkpoint.'
-    )
-    os.write(2, f'{sentence}\n'.encode())
-    os._exit(os.EX_TEMPFAIL)
+    code, sentence = _on_abort
+    os.write(2, f'{program_name()}: {sentence}\n'.encode())
+    os._exit(code)
 
 
 def is_primary() -> bool:
@@ -194,9 +198,8 @@ def exit_process(code: int) -> NoReturn:
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        global _exit_code  # noqa: PLW0603  for the handler of the abort that may come meanwhile
-        _exit_code = code
         discard(2)  # What JAX has to say from here on would bury the sentence.
+        _handle_aborts(code, '')
         # JAX aborts the others once the primary is gone: what ends all of them, each gets time to print first.
         if is_primary():
             time.sleep(_GRACE)
