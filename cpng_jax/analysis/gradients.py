@@ -13,6 +13,8 @@ from cpng_jax.analysis.compared import Compared, check_comparable, check_options
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import plots, tables
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import weights as weights_file
+from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import batch_loss, network_input
 
@@ -103,7 +105,7 @@ def draw(
     folder.mkdir(parents=True, exist_ok=True)
     measured, rows = [], []
     for run in runs:
-        state = run.state if weights == 'trained' else run.setup.initial_state()
+        state = run.state if weights == 'trained' else _first_state(run.setup)
         relative = relative_gradients(run, state, betas, images)
         measured.append(relative)
         names = ['/'.join(path[:-1]) for path, _ in _kernels(state.params)]
@@ -116,6 +118,12 @@ def draw(
         _picture(runs, measured, betas, title, folder / 'gradients.png'),
         *tables.write(folder / 'gradients', rows, title=title, note=note),
     ]
+
+
+def _first_state(setup: Setup) -> TrainState:
+    """The state that a run starts with, from `config.init_from` where that names something."""
+    start = weights_file.start(setup.config, setup.state_shapes.variables)
+    return setup.initial_state(start and start.given)
 
 
 def _picture(

@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
 _TODAY = Layout(lambda target: target, lambda state, _: state)
 
-_RANKED_BY = 'test_accuracy'
+RANKED_BY = 'test_accuracy'
 
 
 class Checkpoints:
@@ -58,11 +58,11 @@ class Checkpoints:
         policies = [
             preservation_policy.LatestN(keep),
             preservation_policy.BestN(
-                get_metric_fn=lambda metrics: metrics[_RANKED_BY], n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=lambda metrics: metrics[RANKED_BY], n=1, keep_checkpoints_without_metrics=False
             ),
         ]
         options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[_RANKED_BY],
+            best_fn=lambda metrics: metrics[RANKED_BY],
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
@@ -101,7 +101,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
-        metrics = None if test_accuracy is None else {_RANKED_BY: test_accuracy}
+        metrics = None if test_accuracy is None else {RANKED_BY: test_accuracy}
         try:
             self._manager.save(step, args=args, metrics=metrics)
         except (OSError, ValueError) as error:
@@ -235,6 +235,11 @@ class Checkpoints:
             return distributed.lost_process_error(error)
         reason = _first_line(error)
         return UserError(f'Cannot save a checkpoint in {self.directory}: {reason}. Older checkpoints are untouched.')
+
+
+def steps_in(workdir: pathlib.Path) -> list[int]:
+    """Lists the steps that have a checkpoint in a workdir, oldest first, by the names of folders; opens nothing."""
+    return sorted(int(path.name) for path in (workdir / 'checkpoints').glob('*') if path.name.isdecimal())
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ checked when it is built.
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -34,6 +34,7 @@ class Key(NamedTuple):
       since: the version of the package that added it.
       used_by: modules that read it, by their names within the package.
       free: it may differ between the runs of one workdir: it changes what is seen or kept, not what is computed.
+      grows: training may go on in a workdir with a greater value.
       follows: name of the key that it has one value with.
       before: what stands for it in runs that were made before there was the key; None for the default.
     """
@@ -46,6 +47,7 @@ class Key(NamedTuple):
     since: str
     used_by: tuple[str, ...]
     free: bool = False
+    grows: bool = False
     follows: str = ''
     before: Any = None
 
@@ -215,13 +217,14 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -
     return [name for name in names if before.get(name, absent) != after.get(name, absent)]
 
 
-def changed_keys(old: Mapping[str, Any], new: Config, keys: Keys) -> list[str]:
+def changed_keys(old: Mapping[str, Any], new: Config, keys: Keys, *, but: Container[str] = ()) -> list[str]:
     """Lists what differs between the configuration of a workdir and a new one, apart from free keys.
 
     Args:
       old: the stored configuration, nested, as JSON gives it.
       new: the configuration of this run.
       keys: those there are.
+      but: names of keys that are left out, too.
 
     Returns:
       One text `key: old -> new` for each difference.
@@ -230,4 +233,21 @@ def changed_keys(old: Mapping[str, Any], new: Config, keys: Keys) -> list[str]:
     return [
         f'{name}: {before.get(name, absent)!r} -> {after.get(name, absent)!r}'
         for name in differing(before, after, keys)
+        if name not in but
     ]
+
+
+def raised_keys(old: Mapping[str, Any], new: Config, keys: Keys) -> dict[str, tuple[Any, Any]]:
+    """Finds what training in a workdir may go on with: greater values of keys that grow.
+
+    Args:
+      old: the stored configuration, nested, as JSON gives it.
+      new: the configuration of this run.
+      keys: those there are.
+
+    Returns:
+      The value before and now by key.
+    """
+    before, after = brought_up_to_date(old, keys), flatten(new)
+    values = {key.name: (before.get(key.name), after[key.name]) for key in keys.known.values() if key.grows}
+    return {name: (was, now) for name, (was, now) in values.items() if isinstance(was, int | float) and now > was}

@@ -145,7 +145,7 @@ def _draw_limit(axes: 'Axes', limit: float | None) -> None:
 
 
 def final_beta(*runs: Rows, names: Sequence[str] = ()) -> 'Figure':
-    """Draws beta of each layer after the last epoch, by depth, as bars from its value at the start (Fig. 4, 7 to 10).
+    """Draws beta of each layer after the last epoch, by depth, as bars from its `beta_init` (Fig. 4, 7 to 10).
 
     Args:
       *runs: the rows of the epochs of one run, or of two with the same layers, whose bars stand in pairs.
@@ -179,7 +179,7 @@ def final_beta(*runs: Rows, names: Sequence[str] = ()) -> 'Figure':
     for start in sorted({*starts}):
         axes.axhline(start, color=GREY, linestyle='--', linewidth=1)
     dashed = ' and '.join(f'{start:g}' for start in sorted({*starts}))
-    axes.set_title(f'Width parameter β by layer, epoch {runs[0][-1]["epoch"]} (dashed: {dashed} at the start)')
+    axes.set_title(f'Width parameter β by layer, epoch {runs[0][-1]["epoch"]} (dashed: beta_init {dashed})')
     axes.set_ylabel('β')
     if len(layers) <= _MOST_NAMES:
         shown = [name.removesuffix('/lif') for name in layers]

@@ -1,4 +1,4 @@
-"""The folder of a run, which belongs to one configuration: `config.json`, and `environment.json` with versions."""
+"""The folder of a run, which belongs to one configuration: `config.json`, `environment.json` with versions."""
 
 import importlib.metadata
 import json
@@ -9,30 +9,47 @@ from typing import Any
 
 import jax
 
-from cpng_jax.runtime.config import Config, Keys, brought_up_to_date, changed_keys, from_flat, validate
+from cpng_jax.runtime.config import Config, Keys, brought_up_to_date, changed_keys, from_flat, raised_keys, validate
 from cpng_jax.runtime.errors import UserError
+
+Raised = dict[str, tuple[Any, Any]]
+"""Values before and now of the keys by which a run has become longer."""
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'scikit-learn')
 
 
-def check(workdir: pathlib.Path, config: Config, keys: Keys) -> None:
+def check(workdir: pathlib.Path, config: Config, keys: Keys, *, longer: bool = False) -> Raised:
     """Checks that a folder is new or belongs to the same configuration; writes nothing.
 
     Args:
       workdir: folder of the run.
       config: of this run.
       keys: those of a configuration.
+      longer: keys that grow, such as epochs, may be greater than they were.
+
+    Returns:
+      The value before and now of the keys that are.
 
     Raises:
       UserError: it belongs to another configuration, named by the changed keys, or its `config.json` is damaged.
     """
     stored = _read(workdir / 'config.json')
-    changes = [] if stored is None else changed_keys(stored, config, keys)
+    if stored is None:
+        return {}
+    raised = raised_keys(stored, config, keys) if longer else {}
+    changes = changed_keys(stored, config, keys, but=raised)
     if changes:
+        lowered = [
+            key.name
+            for key in keys.known.values()
+            if key.grows and any(each.startswith(f'{key.name}: ') for each in changes)
+        ]
+        hint = f' ({", ".join(lowered)} may be raised, not lowered)' if longer and lowered else ''
         raise UserError(
-            f'{workdir} holds a run of another configuration: {"; ".join(changes)}. '
+            f'{workdir} holds a run of another configuration: {"; ".join(changes)}{hint}. '
             'Choose another --workdir, or the old values to go on.'
         )
+    return raised
 
 
 def load_config(workdir: pathlib.Path, keys: Keys) -> Config:
@@ -57,29 +74,41 @@ def load_config(workdir: pathlib.Path, keys: Keys) -> Config:
     return from_flat(flat)
 
 
-def acquire(workdir: pathlib.Path, config: Config, keys: Keys) -> None:
+def acquire(workdir: pathlib.Path, config: Config, keys: Keys, *, step: int = 0) -> Raised:
     """Makes the folder, or checks that it belongs to the same configuration, and notes the package versions.
 
-    Writes `config.json`, and `environment.json` with an entry for each change of versions or devices.
+    Writes `config.json`, and `environment.json` with an entry for each change of versions or devices. Where a key that
+    grows is raised, `config_history.json` keeps what it was and at which step.
 
     Args:
       workdir: folder of the run.
       config: of this run.
       keys: those of a configuration.
+      step: of the latest checkpoint.
+
+    Returns:
+      The value before and now of the keys that were raised.
 
     Raises:
       UserError: the folder cannot be written, its files are damaged, or it belongs to another configuration.
     """
     try:
-        check(workdir, config, keys)
+        raised = check(workdir, config, keys, longer=True)
         workdir.mkdir(parents=True, exist_ok=True)
+        if raised:
+            _append(workdir / 'config_history.json', {'step': step, **{name: was for name, (was, _) in raised.items()}})
         write_json(workdir / 'config.json', config.to_dict())
-        history = _read(workdir / 'environment.json') or []
-        now = _environment()
-        if not history or history[-1] != now:
-            write_json(workdir / 'environment.json', [*history, now])
+        _append(workdir / 'environment.json', _environment())
+        return raised
     except OSError as error:
         raise UserError(f'Cannot write to the workdir {workdir}: {error.strerror}.') from error
+
+
+def _append(path: pathlib.Path, entry: dict[str, Any]) -> None:
+    """Adds an entry to a list that a file holds, unless it is the last one already."""
+    entries = _read(path) or []
+    if entries[-1:] != [entry]:
+        write_json(path, [*entries, entry])
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -76,7 +76,7 @@ def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
       UserError: none can be read, or one belongs to another network.
     """
     checkpoints = Checkpoints(workdir, keep=setup.config.checkpoint.keep)
-    restored = checkpoints.restore(setup.initial_state(), setup.config.eval.checkpoint, older=[state_v1.LAYOUT])
+    restored = checkpoints.restore(setup.state_shapes, setup.config.eval.checkpoint, older=[state_v1.LAYOUT])
     checkpoints.close()
     return None if restored is None else restored[0]
 

@@ -1,5 +1,6 @@
 """The training loop, readable from top to bottom: `run` is what train.py calls."""
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from cpng_jax.runtime import distributed
-from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime.checkpoint import Checkpoints, steps_in
 from cpng_jax.runtime.config import Config, validate
 from cpng_jax.runtime.console import Display, end_message, epoch_line, memory_line, start_message
 from cpng_jax.runtime.errors import DivergedError, UserError
@@ -20,8 +21,8 @@ from cpng_jax.runtime.prefetch import Prefetcher, Timer
 from cpng_jax.runtime.profile import Profile, memory_usage
 from cpng_jax.runtime.sharding import replicated
 from cpng_jax.runtime.signals import Stopped, StopRequest
-from cpng_jax.runtime.workdir import acquire
-from cpng_jax.training import keys, state_v1
+from cpng_jax.runtime.workdir import Raised, acquire
+from cpng_jax.training import keys, state_v1, weights
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import EpochTotals, TrainState, all_finite
@@ -83,14 +84,22 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: a signal ended the training, after a checkpoint.
     """
     config = setup.config
+    saved = steps_in(workdir)
+    begin = functools.partial(weights.start, config, setup.state_shapes.variables, workdir)
+    # A run that goes on has its own weights, and what it once started from may be gone.
+    start = None if distributed.all_agree(bool(saved)) else begin()
+    raised: Raised = {}
     if distributed.is_primary():
-        acquire(workdir, config, keys.table())
+        raised = acquire(workdir, config, keys.table(), step=max(saved, default=0))
     distributed.barrier('the workdir is acquired')
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
-        fresh = setup.initial_state()
-        state, results = checkpoints.restore(fresh, older=[state_v1.LAYOUT]) or (fresh, _NO_RESULTS)
-        results = _train_from(setup, workdir, checkpoints, state, results)
+        restored = checkpoints.restore(setup.state_shapes, older=[state_v1.LAYOUT])
+        if restored is None:
+            start = start or begin()
+            restored = setup.initial_state(start and start.given), _NO_RESULTS
+        state, results = restored
+        results = _train_from(setup, workdir, checkpoints, state, results, start, raised)
     except OSError as error:
         raise UserError(
             f'Cannot write to {workdir}: {error.strerror or error}. Checkpoints that are there stay good.'
@@ -104,7 +113,13 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _train_from(
-    setup: Setup, workdir: pathlib.Path, checkpoints: Checkpoints, state: TrainState, results: Results
+    setup: Setup,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    results: Results,
+    start: weights.Start | None,
+    raised: Raised,
 ) -> Results:
     """Makes the remaining steps; returns the last and best accuracy."""
     config, first, primary = setup.config, int(state.step), distributed.is_primary()
@@ -116,6 +131,11 @@ def _train_from(
     profile = Profile(workdir, config.profile.steps, on=primary)
     with StopRequest() as stop, writer, setup.train_batches(first_step=first) as batches, display, profile:
         display.print(_start_message(setup, workdir, state))
+        if raised:
+            display.print(_raised_message(setup, first, raised))
+        if start:
+            display.print(start.message())
+            writer.write('start', first, start.row())
         if first == setup.steps:
             return results
         prefetcher = Prefetcher(batches, setup.mesh)
@@ -171,6 +191,15 @@ def _start_message(setup: Setup, workdir: pathlib.Path, state: TrainState) -> st
         step=int(state.step),
         steps=setup.steps,
         epochs=config.epochs,
+    )
+
+
+def _raised_message(setup: Setup, step: int, raised: Raised) -> str:
+    changes = ', '.join(f'{name} from {was} to {now}' for name, (was, now) in raised.items())
+    rate = float(jnp.asarray(setup.learning_rate(step)))
+    return (
+        f'raised {changes}: from step {step} on the learning rate is that of {setup.steps} steps in all, '
+        f'{rate:.3g} at first'
     )
 
 

@@ -5,10 +5,11 @@ Whoever trains, evaluates or analyses is handed the `Setup`, and need not come b
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -22,8 +23,8 @@ from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import objective, optim, set_beta
-from cpng_jax.training.state import TrainState, create
+from cpng_jax.training import objective, optim, set_beta, weights
+from cpng_jax.training.state import TrainState, begin
 from cpng_jax.training.step import EvalStep, Prepare, make_eval_step, make_train_step, network_input
 
 
@@ -42,7 +43,8 @@ class Setup(NamedTuple):
       settings: what rules that set beta are made from.
       controller: what sets beta.
       observe: collections of statistics that are measured: for chi, and for what sets beta.
-      initial_state: initialises the state of the run, each part where it will live.
+      state_shapes: shape, dtype and sharding of each array of the state, which says where it will live.
+      initial_state: makes the state at step 0, with weights of its own or, by name, given ones (`training.weights`).
       train_step: maps a state, whose memory is reused, and a batch to the next state.
       eval_step: maps a state and a batch to sums over its examples.
       end_of_epoch: sets beta between epochs, and says what became of it.
@@ -62,7 +64,8 @@ class Setup(NamedTuple):
     settings: Settings
     controller: Controller
     observe: tuple[str, ...]
-    initial_state: Callable[[], TrainState]
+    state_shapes: TrainState
+    initial_state: Callable[..., TrainState]
     train_step: jax.stages.Wrapped
     eval_step: EvalStep
     end_of_epoch: set_beta.EndOfEpoch
@@ -100,7 +103,8 @@ def build(config: Config) -> Setup:
     steps = per_epoch * config.epochs
     example = network_input(jnp.zeros((1, *dataset.image_shape), jnp.uint8), dataset.mean, dataset.std)
     prepare = functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=config.dtype)
-    settings = _settings(config, _layers(config, dataset, model, example), per_epoch)
+    shapes = _shapes(config, dataset, model, example)
+    settings = _settings(config, layer_paths(shapes['surrogate']), per_epoch)
     controller = _controller(config, settings)
     observe = set_beta.collections(controller, settings.statistics)
     learning_rate = optim.learning_rate(config.optim, steps)
@@ -108,10 +112,17 @@ def build(config: Config) -> Setup:
     loss = objective.make_loss(config.loss, classes)
     accumulate = config.optim.accumulate
 
-    def fresh_state() -> TrainState:
-        return create(model, optimizer, controller, example, config.seed, observe=observe)
+    started = functools.partial(begin, optimizer=optimizer, controller=controller, observe=observe)
+    state_shapes = _placed(jax.eval_shape(started, shapes), mesh, fsdp=config.mesh.fsdp)
+    home = jax.tree.map(lambda leaf: leaf.sharding, state_shapes)
 
-    home = _state_sharding(jax.eval_shape(fresh_state), mesh, fsdp=config.mesh.fsdp)
+    def initial_state(given: Mapping[str, np.ndarray] | None = None) -> TrainState:
+        def fresh(given: Mapping[str, Array]) -> TrainState:
+            # Of the network's own weights, those that are given others are not computed.
+            return started(weights.replaced(model.init(jax.random.key(config.seed), example), given))
+
+        return set_beta.start(controller, jax.jit(fresh, out_shardings=home)(given or {}))
+
     each_batch = functools.partial(set_beta.after_step, controller) if config.cpng.every == 'batch' else None
     return Setup(
         config=config,
@@ -125,7 +136,8 @@ def build(config: Config) -> Setup:
         settings=settings,
         controller=controller,
         observe=observe,
-        initial_state=lambda: set_beta.start(controller, jax.jit(fresh_state, out_shardings=home)()),
+        state_shapes=state_shapes,
+        initial_state=initial_state,
         train_step=make_train_step(
             model,
             optimizer,
@@ -167,14 +179,13 @@ def build(config: Config) -> Setup:
     )
 
 
-def _layers(config: Config, dataset: data.Dataset, model: nn.Module, example: Array) -> list[str]:
-    """Names the layers that have a beta, once the network is known to fit the images."""
+def _shapes(config: Config, dataset: data.Dataset, model: nn.Module, example: Array) -> Mapping[str, Any]:
+    """Shapes of the variables of the network, once it is known to fit the images."""
     try:
-        shapes = jax.eval_shape(model.init, jax.random.key(0), example)
+        return jax.eval_shape(model.init, jax.random.key(0), example)
     except (ValueError, TypeError) as error:
         shape = ' x '.join(map(str, dataset.image_shape))
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
-    return layer_paths(shapes['surrogate'])
 
 
 def _settings(config: Config, layers: Sequence[str], per_epoch: int) -> Settings:
@@ -230,10 +241,12 @@ def beta_of_run(folder: str, layers: Sequence[str]) -> Mapping[str, float]:
     return beta
 
 
-def _state_sharding(shapes: TrainState, mesh: jax.sharding.Mesh, *, fsdp: bool) -> TrainState:
-    """The sharding of each array of a state: with fsdp the devices share weights and optimiser."""
-    whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+def _placed(shapes: TrainState, mesh: jax.sharding.Mesh, *, fsdp: bool) -> TrainState:
+    """The shapes of a state with where each array lives: with fsdp the devices share weights and optimiser."""
+    at = lambda place: lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(leaf))
+    whole = jax.tree.map(at(lambda _: sharding.replicated(mesh)), shapes)
     if not fsdp:
         return whole
-    shared = lambda tree: jax.tree.map(lambda leaf: sharding.along_longest_axis(leaf.shape, mesh), tree)
-    return whole.replace(params=shared(shapes.params), opt_state=shared(shapes.opt_state))
+    shared = at(lambda leaf: sharding.along_longest_axis(leaf.shape, mesh))
+    shared_out = {name: jax.tree.map(shared, getattr(shapes, name)) for name in ('params', 'opt_state')}
+    return whole.replace(**shared_out)

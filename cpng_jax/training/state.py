@@ -1,6 +1,6 @@
 """What training carries from step to step and what a checkpoint holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -104,7 +104,27 @@ def create(
       The state at step 0.
     """
     # Jitted, so that only the weights are computed and not the outputs.
-    variables = jax.jit(model.init)(jax.random.key(seed), example)
+    return begin(jax.jit(model.init)(jax.random.key(seed), example), optimizer, controller, observe=observe)
+
+
+def begin(
+    variables: Mapping[str, PyTree],
+    optimizer: optax.GradientTransformation,
+    controller: Controller,
+    *,
+    observe: Sequence[str] = ('membrane',),
+) -> TrainState:
+    """Lays out a run that starts from given variables; all else is at its beginning.
+
+    Args:
+      variables: collections of the network, `params` and `surrogate`, and `batch_stats` where it has norms.
+      optimizer: from optax.
+      controller: what sets beta.
+      observe: collections of statistics that are measured.
+
+    Returns:
+      The state at step 0.
+    """
     surrogate = variables['surrogate']
     return TrainState(
         step=jnp.zeros((), jnp.int32),

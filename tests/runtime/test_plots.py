@@ -144,7 +144,7 @@ def test_bars_of_two_runs_stand_in_pairs():
     centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
     np.testing.assert_allclose(np.add(centres[:3], centres[3:]) / 2, [1, 2, 3])
     assert min(centres[3:]) - centres[0] == pytest.approx(0.35)
-    assert 'dashed: 1 and 2 at the start' in axes.get_title()
+    assert 'dashed: beta_init 1 and 2' in axes.get_title()
 
 
 def test_curves_may_be_stacked():

@@ -35,11 +35,46 @@ def test_another_configuration_is_refused_by_the_changed_keys(tmp_path, tiny_con
     workdir.acquire(tmp_path, tiny_config, keys.table())
     before = (tmp_path / 'config.json').read_text()
     tiny_config.cpng.beta_init = 2.0
-    tiny_config.epochs = 9
+    tiny_config.batch_size = 9
     for function in (workdir.check, workdir.acquire):
-        with pytest.raises(UserError, match=r'another configuration: cpng.beta_init: 1.0 -> 2.0; epochs: 3 -> 9\. '):
+        with pytest.raises(
+            UserError, match=r'another configuration: batch_size: 128 -> 9; cpng.beta_init: 1.0 -> 2.0\.'
+        ):
             function(tmp_path, tiny_config, keys.table())
     assert (tmp_path / 'config.json').read_text() == before
+
+
+def test_epochs_may_be_raised_to_train_on_and_what_they_were_is_kept(tmp_path, tiny_config):
+    assert workdir.acquire(tmp_path, tiny_config, keys.table()) == {}
+    tiny_config.epochs = 9
+    with pytest.raises(UserError, match=r'another configuration: epochs: 3 -> 9\. '):
+        workdir.check(tmp_path, tiny_config, keys.table())  # a table of equal runs, say, must not mix them
+    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=33) == {'epochs': (3, 9)}
+    assert json.loads((tmp_path / 'config.json').read_text()) == json.loads(tiny_config.to_json())
+    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=33) == {}
+    tiny_config.epochs = 12
+    workdir.acquire(tmp_path, tiny_config, keys.table(), step=50)
+    history = [{'step': 33, 'epochs': 3}, {'step': 50, 'epochs': 9}]
+    assert json.loads((tmp_path / 'config_history.json').read_text()) == history
+    for epochs in (3, 11):
+        tiny_config.epochs = epochs
+        with pytest.raises(UserError, match=rf'epochs: 12 -> {epochs} \(epochs may be raised, not lowered\)\. Choose'):
+            workdir.acquire(tmp_path, tiny_config, keys.table())
+    tiny_config.epochs, tiny_config.seed = 15, 4
+    with pytest.raises(UserError, match=r'another configuration: seed: 0 -> 4\. '):
+        workdir.acquire(tmp_path, tiny_config, keys.table())
+    assert json.loads((tmp_path / 'config_history.json').read_text()) == history
+
+
+def test_a_start_that_was_killed_between_two_files_notes_the_epochs_once(tmp_path, tiny_config, monkeypatch):
+    workdir.acquire(tmp_path, tiny_config, keys.table())
+    tiny_config.epochs = 9
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_config.__class__, 'to_dict', lambda self: pytest.fail('killed'))
+        with pytest.raises(pytest.fail.Exception):
+            workdir.acquire(tmp_path, tiny_config, keys.table(), step=33)
+    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=33) == {'epochs': (3, 9)}
+    assert json.loads((tmp_path / 'config_history.json').read_text()) == [{'step': 33, 'epochs': 3}]
 
 
 def test_check_writes_nothing(tmp_path, tiny_config):
