@@ -60,8 +60,12 @@ def read_checkpoint(workdir: pathlib.Path, parts: Sequence[str], which: str = 'l
         raise UserError(f'There is no checkpoint in {workdir}: train at least one epoch first, or name another run.')
     reasons = {}
     for step in reversed(steps):
+        folder = workdir / 'checkpoints' / str(step) / 'state'
+        files = _files(folder)
         try:
-            saved = Saved(step, _read_state(workdir / 'checkpoints' / str(step) / 'state', parts))
+            saved = Saved(step, _read_state(folder, parts))
+            if _files(folder) != files:  # of a chunk that has gone TensorStore makes zeros
+                raise ValueError('it was removed meanwhile')
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
             reasons[step] = (str(error).strip() or type(error).__name__).splitlines()[0]
             continue
@@ -73,6 +77,10 @@ def read_checkpoint(workdir: pathlib.Path, parts: Sequence[str], which: str = 'l
 
 def _listed(reasons: Mapping[int, str]) -> str:
     return '; '.join(f'the checkpoint of step {step} cannot be read ({reason})' for step, reason in reasons.items())
+
+
+def _files(folder: pathlib.Path) -> set[pathlib.Path]:
+    return {path for path in folder.rglob('*') if path.is_file()}
 
 
 def _rating(workdir: pathlib.Path, step: int) -> float | None:

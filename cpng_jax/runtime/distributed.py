@@ -156,6 +156,13 @@ def all_agree(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
+def of_primary(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays that the primary process has; every process has to ask, with arrays of the same names and shapes."""
+    if jax.process_count() == 1:
+        return arrays
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(arrays))
+
+
 def translate_error(error: RuntimeError) -> Exception:
     """Makes an error for the user of one of JAX's runtime, where its meaning is known.
 

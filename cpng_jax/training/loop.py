@@ -97,7 +97,9 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
         restored = checkpoints.restore(setup.state_shapes, older=[state_v1.LAYOUT])
         if restored is None:
             start = start or begin()
-            restored = setup.initial_state(start and start.given), _NO_RESULTS
+            # What each process has read may differ, where it is that of a run under way.
+            given = distributed.of_primary(start.given) if start else None
+            restored = setup.initial_state(given), _NO_RESULTS
         state, results = restored
         results = _train_from(setup, workdir, checkpoints, state, results, start, raised)
     except OSError as error:

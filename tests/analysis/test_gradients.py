@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from cpng_jax.analysis import gradients
 from cpng_jax.analysis.compared import Compared, spread_examples
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import weights
 from cpng_jax.training.setup import build
 
 
@@ -72,6 +73,18 @@ def test_a_picture_and_tables(run, tmp_path):
     alone = gradients.draw([run], tmp_path, betas=(1.0,), images=10_000)
     assert 'on 1437 training images' in alone[2].read_text()
     assert '| run |' not in alone[2].read_text()
+
+
+@pytest.mark.trains
+def test_the_start_of_a_run_from_weights_is_where_it_started(run, tmp_path, tiny_config):
+    moved = run.state.replace(params=jax.tree.map(lambda leaf: leaf + 0.1, run.state.params))
+    tiny_config.init_from = str(tmp_path / 'weights.npz')
+    weights.write(tmp_path / 'weights.npz', moved.variables)
+    started = run._replace(setup=build(tiny_config))
+    paths = gradients.draw([started], tmp_path, betas=(1.0,), weights='start', images=30)
+    (row,) = csv.DictReader(paths[1].read_text().splitlines())
+    expected = gradients.relative_gradients(run, moved, [1.0], 30)[0]
+    assert float(row['conv01/conv/conv']) == pytest.approx(expected[0], rel=1e-4)
 
 
 @pytest.mark.trains

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from cpng_jax.runtime import metrics
+from cpng_jax.runtime import arrays, metrics
 from tests.runs import (
     assert_bitwise_equal,
     epoch_rows,
@@ -107,6 +107,20 @@ def test_a_run_goes_on_and_is_evaluated_on_another_layout(alone, tmp_path, tiny_
     assert 'latest checkpoint, step 22: test accuracy' in out
     assert 'of 360)' in out
     assert 'test accuracy' not in other
+
+
+def test_two_processes_start_from_the_weights_that_one_has_found(alone, tmp_path, tiny_config):
+    config = by_step(tiny_config)
+    config.epochs, config.init_from, config.mesh.fsdp = 1, str(alone), True
+    config.optim.learning_rate, config.optim.weight_decay = 1e-9, 0.0
+    (out, _), (other, _) = run_together(tmp_path, config)
+    assert f'starts from {alone}, checkpoint of step 22: 14 arrays, with beta' in out
+    assert 'starts' not in other
+    source, state = arrays.read_checkpoint(alone, ['params']).arrays, final_state(config, tmp_path)
+    found = {name: leaf for name, leaf in state.items() if name.startswith('.params')}
+    assert len(found) == len(source) == 8
+    for leaf, expected in zip(found.values(), source.values(), strict=True):
+        np.testing.assert_allclose(leaf, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('victim', [0, 1])

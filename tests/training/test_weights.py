@@ -148,6 +148,24 @@ def test_a_damaged_checkpoint_is_passed_over_and_stays(tmp_path, tiny_config):
         arrays.read_checkpoint(tmp_path / 'nowhere', weights.COLLECTIONS)
 
 
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_passed_over(tmp_path, tiny_config, monkeypatch):
+    """As by a run under way: TensorStore makes zeros of what has gone."""
+    source = save(tiny_config, tmp_path / 'source', {1: 0.3, 2: 0.4})
+    read = arrays._read_state
+
+    def read_too_late(folder, parts):
+        found = read(folder, parts)
+        if folder.parent.name == '2':
+            shutil.rmtree(folder.parent)
+        return found
+
+    monkeypatch.setattr(arrays, '_read_state', read_too_late)
+    with pytest.warns(
+        UserWarning, match=r'Step 1 .* since the checkpoint of step 2 cannot be read \(it was removed mean'
+    ):
+        assert arrays.read_checkpoint(source, weights.COLLECTIONS).step == 1
+
+
 def test_the_command_writes_a_file_that_the_network_runs_on(tmp_path, tiny_config, capsys):
     source, file = save(tiny_config, tmp_path / 'source', {1: 0.5, 2: 0.4}), tmp_path / 'new' / 'weights.npz'
     assert weights.main([f'--workdir={source}', f'--out={file}', '--checkpoint=best']) == 0
