@@ -95,12 +95,11 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     try:
         restored = checkpoints.restore(setup.state_shapes, older=[state_v1.LAYOUT])
-        if restored is None:
-            start = start or begin()
-            # What each process has read may differ, where it is that of a run under way.
-            given = distributed.of_primary(start.given) if start else None
-            restored = setup.initial_state(given), _NO_RESULTS
-        state, results = restored
+        # If none of the checkpoints was whole, the run starts once more.
+        start = None if restored else start or begin()
+        # What each process has read may differ, where it is that of a run under way.
+        given = distributed.of_primary(start.given) if start else None
+        state, results = restored or (setup.initial_state(given), _NO_RESULTS)
         results = _train_from(setup, workdir, checkpoints, state, results, start, raised)
     except OSError as error:
         raise UserError(

@@ -365,6 +365,18 @@ def test_a_run_from_weights_goes_on_bit_for_bit_when_they_are_gone(tmp_path, tin
     assert_bitwise_equal(final_state(tiny_config, tmp_path / 'whole'), final_state(tiny_config, tmp_path / 'parts'))
 
 
+@pytest.mark.trains
+def test_a_run_whose_only_checkpoint_is_damaged_starts_from_the_weights_again(tmp_path, tiny_config, capsys):
+    source = save(tiny_config, tmp_path / 'source', {1: 0.3})
+    tiny_config.epochs, tiny_config.init_from = 1, str(source)
+    save(tiny_config, tmp_path / 'run', {5: 0.3})
+    damage(tmp_path / 'run' / 'checkpoints' / '5' / 'metrics')
+    with pytest.warns(UserWarning, match=r'The checkpoint of step 5 cannot be read \(.+\); moved to '):
+        loop.run(tiny_config, tmp_path / 'run')
+    assert f'starts from {source}, checkpoint of step 1: 14 arrays, with beta\n' in capsys.readouterr().out
+    assert set(epoch_rows(tmp_path / 'run')[0]['beta'].values()) == {np.float32(1.01).item()}
+
+
 def test_a_setup_traces_the_network_once(tiny_config, monkeypatch):
     calls, dense = [], nn.Dense.__call__
     monkeypatch.setattr(nn.Dense, '__call__', lambda self, x: calls.append(1) or dense(self, x))
