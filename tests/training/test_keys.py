@@ -118,3 +118,4 @@ def test_what_may_change_within_a_workdir():
     sections = ('eval.', 'checkpoint.', 'cluster.', 'mesh.', 'profile.', 'log.')
     others = {'data.dir', 'data.threads', 'data.workers', 'neuron.implementation', 'distributed'}
     assert free == others | {key for key in flatten(base.get_config()) if key.startswith(sections)}
+    assert {key.name for key in keys.table().known.values() if key.grows} == {'epochs'}
