@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from configs import digits
-from cpng_jax.runtime import metrics
-from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime import checkpoint_reader, metrics
 from cpng_jax.runtime.config import flatten
 from cpng_jax.training.setup import build
 from tests import forked
@@ -72,12 +71,18 @@ def latest(workdir):
 def final_state(config, workdir):
     """The latest checkpoint of a run as numpy arrays by path."""
     initial = build(config).initial_state()
-    checkpoints = Checkpoints(workdir)
-    restored = checkpoints.restore(initial)
-    checkpoints.close()
+    restored = checkpoint_reader.restore(workdir, initial)
     assert restored is not None
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored[0]))
     return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def contents(folder):
+    """What is in a folder, down to the bytes and the times of its files."""
+    return {
+        path.relative_to(folder): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        for path in [folder, *folder.rglob('*')]
+    }
 
 
 def assert_bitwise_equal(first, second):

@@ -4,45 +4,25 @@ It keeps the latest and the best, falls back on an older one where the latest is
 version saved with another layout.
 """
 
-import json
 import os
-import pathlib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from cpng_jax.runtime import distributed
+from cpng_jax.runtime import distributed, orbax
+from cpng_jax.runtime.checkpoint_reader import RANKED_BY, Layout, Progress, PyTree, Reader, State
 from cpng_jax.runtime.errors import UserError
-
-PyTree = Any
-State = TypeVar('State')
-Progress = dict[str, Any]
-
-
-class Layout(NamedTuple):
-    """A structure that an older version saved states in, and how such a state is brought up to date.
-
-    Attributes:
-      before: maps the target of `Checkpoints.restore` to the pytree of arrays or `jax.ShapeDtypeStruct`, with their
-        shardings, that was saved for it then.
-      upgrade: makes a state like the target of what was read in that structure; takes both.
-    """
-
-    before: Callable[[PyTree], PyTree]
-    upgrade: Callable[[PyTree, PyTree], PyTree]
-
-
-_TODAY = Layout(lambda target: target, lambda state, _: state)
-
-RANKED_BY = 'test_accuracy'
 
 
 class Checkpoints:
-    """The checkpoints of a workdir; writes go on in the background until `close`."""
+    """The checkpoints of a run that saves them; writes go on in the background until `close`.
+
+    Whoever only reads takes `checkpoint_reader.restore`, which leaves the folder as it is.
+    """
 
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2) -> None:
         """Opens `workdir/checkpoints`; makes it when missing.
@@ -54,7 +34,8 @@ class Checkpoints:
         Raises:
           UserError: the folder cannot be made or read.
         """
-        self.directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+        self._reader = Reader(workdir)
+        self.directory = self._reader.directory
         policies = [
             preservation_policy.LatestN(keep),
             preservation_policy.BestN(
@@ -71,9 +52,8 @@ class Checkpoints:
             if distributed.is_primary():
                 self._set_aside_unrated()
             distributed.barrier('unrated checkpoints are set aside')
-            # The handlers are named so that the metadata of a checkpoint can be read before its arrays.
             handlers = {'state': ocp.StandardCheckpointHandler(), 'progress': ocp.JsonCheckpointHandler()}
-            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+            self._manager = ocp.CheckpointManager(orbax.path(self.directory), options=options, item_handlers=handlers)
         except OSError as error:
             raise UserError(f'Cannot keep checkpoints in {self.directory}: {error.strerror}.') from error
 
@@ -83,8 +63,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step of the highest test accuracy, None when no checkpoint has been rated."""
-        rated = [step for step in self.steps() if self._manager.metrics(step) is not None]
-        return self._manager.best_step() if rated else None
+        return self._reader.best_step()
 
     def save(self, step: int, state: PyTree, progress: Progress, test_accuracy: float | None = None) -> None:
         """Saves a state in the background; a step that has a checkpoint already is left alone.
@@ -127,65 +106,17 @@ class Checkpoints:
           UserError: there are checkpoints, but none can be read, or one belongs to another network; they stay where
             they are.
         """
-        steps = self.steps()
-        if which == 'best':
-            best = self.best_step()
-            steps = steps if best is None else [best]
-        layouts = (_TODAY, *older)
-        candidates = [jax.tree.map(ocp.utils.to_shape_dtype_struct, layout.before(target)) for layout in layouts]
-        reasons: dict[int, str] = {}
-        for step in reversed(steps):
-            restored: Any = None
-            index = 0
-            try:
-                index = self._matching(step, candidates)
-                state = ocp.args.StandardRestore(candidates[index])
-                args = ocp.args.Composite(state=state, progress=ocp.args.JsonRestore())
-                restored = self._manager.restore(step, args=args)
-            except UserError:
-                raise
-            except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
-                reasons[step] = _first_line(error)
-            if not distributed.all_agree(restored is not None):
-                reasons.setdefault(step, 'another process cannot read its part')
-                continue
-            self._set_all_aside(reasons)
-            return layouts[index].upgrade(restored.state, target), restored.progress
-        if reasons:
-            listed = '; '.join(f'step {step}: {reason}' for step, reason in reasons.items())
-            raise UserError(
-                f'None of the checkpoints in {self.directory} can be read ({listed}). They were left as they are; '
-                'choose another --workdir to start anew.'
-            )
-        return None
-
-    def _matching(self, step: int, candidates: Sequence[PyTree]) -> int:
-        """Index of the first candidate with the names and shapes of a checkpoint, by its metadata alone.
-
-        Orbax would find a mismatch only halfway through the arrays, and say less.
-
-        Raises:
-          UserError: there is none; the message is about the first candidate.
-        """
-        metadata: Any = self._manager.item_metadata(step)['state']
-        found, first = _shapes(metadata.tree), _shapes(candidates[0])
-        for index, candidate in enumerate(candidates):
-            if _shapes(candidate) == found:
-                return index
-        name = min(name for name in found.keys() | first.keys() if found.get(name) != first.get(name))
-        raise UserError(
-            f'The checkpoint of step {step} in {self.directory} belongs to another network or optimiser: '
-            f'{name} is {_shape_text(found.get(name))}, expected {_shape_text(first.get(name))}. '
-            'It was left as it is; choose another --workdir to start anew.'
-        )
+        found = self._reader.find(target, which, older)
+        if found is None:
+            return None
+        self._set_all_aside(found.unreadable)
+        return found.state, found.progress
 
     def _set_aside_unrated(self) -> None:
         """Sets aside checkpoints with a damaged rating: Orbax would refuse the whole folder for one of them."""
-        for rating in self.directory.glob('[0-9]*/metrics/metrics'):
-            try:
-                json.loads(rating.read_text())
-            except ValueError as error:
-                self._set_aside(int(rating.parts[-3]), _first_line(error))
+        _, damaged = self._reader.ratings()
+        for step, reason in damaged.items():
+            self._set_aside(step, reason)
 
     def _set_all_aside(self, reasons: dict[int, str]) -> None:
         """Sets aside checkpoints that cannot be read: the steps and why."""
@@ -225,6 +156,7 @@ class Checkpoints:
           UserError: a write failed; older checkpoints are untouched.
         """
         try:
+            self._reader.close()
             self._manager.close()
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -233,26 +165,5 @@ class Checkpoints:
         # Every process takes part in a save: Orbax times out where one of them has ended.
         if isinstance(error, TimeoutError) and jax.process_count() > 1:
             return distributed.lost_process_error(error)
-        reason = _first_line(error)
+        reason = orbax.reason(error)
         return UserError(f'Cannot save a checkpoint in {self.directory}: {reason}. Older checkpoints are untouched.')
-
-
-def steps_in(workdir: pathlib.Path) -> list[int]:
-    """Lists the steps that have a checkpoint in a workdir, oldest first, by the names of folders; opens nothing."""
-    return sorted(int(path.name) for path in (workdir / 'checkpoints').glob('*') if path.name.isdecimal())
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by names such as params.conv01.conv.kernel."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _shape_text(shape: tuple[int, ...] | None) -> str:
-    if shape is None:
-        return 'missing'
-    return ' x '.join(map(str, shape)) or 'a scalar'
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,12 +2,13 @@
 
 import ctypes
 import importlib.util
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -156,11 +157,29 @@ def all_agree(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
-def of_primary(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def arrays_from_primary(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays that the primary process has; every process has to ask, with arrays of the same names and shapes."""
     if jax.process_count() == 1:
         return arrays
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(arrays))
+
+
+def from_primary(value: Any) -> Any:
+    """Hands what the primary process has to all, and they go on alike; every process has to ask.
+
+    Args:
+      value: what JSON can hold.
+
+    Returns:
+      The value of the primary process, tuples as lists.
+    """
+    text = json.dumps(value).encode()
+    if jax.process_count() > 1:
+        # All take part with arrays of one shape: first with the length, then with so many bytes.
+        size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+        padded = np.frombuffer(text[:size].ljust(size), np.uint8)
+        text = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+    return json.loads(text)
 
 
 def translate_error(error: RuntimeError) -> Exception:

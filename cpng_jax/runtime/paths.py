@@ -8,6 +8,8 @@ from cpng_jax.runtime.errors import UserError
 
 # Also with a single slash, which is all that pathlib leaves of the two.
 _ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
+# What TensorStore, under checkpoints, takes for something else; and what Orbax and TFDS take for a bucket.
+_MISREAD = re.compile(r'.*(\\|gs:/)|/(gs|s3|az|hf)/', flags=re.DOTALL)
 # What Linux takes in a name, and in a path; a run writes files whose names come on top.
 _LONGEST_NAME, _LONGEST_PATH, _LEFT_FOR_FILES = 255, 4096, 512
 
@@ -23,7 +25,7 @@ def local(value: str | os.PathLike[str], name: str) -> pathlib.Path:
       The path, relative if it was given so. It may be handed to this function again.
 
     Raises:
-      UserError: it is empty, an address such as gs://bucket, or no path that a file system takes.
+      UserError: it is empty, an address such as gs://bucket, or no path that a run can lie at.
     """
     text = os.fspath(value)
     if not text:
@@ -44,6 +46,10 @@ def local(value: str | os.PathLike[str], name: str) -> pathlib.Path:
         raise UserError(f'{name} is {text!r}, but there is no home directory: set HOME, or write the path out.')
     if path.parts and (path.parts[0].startswith('~') or _ADDRESS.match(f'{path}/')):
         path = path.absolute()  # ./~ and ./gs: are folders of that name, and shall stay so when asked again
+    if misread := _MISREAD.match(f'{path.absolute()}/'):
+        raise UserError(
+            f'{name} is {text!r}: libraries read {(misread[1] or misread[0])!r} in a path as something else; rename it.'
+        )
     longest = max(path.parts, key=_size, default='')
     if _size(longest) > _LONGEST_NAME:
         raise UserError(

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cpng_jax.data.pipeline import eval_batches
-from cpng_jax.runtime import distributed, sharding
-from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime import checkpoint_reader, distributed, sharding
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import check
 from cpng_jax.training import keys, state_v1
@@ -63,11 +62,11 @@ def evaluate_split(setup: Setup, state: TrainState) -> Accuracy:
 
 
 def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
-    """Restores the checkpoint that `config.eval.checkpoint` names.
+    """Reads the checkpoint that `config.eval.checkpoint` names; the run may be under way.
 
     Args:
       setup: from `build`.
-      workdir: folder of the run, with a folder of checkpoints.
+      workdir: folder of the run.
 
     Returns:
       The state; None when there is no checkpoint yet.
@@ -75,9 +74,8 @@ def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
     Raises:
       UserError: none can be read, or one belongs to another network.
     """
-    checkpoints = Checkpoints(workdir, keep=setup.config.checkpoint.keep)
-    restored = checkpoints.restore(setup.state_shapes, setup.config.eval.checkpoint, older=[state_v1.LAYOUT])
-    checkpoints.close()
+    which = setup.config.eval.checkpoint
+    restored = checkpoint_reader.restore(workdir, setup.state_shapes, which, older=[state_v1.LAYOUT])
     return None if restored is None else restored[0]
 
 

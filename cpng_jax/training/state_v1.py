@@ -6,7 +6,7 @@ from flax import struct
 
 from cpng_jax.control.cpng import CPNGState
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.runtime.checkpoint import Layout
+from cpng_jax.runtime.checkpoint_reader import Layout
 from cpng_jax.training import state as today
 
 PyTree = Any

@@ -11,7 +11,8 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cpng_jax.runtime import sharding
-from cpng_jax.runtime.checkpoint import Checkpoints, Layout
+from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime.checkpoint_reader import Layout
 from cpng_jax.runtime.errors import UserError
 
 

@@ -34,7 +34,7 @@ def test_the_home_directory_is_expanded_once(monkeypatch, tmp_path):
     assert local('~', '--workdir') == pathlib.Path('/home/~')
     assert local(pathlib.Path('~/runs/~'), '--workdir') == pathlib.Path('/home/~/runs/~')
     assert local('~nobody-has-this-name/x', '--workdir') == tmp_path / '~nobody-has-this-name' / 'x'
-    for text in ('./~/x', './gs:/x'):  # folders of that name
+    for text in ('./~/x', './data:/x'):  # folders of that name
         once = local(text, '--workdir')
         assert once == local(once, '--workdir') == tmp_path / text[2:]
 
@@ -57,6 +57,9 @@ def test_an_address_is_refused(address):
     [
         ('', r"^--workdir is '', expected a path"),
         ('a\0b', r"^--workdir is 'a\\x00b': no path has a zero byte"),
+        ('a\\b', r"^--workdir is 'a\\\\b': libraries read '\\\\' in a path as something else"),
+        ('runs/mygs:', r"^--workdir is 'runs/mygs:': libraries read 'gs:/' in a path"),
+        ('/gs/bucket', r"^--workdir is '/gs/bucket': libraries read '/gs/' in a path"),
         ('a\udcff', r"^--workdir is 'a\\udcff', which is not UTF-8"),
         ('runs/' + 'ä' * 128, r'^--workdir has the name ä{20}\.\.\. of 256 bytes in it, expected at most 255'),
         ('/' + 'ab/' * 1200, r'^--workdir is a path of 3600 bytes, (/ab){6}/a\.\.\., expected at most 3584'),
