@@ -1,6 +1,5 @@
 """Trains a spiking network with CPNG: `python train.py --config=configs/digits.py --workdir=runs/digits`."""
 
-import pathlib
 import signal
 import sys
 
@@ -13,7 +12,7 @@ try:
     from absl import flags
     from ml_collections import config_flags
 
-    from cpng_jax.runtime import command
+    from cpng_jax.runtime import command, paths
     from cpng_jax.runtime.errors import UserError
     from cpng_jax.training import keys, loop
 except ModuleNotFoundError as missing:
@@ -43,8 +42,8 @@ def main(argv: list[str]) -> None:
         return
     if _MATCH.value:
         raise UserError(f'--match is {_MATCH.value!r}, which is for --mode=keys.')
-    config_file = config_flags.get_config_filename(flags.FLAGS['config'])
-    loop.run(_CONFIG.value, _WORKDIR.value or pathlib.Path('runs', pathlib.Path(config_file).stem), _MODE.value)
+    name = paths.local(config_flags.get_config_filename(flags.FLAGS['config']), '--config').stem
+    loop.run(_CONFIG.value, f'runs/{name}' if _WORKDIR.value is None else _WORKDIR.value, _MODE.value)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ ratios and the scaling; and `benchmarks.json`, the time of each round.
 
 import dataclasses
 import json
-import pathlib
 import sys
 import textwrap
 from typing import Any
@@ -25,6 +24,7 @@ from benchmarks.process import peers_python
 from benchmarks.scaling import AXES, Growth
 from cpng_jax.runtime import command
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.paths import local
 
 _OURS, _NEUTRAL = '#1f77b4', '#555555'
 
@@ -124,7 +124,7 @@ def main(_: list[str]) -> None:
     cases = [lif_case(time_steps, values.neurons) for time_steps in (4, 10, 50)]
     cases += [network_case(name, values.batch, values.width) for name in values.networks]
     try:
-        python = peers_python(values.peers_python)
+        python, out = peers_python(values.peers_python), local(values.out, '--out')
         for case, peer in race.pairs(cases, list(PEERS)):
             results.append(contest(case, peer, python, rounds=rounds, round_seconds=values.round_seconds))
             print(f'{case.name}, {case.size}: ours / {peer} {race.ratio(results[-1].ratio)}', flush=True)
@@ -139,7 +139,6 @@ def main(_: list[str]) -> None:
         scaling.measure(axis, sizes[: values.sizes], rounds=rounds, steps=2) for axis, (sizes, _) in AXES.items()
     ]
     command = ' '.join(['python -m benchmarks.bench', *sys.argv[1:]])
-    out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / 'benchmarks.md').write_text(page(results, costs, growths, command, rounds))
     (out / 'benchmarks.json').write_text(json.dumps(numbers(results, costs, growths), indent=1) + '\n')

@@ -22,7 +22,7 @@ try:
     from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, report, saliency
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
-    from cpng_jax.runtime import command
+    from cpng_jax.runtime import command, paths
     from cpng_jax.runtime.config import nearest
     from cpng_jax.runtime.errors import UserError
 except ModuleNotFoundError as missing:
@@ -66,9 +66,9 @@ def main(argv: list[str]) -> None:
     _check_options(names)
     if _WORKDIR.value is None:
         raise UserError('expected --workdir, the folder of a run.')
-    workdir, versus = pathlib.Path(_WORKDIR.value), None
+    workdir, versus = paths.local(_WORKDIR.value, '--workdir'), None
     if _VERSUS.value is not None:
-        versus = Run(pathlib.Path(_VERSUS.value), _CHECKPOINT.value)
+        versus = Run(paths.local(_VERSUS.value, '--versus'), _CHECKPOINT.value)
         if versus.workdir.resolve() == workdir.resolve():
             raise UserError(f'--versus is {_VERSUS.value!r}, the run of --workdir itself: expected another.')
         _ = versus.epochs  # Read first, so that a wrong folder is an error before any work is done.

@@ -15,6 +15,7 @@ from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics
 from cpng_jax.data.tfds_builders import Archive
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.paths import local
 
 _SERVER = 'https://www.cs.toronto.edu/~kriz/'
 # As TFDS lists them.
@@ -61,7 +62,7 @@ def load100(config: Config) -> Dataset:
 
 
 def _load(name: str, config: Config) -> Dataset:
-    builder = tfds_builders.open_builder(name, pathlib.Path(config.dir))
+    builder = tfds_builders.open_builder(name, local(config.dir, 'config.data.dir'))
     train, test = _read(builder, 'train'), _read(builder, 'test')
     mean, std = channel_statistics(train.images)
     return Dataset(

@@ -20,6 +20,7 @@ from cpng_jax.data.dataset import Dataset, Example
 from cpng_jax.data.events import Events, cached_frames, random_shift
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.paths import local
 
 _NAME, _VERSION = 'cifar10_dvs', '1.0.0'
 _ARTICLE = 'https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671'
@@ -107,7 +108,7 @@ def load(config: Config) -> Dataset:
     """
     if config.event_size > SENSOR:
         raise UserError(f'config.data.event_size is {config.event_size}, expected at most the {SENSOR} of the sensor.')
-    folder, counts, recordings = _open(pathlib.Path(config.dir))
+    folder, counts, recordings = _open(local(config.dir, 'config.data.dir'))
     frames = cached_frames(
         # Beside the recordings they come from, so that they go when those are made anew.
         folder / f'frames-T{config.time_steps}-{config.slicing}-{config.event_size}.npy',

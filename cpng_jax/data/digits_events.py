@@ -6,7 +6,6 @@ saccades") and for CIFAR10-DVS (Li et al. 2017, "CIFAR10-DVS: an event-stream da
 """
 
 import hashlib
-import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from cpng_jax.data import digits
 from cpng_jax.data.dataset import Dataset, split_arrays
 from cpng_jax.data.events import Events, cached_frames, random_shift
 from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.paths import local
 
 
 class Camera(NamedTuple):
@@ -57,7 +57,7 @@ def load(config: Config) -> Dataset:
     version = hashlib.sha256(repr(camera).encode()).hexdigest()[:8]
     name = f'frames-T{config.time_steps}-{config.slicing}-{size}-{version}.npy'
     stored = cached_frames(
-        pathlib.Path(config.dir) / 'digits_events' / name,
+        local(config.dir, 'config.data.dir') / 'digits_events' / name,
         len(images),
         lambda: recordings(images[..., 0] / 255, size, camera),
         time_steps=config.time_steps,

@@ -16,6 +16,7 @@ from cpng_jax.data.jpeg import decode_random_resized_crop, decode_resize_centre_
 from cpng_jax.data.tfds_builders import Archive
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.paths import local
 
 NAME = 'imagenet2012'
 _PAGE = 'https://image-net.org/download-images'
@@ -74,7 +75,7 @@ def load(config: Config) -> Dataset:
       UserError: it has not been prepared, is damaged, or Pillow is not installed.
     """
     tfds = tfds_builders.import_tfds()
-    builder = tfds_builders.open_builder(NAME, pathlib.Path(config.dir))
+    builder = tfds_builders.open_builder(NAME, local(config.dir, 'config.data.dir'))
     options = {'decoders': {'image': tfds.decode.SkipDecoding()}}
     size, change = config.image_size, standard(config, channels=3)
 

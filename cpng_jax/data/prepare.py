@@ -14,6 +14,7 @@ from cpng_jax.data import cifar, cifar10_dvs, imagenet, tfds_builders
 from cpng_jax.data.tfds_builders import Archive
 from cpng_jax.runtime import streams
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.paths import local
 
 Archives = tuple[Archive, ...]
 
@@ -90,10 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code, 2 after one sentence on what the user can set right."""
     parser = argparse.ArgumentParser(prog='python -m cpng_jax.data.prepare', description=__doc__)
     parser.add_argument('name', metavar='NAME', help=', '.join(PREPARE))
-    parser.add_argument('--data_dir', type=pathlib.Path, default=pathlib.Path('data'), help='default: data')
+    parser.add_argument('--data_dir', default='data', help='default: data')
     flags = parser.parse_args(arguments)
     try:
-        folder = prepare(flags.name, flags.data_dir)
+        folder = prepare(flags.name, local(flags.data_dir, '--data_dir'))
     except UserError as error:
         print(f'prepare: {error}', file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ try:
     from ml_collections import config_flags
 
     from cpng_jax.experiments import catalogue, figures, grid, tables
-    from cpng_jax.runtime import command, distributed, workdir
+    from cpng_jax.runtime import command, distributed, paths, workdir
     from cpng_jax.runtime.config import nearest, validate
     from cpng_jax.runtime.errors import UserError
     from cpng_jax.runtime.tables import write_text
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> None:
     """Runs the experiment that the command line names, and writes its results."""
     name, config, known = _name(argv[1:]), _CONFIG.value, keys.table()
     validate(config, known)
-    file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
-    folder = pathlib.Path(_WORKDIR.value or f'runs/{file.stem}-experiments')
+    file = paths.local(config_flags.get_config_filename(flags.FLAGS['config']), '--config')
+    folder = paths.local(f'runs/{file.stem}-experiments' if _WORKDIR.value is None else _WORKDIR.value, '--workdir')
     plan = catalogue.keep_arms(catalogue.EXPERIMENTS[name](config, _values(name)), _ARMS.value)
     seeds = range(config.seed, config.seed + _SEEDS.value)
     cells = grid.cells_of(plan, config, seeds, folder)

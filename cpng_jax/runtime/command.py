@@ -15,6 +15,7 @@ from absl import app, logging
 from cpng_jax.runtime import distributed, signals, streams
 from cpng_jax.runtime.config import ConfigDict, Retired, flatten, instead_of, nearest
 from cpng_jax.runtime.errors import LostProcessError, UserError
+from cpng_jax.runtime.paths import local
 from cpng_jax.runtime.signals import Stopped
 
 DEFAULT_CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py'
@@ -82,13 +83,22 @@ def exit_with_error(sentence: object) -> NoReturn:
 
 
 def _with_config(argv: list[str], retired: Mapping[str, Retired]) -> list[str]:
-    """The command line, with `--config` of the default if it has none; the file and overridden keys are checked."""
+    """The command line, with `--config` of the default if it has none; the file and overridden keys are checked.
+
+    The path of the file is as `paths.local` has it, so that ml_collections finds it, too.
+    """
     given = [index for index, argument in enumerate(argv) if re.match('--?config(=|$)', argument)]
     if not given:
         argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
         given = [1]
-    _, _, file = argv[given[-1]].partition('=')
-    known = flatten(load(file or ''.join(argv[given[-1] + 1 : given[-1] + 2])))
+    index = given[-1]
+    flag, equals, file = argv[index].partition('=')
+    if not equals:
+        index, flag, file = index + 1, '', ''.join(argv[index + 1 : index + 2])
+    path, colon, argument = file.partition(':')
+    file = str(local(file if '://' in file else path, '--config')) + colon + argument
+    argv = [*argv[:index], f'{flag}{equals}{file}', *argv[index + 1 :]]
+    known = flatten(load(file))
     for argument in argv[1:]:
         override = re.match(r'--?(?:no)?config\.([^=]*)', argument)
         if override and override[1] in retired:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from cpng_jax.runtime import distributed
+from cpng_jax.runtime import distributed, paths
 from cpng_jax.runtime.checkpoint import Checkpoints, steps_in
 from cpng_jax.runtime.config import Config, validate
 from cpng_jax.runtime.console import Display, end_message, epoch_line, memory_line, start_message
@@ -56,7 +56,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
     if mode not in MODES:
         raise UserError(f'--mode is {mode!r}, expected one of {", ".join(MODES)}.')
     validate(config, keys.table())
-    folder = pathlib.Path(workdir)
+    folder = paths.local(workdir, '--workdir')
     if mode == 'summary':
         summary = summarise_run(config, folder)
         print(summary, flush=True)

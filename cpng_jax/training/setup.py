@@ -20,7 +20,7 @@ from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.models import registry
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.runtime import metrics, sharding
+from cpng_jax.runtime import metrics, paths, sharding
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import objective, optim, set_beta, weights
@@ -226,7 +226,7 @@ def beta_of_run(folder: str, layers: Sequence[str]) -> Mapping[str, float]:
     Raises:
       UserError: there is no finished epoch in that folder, or its layers are not those of the network.
     """
-    rows = metrics.read_epochs(folder)
+    rows = metrics.read_epochs(paths.local(folder, 'config.cpng.beta_from'))
     if not rows:
         raise UserError(
             f'config.cpng.beta_from is {folder!r}, expected the folder of a run that has finished an '
