@@ -3,7 +3,7 @@
 import pathlib
 
 from cpng_jax.analysis.run import Run, labels
-from cpng_jax.runtime import plots, tables
+from cpng_jax.runtime import files, plots, tables
 
 
 def analyse(run: Run) -> list[pathlib.Path]:
@@ -30,5 +30,5 @@ def analyse(run: Run) -> list[pathlib.Path]:
     ]
     return [
         plots.save(figure, run.folder / 'chi.png'),
-        tables.write_text(run.folder / 'chi.csv', tables.to_csv(rows)),
+        files.replace(run.folder / 'chi.csv', tables.to_csv(rows)),
     ]

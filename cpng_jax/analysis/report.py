@@ -10,7 +10,7 @@ import numpy as np
 
 from cpng_jax.analysis import html
 from cpng_jax.analysis.run import Run
-from cpng_jax.runtime import command, metrics, plots, tables
+from cpng_jax.runtime import command, files, metrics, plots, tables
 from cpng_jax.runtime.config import Config, flatten
 from cpng_jax.runtime.errors import UserError
 
@@ -37,7 +37,7 @@ def analyse(run: Run) -> list[pathlib.Path]:
         parts = [_of_experiment(path) for path in experiments]
     else:
         raise UserError(f'There is nothing to report in {run.workdir}: expected the folder of a run or of experiments.')
-    return [tables.write_text(run.folder / 'report.html', html.document(title, ''.join(parts)))]
+    return [files.replace(run.folder / 'report.html', html.document(title, ''.join(parts)))]
 
 
 def _of_run(run: Run) -> list[str]:

@@ -108,4 +108,5 @@ def labels(first: Run, second: Run) -> tuple[str, str]:
             ', '.join(f'{key}={values[key]}' for key in different[:_MOST_DIFFERENCES]) for values in (ours, theirs)
         ]
         return names[0], names[1]
-    return str(first.workdir), str(second.workdir)
+    # Between two bare $, matplotlib would set a formula.
+    return str(first.workdir).replace('$', r'\$'), str(second.workdir).replace('$', r'\$')

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.lock import held
 
 
 class Archive(NamedTuple):
@@ -67,9 +68,9 @@ def verify(path: pathlib.Path, archive: Archive) -> None:
       UserError: size or checksum differ.
     """
     size = path.stat().st_size
-    wrong = f'{path} is not the published archive: %s. Remove it and fetch it again from {archive.source}.'
+    wrong, instead = f'{path} is not the published archive', f'Remove it and fetch it again from {archive.source}.'
     if size != archive.size:
-        raise UserError(wrong % f'it has {size:,} bytes, expected {archive.size:,}')
+        raise UserError(f'{wrong}: it has {size:,} bytes, expected {archive.size:,}. {instead}')
     from rich.progress import Progress
 
     digest = hashlib.sha256()
@@ -79,7 +80,7 @@ def verify(path: pathlib.Path, archive: Archive) -> None:
             digest.update(block)
             progress.advance(task, len(block))
     if digest.hexdigest() != archive.sha256:
-        raise UserError(wrong % f'its SHA-256 is {digest.hexdigest()}, expected {archive.sha256}')
+        raise UserError(f'{wrong}: its SHA-256 is {digest.hexdigest()}, expected {archive.sha256}. {instead}')
 
 
 def prepared_folder(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
@@ -100,17 +101,20 @@ def write(builder_class: Any, data_dir: pathlib.Path) -> None:
       data_dir: where data sets lie.
 
     Raises:
-      UserError: an archive cannot be downloaded or is not the published one, or the disk cannot be written to.
+      UserError: an archive cannot be downloaded or is not the published one, the disk cannot be written to, or another
+        process is making the same data set.
     """
     tfds = import_tfds()
     config = tfds.download.DownloadConfig(manual_dir=manual_folder(data_dir), try_download_gcs=False)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        _reach(builder_class.archives, data_dir)
-        for unfinished in (data_dir / builder_class.name).glob('incomplete.*'):
-            shutil.rmtree(unfinished)
-        builder = builder_class(data_dir=data_dir, file_format='array_record')
-        builder.download_and_prepare(download_dir=data_dir / 'downloads', download_config=config)
+        folder = data_dir / builder_class.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with held(folder, f'The preparation of {builder_class.name}'):
+            _reach(builder_class.archives, data_dir)
+            for unfinished in folder.glob('incomplete.*'):
+                shutil.rmtree(unfinished)
+            builder = builder_class(data_dir=data_dir, file_format='array_record')
+            builder.download_and_prepare(download_dir=data_dir / 'downloads', download_config=config)
     except UserError:
         raise
     except tfds.download.DownloadError as error:

@@ -18,10 +18,9 @@ try:
     from ml_collections import config_flags
 
     from cpng_jax.experiments import catalogue, figures, grid, tables
-    from cpng_jax.runtime import command, distributed, paths, workdir
+    from cpng_jax.runtime import command, distributed, files, lock, paths, workdir
     from cpng_jax.runtime.config import nearest, validate
     from cpng_jax.runtime.errors import UserError
-    from cpng_jax.runtime.tables import write_text
     from cpng_jax.training import keys
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')
@@ -75,6 +74,8 @@ def main(argv: list[str]) -> None:
 def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes the finished cells of an experiment as CSV and Markdown.
 
+    Jobs that share the folder do so one after the other, so that the last has the cells of all.
+
     Args:
       name: of the experiment.
       plan: the experiment.
@@ -83,12 +84,20 @@ def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], folder
 
     Returns:
       The two files.
+
+    Raises:
+      UserError: they cannot be written.
     """
-    finished = _finished(cells)
-    return [
-        write_text(folder / f'{name}.csv', tables.results_csv(finished, folder)),
-        write_text(folder / f'{name}.md', tables.results_markdown(plan, finished)),
-    ]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.held(folder, f'The writing of {name}.md', patience=60):
+            finished = _finished(cells)
+            return [
+                files.replace(folder / f'{name}.csv', tables.results_csv(finished, folder)),
+                files.replace(folder / f'{name}.md', tables.results_markdown(plan, finished)),
+            ]
+    except OSError as error:
+        raise UserError(f'Cannot write to {folder}: {error.strerror}.') from error
 
 
 def _finished(cells: list[grid.Cell]) -> tables.Finished:

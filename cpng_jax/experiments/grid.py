@@ -13,11 +13,13 @@ from cpng_jax.experiments.catalogue import Arm, Plan, folder_of
 from cpng_jax.runtime import distributed, metrics
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.console import duration
-from cpng_jax.runtime.errors import DivergedError, UserError
+from cpng_jax.runtime.errors import BusyError, DivergedError, UserError
+from cpng_jax.runtime.lock import held
 from cpng_jax.runtime.workdir import write_json
 from cpng_jax.training import keys, loop
 
 _RESULT = 'result.json'
+_PAUSE = 2  # seconds between two looks at a cell of another job
 
 Row = dict[str, Any]
 
@@ -92,6 +94,8 @@ def _folder(workdir: pathlib.Path, names: Sequence[str], seed: int) -> pathlib.P
 def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
     """Runs the cells that are not finished; one that was stopped goes on from its checkpoint.
 
+    One that another job is running is waited for.
+
     Args:
       cells: to run.
       done: called with each cell after its run, and with its result.
@@ -101,8 +105,29 @@ def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
       Stopped: a signal asked for it; the running cell has saved a checkpoint.
     """
     for cell in cells:
-        if cell.result() is None:
-            done(cell, _run(cell))
+        while distributed.from_primary(cell.result() is None):
+            try:
+                row = _run(cell)
+            except BusyError as busy:
+                if distributed.is_primary():
+                    print(f'{busy} Waiting for it.', flush=True)
+                _wait_for_end(cell.folder)
+                continue
+            done(cell, row)
+
+
+def _wait_for_end(folder: pathlib.Path) -> None:
+    """Waits until no other process writes to the folder of a cell; with others, a moment at a time."""
+    while True:
+        with contextlib.suppress(BusyError):
+            distributed.on_primary(lambda: _look_into(folder))
+            return
+        time.sleep(_PAUSE)
+
+
+def _look_into(folder: pathlib.Path) -> None:
+    with held(folder, 'The run'):
+        pass
 
 
 def _run(cell: Cell) -> Row:
@@ -123,8 +148,12 @@ def _run(cell: Cell) -> Row:
 @contextlib.contextmanager
 def _printing_to(path: pathlib.Path) -> Iterator[None]:
     """Appends standard output to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a') as file, contextlib.redirect_stdout(file):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open('a')
+    except OSError as error:
+        raise UserError(f'Cannot write to {path}: {error.strerror}.') from error
+    with file, contextlib.redirect_stdout(file):
         yield
 
 

@@ -7,16 +7,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from cpng_jax.runtime.config import Config
-from cpng_jax.runtime.errors import LostProcessError, UserError
+from cpng_jax.runtime.errors import BusyError, LostProcessError, UserError
 from cpng_jax.runtime.streams import discard, program_name
+
+Result = TypeVar('Result')
 
 _VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _GRACE = 5  # seconds
@@ -180,6 +182,31 @@ def from_primary(value: Any) -> Any:
         padded = np.frombuffer(text[:size].ljust(size), np.uint8)
         text = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
     return json.loads(text)
+
+
+def on_primary(action: Callable[[], Result]) -> Result | None:
+    """Has the primary process do something, and the others wait; every process has to call it.
+
+    Args:
+      action: what to do.
+
+    Returns:
+      What that returned; None in the others.
+
+    Raises:
+      UserError: in every process, where the action raised one.
+    """
+    result, error = None, None
+    if is_primary():
+        try:
+            result = action()
+        except UserError as refused:
+            error = refused
+    refusal = from_primary(error and [isinstance(error, BusyError), str(error)])
+    if refusal is not None:
+        busy, sentence = refusal
+        raise error or (BusyError if busy else UserError)(sentence)
+    return result
 
 
 def translate_error(error: RuntimeError) -> Exception:

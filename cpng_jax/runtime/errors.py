@@ -5,6 +5,10 @@ class UserError(Exception):
     """Something the user can set right: the message names the value, what was expected and what to do."""
 
 
+class BusyError(UserError):
+    """Another process is writing to the same folder."""
+
+
 class DivergedError(UserError):
     """Training left the finite numbers."""
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from cpng_jax.runtime import files
 from cpng_jax.runtime.errors import UserError
 
 FILE_NAME = 'metrics.jsonl'
@@ -156,16 +157,11 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _keep_until(path: pathlib.Path, last_step: int) -> None:
-    """Drops the rows of later steps, atomically: a process killed meanwhile leaves the old file or the new one."""
+    """Drops the rows of later steps, in one go."""
     kept = b''.join(line for line, row in _whole_rows(path) if row['step'] <= last_step)
     if kept == path.read_bytes():
         return
-    temporary = path.with_suffix('.tmp')
-    with temporary.open('wb') as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    files.replace(path, kept)
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpng_jax.runtime import metrics
+from cpng_jax.runtime import files, metrics
 from cpng_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -252,8 +252,5 @@ def to_png(figure: 'Figure') -> bytes:
 
 
 def save(figure: 'Figure', path: pathlib.Path) -> pathlib.Path:
-    """Writes a figure as PNG, atomically: a reader never sees half of it; returns the path."""
-    temporary = path.with_suffix('.tmp')
-    temporary.write_bytes(to_png(figure))
-    temporary.replace(path)
-    return path
+    """Writes a figure as PNG, in one go; returns the path."""
+    return files.replace(path, to_png(figure))

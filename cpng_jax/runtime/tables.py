@@ -5,6 +5,8 @@ import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from cpng_jax.runtime import files
+
 Value = str | int | float | None
 Rows = Sequence[Mapping[str, Value]]
 
@@ -22,8 +24,8 @@ def write(path: pathlib.Path, rows: Rows, *, title: str, note: str) -> list[path
       The two files.
     """
     return [
-        write_text(path.with_suffix('.csv'), to_csv(rows)),
-        write_text(path.with_suffix('.md'), f'# {title}\n\n{note}\n\n{to_markdown(rows)}'),
+        files.replace(path.with_suffix('.csv'), to_csv(rows)),
+        files.replace(path.with_suffix('.md'), f'# {title}\n\n{note}\n\n{to_markdown(rows)}'),
     ]
 
 
@@ -50,11 +52,3 @@ def shown(value: Value) -> str:
     if value is None:
         return ''
     return f'{value:.4g}' if isinstance(value, float) else str(value)
-
-
-def write_text(path: pathlib.Path, text: str) -> pathlib.Path:
-    """Writes a text atomically: a reader never sees half of it; returns the path."""
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(path)
-    return path

@@ -1,16 +1,22 @@
 """The folder of a run, which belongs to one configuration: `config.json`, `environment.json` with versions."""
 
+import contextlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
+from cpng_jax.runtime import files
 from cpng_jax.runtime.config import Config, Keys, brought_up_to_date, changed_keys, from_flat, raised_keys, validate
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.lock import held
+
+# Seconds: a run that was killed may take a moment to end.
+_PATIENCE = 5
 
 Raised = dict[str, tuple[Any, Any]]
 """Values before and now of the keys by which a run has become longer."""
@@ -74,32 +80,50 @@ def load_config(workdir: pathlib.Path, keys: Keys) -> Config:
     return from_flat(flat)
 
 
-def acquire(workdir: pathlib.Path, config: Config, keys: Keys, *, step: int = 0) -> Raised:
+class Acquired(NamedTuple):
+    """A folder that is this run's to write to.
+
+    Attributes:
+      lock: a context manager whose end gives it back.
+      raised: the value before and now of the keys by which the run has become longer.
+    """
+
+    lock: contextlib.ExitStack
+    raised: Raised
+
+
+def acquire(workdir: pathlib.Path, config: Config, keys: Keys, *, step: Callable[[], int] = lambda: 0) -> Acquired:
     """Makes the folder, or checks that it belongs to the same configuration, and notes the package versions.
 
-    Writes `config.json`, and `environment.json` with an entry for each change of versions or devices. Where a key that
-    grows is raised, `config_history.json` keeps what it was and at which step.
+    Takes its lock, so that no other run writes to it; then writes `config.json`, and `environment.json` with an entry
+    for each change of versions or devices. Where a key that grows is raised, `config_history.json` keeps what it was
+    and at which step.
 
     Args:
       workdir: folder of the run.
       config: of this run.
       keys: those of a configuration.
-      step: of the latest checkpoint.
+      step: says the step of the latest checkpoint.
 
     Returns:
-      The value before and now of the keys that were raised.
+      What holds the lock, and the keys that were raised.
 
     Raises:
       UserError: the folder cannot be written, its files are damaged, or it belongs to another configuration.
+      BusyError: another run has the lock; nothing was written.
     """
     try:
-        raised = check(workdir, config, keys, longer=True)
+        check(workdir, config, keys, longer=True)
         workdir.mkdir(parents=True, exist_ok=True)
-        if raised:
-            _append(workdir / 'config_history.json', {'step': step, **{name: was for name, (was, _) in raised.items()}})
-        write_json(workdir / 'config.json', config.to_dict())
-        _append(workdir / 'environment.json', _environment())
-        return raised
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(held(workdir, 'The run', patience=_PATIENCE))
+            raised = check(workdir, config, keys, longer=True)  # another run may have made the folder meanwhile
+            if raised:
+                was = {name: before for name, (before, _) in raised.items()}
+                _append(workdir / 'config_history.json', {'step': step(), **was})
+            write_json(workdir / 'config.json', config.to_dict())
+            _append(workdir / 'environment.json', _environment())
+            return Acquired(lock.pop_all(), raised)
     except OSError as error:
         raise UserError(f'Cannot write to the workdir {workdir}: {error.strerror}.') from error
 
@@ -112,19 +136,8 @@ def _append(path: pathlib.Path, entry: dict[str, Any]) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replaces a JSON file in one go, so that a process that is killed leaves the old one or the new one.
-
-    Args:
-      path: the file.
-      value: what JSON can hold.
-    """
-    temporary = path.with_suffix('.tmp')
-    with temporary.open('w') as file:
-        json.dump(value, file, indent=2)
-        file.write('\n')
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replaces a JSON file, in one go, by what JSON can hold."""
+    files.replace(path, json.dumps(value, indent=2) + '\n')
 
 
 def _read(path: pathlib.Path) -> Any:

@@ -1,5 +1,6 @@
 """The training loop, readable from top to bottom: `run` is what train.py calls."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -80,36 +81,36 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
       `step`, `test_accuracy`, `best_accuracy` and `best_epoch`.
 
     Raises:
-      UserError: the workdir belongs to another configuration, cannot be written, or the training diverged.
+      UserError: the workdir belongs to another configuration, is that of a run under way, cannot be written, or the
+        training diverged.
       Stopped: a signal ended the training, after a checkpoint.
     """
     config = setup.config
-    saved = steps_in(workdir)
     begin = functools.partial(weights.start, config, setup.state_shapes.variables, workdir)
     # A run that goes on has its own weights, and what it once started from may be gone.
-    start = None if distributed.all_agree(bool(saved)) else begin()
-    raised: Raised = {}
-    if distributed.is_primary():
-        raised = acquire(workdir, config, keys.table(), step=max(saved, default=0))
-    distributed.barrier('the workdir is acquired')
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    try:
-        restored = checkpoints.restore(setup.state_shapes, older=[state_v1.LAYOUT])
-        # If none of the checkpoints was whole, the run starts once more.
-        start = None if restored else start or begin()
-        # What each process has read may differ, where it is that of a run under way.
-        given = distributed.of_primary(start.given) if start else None
-        state, results = restored or (setup.initial_state(given), _NO_RESULTS)
-        results = _train_from(setup, workdir, checkpoints, state, results, start, raised)
-    except OSError as error:
-        raise UserError(
-            f'Cannot write to {workdir}: {error.strerror or error}. Checkpoints that are there stay good.'
-        ) from error
-    finally:
-        checkpoints.close()
-    if distributed.is_primary():
-        plots = plot_run(workdir)
-        print(end_message(results, workdir, plots), flush=True)
+    start = None if distributed.all_agree(bool(steps_in(workdir))) else begin()
+    latest = lambda: max(steps_in(workdir), default=0)
+    acquired = distributed.on_primary(lambda: acquire(workdir, config, keys.table(), step=latest))
+    with acquired.lock if acquired else contextlib.nullcontext():
+        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+        try:
+            restored = checkpoints.restore(setup.state_shapes, older=[state_v1.LAYOUT])
+            # If none of the checkpoints was whole, the run starts once more.
+            start = None if restored else start or begin()
+            # What each process has read may differ, where it is that of a run under way.
+            given = distributed.arrays_from_primary(start.given) if start else None
+            state, results = restored or (setup.initial_state(given), _NO_RESULTS)
+            raised = acquired.raised if acquired else {}
+            results = _train_from(setup, workdir, checkpoints, state, results, start, raised)
+        except OSError as error:
+            raise UserError(
+                f'Cannot write to {workdir}: {error.strerror or error}. Checkpoints that are there stay good.'
+            ) from error
+        finally:
+            checkpoints.close()
+        if distributed.is_primary():
+            plots = plot_run(workdir)
+            print(end_message(results, workdir, plots), flush=True)
     return results | {'step': setup.steps}
 
 
