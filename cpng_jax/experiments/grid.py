@@ -105,15 +105,22 @@ def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
       Stopped: a signal asked for it; the running cell has saved a checkpoint.
     """
     for cell in cells:
-        while distributed.from_primary(cell.result() is None):
-            try:
-                row = _run(cell)
-            except BusyError as busy:
-                if distributed.is_primary():
-                    print(f'{busy} Waiting for it.', flush=True)
-                _wait_for_end(cell.folder)
-                continue
-            done(cell, row)
+        if distributed.from_primary(cell.result() is None):
+            done(cell, _run_or_wait(cell))
+
+
+def _run_or_wait(cell: Cell) -> Row:
+    """Trains a cell, or waits for the job that does; returns its result."""
+    row = None
+    while row is None:
+        try:
+            row = _run(cell)
+        except BusyError as busy:
+            if distributed.is_primary():
+                print(f'{busy} This job waits.', flush=True)
+            _wait_for_end(cell.folder)
+            row = distributed.from_primary(cell.result())
+    return row
 
 
 def _wait_for_end(folder: pathlib.Path) -> None:

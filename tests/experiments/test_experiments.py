@@ -1,6 +1,8 @@
 """The experiments' arms, and a grid of tiny runs: finished cells are kept, results are those of the runs."""
 
+import contextlib
 import csv
+import itertools
 import json
 import pathlib
 
@@ -13,6 +15,8 @@ from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
 from cpng_jax.runtime import metrics, workdir
 from cpng_jax.runtime.config import flatten, validate
 from cpng_jax.runtime.errors import DivergedError, UserError
+from cpng_jax.runtime.lock import held
+from cpng_jax.runtime.workdir import write_json
 from cpng_jax.training import keys, loop
 from tests import forked
 
@@ -214,6 +218,39 @@ def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch, tiny_config
     assert row['epochs'] == 0
     assert np.isnan(row['test_accuracy'])
     assert 'nan' in tables.results_markdown(plan_of('compare'), [(cells[0], row)])
+
+
+def test_a_cell_that_another_job_is_running_is_waited_for(tmp_path, monkeypatch, tiny_config, capsys):
+    """The other finishes one; another it leaves unfinished, and that is run here."""
+    monkeypatch.setattr(grid, '_PAUSE', 0.01)
+    cells = grid.cells_of(plan_of('compare', tiny_config), tiny_config, [0], tmp_path)[:2]
+    others, ran, done = contextlib.ExitStack(), [], []
+
+    def run(config, folder):
+        with held(folder, 'The run'):
+            ran.append(folder)
+
+    look, looks = grid._look_into, itertools.count()
+
+    def look_into(folder):
+        if next(looks) % 3 == 2:  # the other ends
+            if folder == cells[0].folder:
+                write_json(folder / 'result.json', {'other': True})
+            others.close()
+        look(folder)
+
+    monkeypatch.setattr(loop, 'run', run)
+    monkeypatch.setattr(grid, '_look_into', look_into)
+    for cell in cells:
+        cell.folder.mkdir(parents=True)
+        others.enter_context(held(cell.folder, 'The run'))
+        grid.run_cells([cell], lambda cell, row: done.append((cell, row)))
+    assert [cell for cell, _ in done] == cells
+    assert done[0][1] == {'other': True}
+    assert ran == [cells[1].folder]
+    assert done[1][1]['epochs'] == 0
+    out = capsys.readouterr().out
+    assert out.count('is under way in this process') == out.count('This job waits.') == 2
 
 
 def test_a_damaged_result_is_named(tmp_path, tiny_config):

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.processes
         (['--config.neuron.ds_atgo=True'], "neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, "),
         (['--noconfig.neuron.ds_atgo'], "neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, "),
         (['--mode=eval', '--workdir=nowhere/at/all'], 'There is no checkpoint in nowhere/at/all: train first'),
+        (['--workdir=gs://bucket/run'], "--workdir is 'gs://bucket/run', an address; expected a path on this machine"),
         (['configs/digits.py'], "unexpected argument 'configs/digits.py'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else '',

@@ -117,5 +117,8 @@ def test_a_read_only_disk_is_told_before_any_work(disk, stopped, tiny_config, un
     assert error.count('\n') == 1
     assert 'Read-only file system' in error
     assert kept(workdir) == checkpoints
+    (code,), ((out, error),) = finish([start(workdir, tiny_config, mode='eval')])
+    assert (code, error) == (0, '')
+    assert f'latest checkpoint, step {max(map(int, checkpoints))}: test accuracy' in out
     disk.make_read_only(False)
     assert_goes_on(workdir, tiny_config, undisturbed)

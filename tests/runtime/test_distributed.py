@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from cpng_jax.runtime import distributed
-from cpng_jax.runtime.errors import LostProcessError, UserError
+from cpng_jax.runtime.errors import BusyError, LostProcessError, UserError
 from tests import forked
 
 VARIABLES = {'JAX_COORDINATOR_ADDRESS': 'host:1234', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0'}
@@ -107,6 +107,23 @@ def test_alone_a_process_is_primary_agrees_and_waits_for_nobody():
     distributed.barrier('nobody')
     assert distributed.all_agree(True) is True
     assert distributed.all_agree(False) is False
+
+
+def test_what_the_primary_process_is_refused_all_are_refused(monkeypatch):
+    def refuse():
+        raise BusyError('The run is under way.')
+
+    with pytest.raises(BusyError, match=r'^The run is under way\.$'):
+        distributed.on_primary(refuse)
+    assert distributed.on_primary(lambda: 3) == 3
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    said = iter([[True, 'The run is under way.'], [False, 'Cannot write.'], None])
+    monkeypatch.setattr(distributed, 'from_primary', lambda _: next(said))
+    for kind, sentence in ((BusyError, r'^The run is under way\.$'), (UserError, r'^Cannot write\.$')):
+        with pytest.raises(UserError, match=sentence) as caught:
+            distributed.on_primary(refuse)
+        assert caught.type is kind
+    assert distributed.on_primary(refuse) is None
 
 
 def test_errors_of_the_runtime_are_translated(monkeypatch):
