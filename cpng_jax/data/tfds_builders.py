@@ -107,11 +107,11 @@ def write(builder_class: Any, data_dir: pathlib.Path) -> None:
     tfds = import_tfds()
     config = tfds.download.DownloadConfig(manual_dir=manual_folder(data_dir), try_download_gcs=False)
     try:
-        folder = data_dir / builder_class.name
-        folder.mkdir(parents=True, exist_ok=True)
-        with held(folder, f'The preparation of {builder_class.name}'):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        name = builder_class.name
+        with held(data_dir, f'The preparation of {name}', file_name=f'.{name}.lock'):
             _reach(builder_class.archives, data_dir)
-            for unfinished in folder.glob('incomplete.*'):
+            for unfinished in (data_dir / name).glob('incomplete.*'):
                 shutil.rmtree(unfinished)
             builder = builder_class(data_dir=data_dir, file_format='array_record')
             builder.download_and_prepare(download_dir=data_dir / 'downloads', download_config=config)

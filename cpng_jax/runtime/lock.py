@@ -13,15 +13,14 @@ from collections.abc import Iterator
 
 from cpng_jax.runtime.errors import BusyError
 
-FILE_NAME = '.lock'
 _PAUSE = 0.2  # seconds between two attempts
 
 # Of this process, which its own locks would not stop.
-_held: set[pathlib.Path] = set()
+_held: set[tuple[int, int, str]] = set()
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path, what: str, *, patience: float = 0) -> Iterator[None]:
+def held(folder: pathlib.Path, what: str, *, patience: float = 0, file_name: str = '.lock') -> Iterator[None]:
     """Inside a `with`, holds the lock of a folder, against other processes and other machines.
 
     It is a lock of POSIX, on a file that says who holds it. The system drops such a lock when the process ends, however
@@ -33,17 +32,19 @@ def held(folder: pathlib.Path, what: str, *, patience: float = 0) -> Iterator[No
       folder: which is there.
       what: is done in it, for the message to others: 'the run'.
       patience: seconds to wait for another to end.
+      file_name: of the file, which stays, empty.
 
     Raises:
       BusyError: another has the lock, and keeps it.
       OSError: the file cannot be written.
     """
-    path = folder.resolve() / FILE_NAME
+    place = os.stat(folder)
+    key = place.st_dev, place.st_ino, file_name
     deadline = time.monotonic() + patience
-    if path in _held:
+    if key in _held:
         raise BusyError(f'{what} in {folder} is under way in this process: wait for its end, or take another folder.')
     # Closing any descriptor of the file drops the lock: this process opens it only here.
-    with path.open('a+') as file:
+    with (folder / file_name).open('a+') as file:
         while not _taken(file.fileno(), folder):
             if time.monotonic() >= deadline:
                 file.seek(0)
@@ -55,11 +56,11 @@ def held(folder: pathlib.Path, what: str, *, patience: float = 0) -> Iterator[No
         file.truncate(0)
         file.write(_myself())
         file.flush()
-        _held.add(path)
+        _held.add(key)
         try:
             yield
         finally:
-            _held.discard(path)
+            _held.discard(key)
             with contextlib.suppress(OSError):
                 file.truncate(0)
 

@@ -53,7 +53,7 @@ def config(data_dir, **changes) -> ConfigDict:
 
 
 def files(folder: pathlib.Path) -> set[pathlib.Path]:
-    return set(folder.rglob('*'))
+    return {path for path in folder.rglob('*') if path.suffix != '.lock'}
 
 
 @pytest.fixture(scope='module')
