@@ -211,7 +211,7 @@ def _machine() -> list[Key]:
              'what --mode=eval restores', free=True),
         _key('checkpoint.every_steps', 0, integer(0), 'training.loop',
              'besides the end of each epoch; 0 for only there', free=True),
-        _key('checkpoint.keep', 2, integer(1), 'training.loop, training.evaluate',
+        _key('checkpoint.keep', 2, integer(1), 'training.loop',
              'latest checkpoints kept, next to the best', free=True),
         _key('distributed', 'auto', choice('auto', 'on', 'off'), 'runtime.distributed',
              'several processes are one run where a cluster started them; on: it must; off: never', free=True),
