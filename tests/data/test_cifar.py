@@ -77,7 +77,7 @@ def load(name, data_dir, **changes):
 
 @pytest.fixture(scope='module')
 def ten(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('ten') / 'a' / 'b' / 'data'
+    folder = tmp_path_factory.mktemp('ten') / 'a[0]*?' / '%s {} #' / 'data'
     files, train, test = cifar10_files()
     place(folder, 'cifar10', files)
     return folder, train, test
