@@ -134,12 +134,15 @@ class Rule(NamedTuple):
       make: makes its controller.
       options: what it has to set, keys `cpng.NAME` of a configuration.
       conflict: says in a sentence what of the settings does not go together with it, or None.
+      heeds: of the settings that rules have in common, those by which its beta differs: 'every', how often it is set,
+        and 'per', whether a layer or a channel has one.
     """
 
     title: str
     make: Callable[[Settings], Controller]
     options: tuple[Option, ...] = ()
     conflict: Callable[[Settings], str | None] = _agrees
+    heeds: tuple[str, ...] = ('every', 'per')
 
 
 def stateless(wanted: Callable[[Observed, PyTree], PyTree], needs: tuple[str, ...] = ()) -> Controller:

@@ -113,4 +113,5 @@ RULE = Rule(
         Option('dspike_step', 0.1, number(0, open_low=True), 'step of beta, up or down', '0.2'),
     ),
     conflict=_conflict,
+    heeds=('every',),  # a step is that of all layers
 )

@@ -2,4 +2,4 @@
 
 from cpng_jax.control.controller import Rule, stateless
 
-RULE = Rule('beta stays at `cpng.beta_init`', make=lambda _: stateless(lambda _, beta: beta))
+RULE = Rule('beta stays at `cpng.beta_init`', make=lambda _: stateless(lambda _, beta: beta), heeds=())

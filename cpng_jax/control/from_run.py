@@ -77,4 +77,5 @@ RULE = Rule(
         Option('beta_from_epoch', 0, integer(0), 'epochs before they do', '0.2'),
     ),
     conflict=_conflict,
+    heeds=(),
 )

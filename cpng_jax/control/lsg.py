@@ -58,4 +58,9 @@ def _conflict(settings: Settings) -> str | None:
     return 'config.cpng.rule is lsg, whose width follows a decay that is learnt: set config.neuron.learn_tau to True.'
 
 
-RULE = Rule('LSG: 2 v_th sqrt(1 + τ²) as the width, τ learnt (Lian et al., IJCAI 2023)', make=_make, conflict=_conflict)
+RULE = Rule(
+    'LSG: 2 v_th sqrt(1 + τ²) as the width, τ learnt (Lian et al., IJCAI 2023)',
+    make=_make,
+    conflict=_conflict,
+    heeds=('every',),  # a decay is that of a layer
+)

@@ -11,7 +11,7 @@ import numpy as np
 
 from cpng_jax.experiments.catalogue import Arm, Plan, folder_of
 from cpng_jax.runtime import distributed, metrics
-from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.config import Config, refuse_idle, without_idle
 from cpng_jax.runtime.console import duration
 from cpng_jax.runtime.errors import BusyError, DivergedError, UserError
 from cpng_jax.runtime.lock import held
@@ -65,7 +65,7 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
       The cells in the order of running.
 
     Raises:
-      UserError: two arms are the same at this configuration.
+      UserError: two arms are the same at this configuration, or a key that it sets has no effect in any arm.
     """
     folders = {arm.label: folder_of(arm, plan, config) for arm in plan.arms}
     for folder in folders.values():
@@ -73,7 +73,7 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
         if len(same) > 1:
             raise UserError(f'The arms {" and ".join(same)} are the same at this configuration: leave one out.')
     names = {arm.label: (folders[arm.label], folder_of(arm, plan, config, keys.RETIRED)) for arm in plan.arms}
-    cells = []
+    cells, known = [], keys.table()
     for seed in seeds:
         for arm in plan.arms:
             changed = config.copy_and_resolve_references()
@@ -82,7 +82,9 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
                 # Absolute, so that the configuration is the same from whatever folder the workdir is named.
                 changed.cpng.beta_from = str(_folder(workdir, names[arm.beta_of], seed).resolve())
             cells.append(Cell(arm, seed, _folder(workdir, names[arm.label], seed), changed))
-    return cells
+    refuse_idle([cell.config for cell in cells], known)
+    # What the configuration sets for some arms may have no effect in others, such as momentum where an arm has Adam.
+    return [cell._replace(config=without_idle(cell.config, known)) for cell in cells]
 
 
 def _folder(workdir: pathlib.Path, names: Sequence[str], seed: int) -> pathlib.Path:

@@ -6,7 +6,7 @@ checked when it is built.
 
 import difflib
 import json
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -20,6 +20,24 @@ Config = Any
 
 # Runs of this version had all keys that are not said to be later.
 FIRST_VERSION = '0.1'
+
+
+class Only(NamedTuple):
+    """What has to be chosen for a key to have an effect.
+
+    Attributes:
+      key: the key that makes the choice.
+      choices: in words, those with which it has one.
+      idle: values of that key with which it has none; of values that are not listed, nothing is said.
+    """
+
+    key: str
+    choices: tuple[str, ...]
+    idle: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        """As in 'optim.name sgd'."""
+        return f'{self.key} {", ".join(self.choices)}'
 
 
 class Key(NamedTuple):
@@ -37,6 +55,7 @@ class Key(NamedTuple):
       grows: training may go on in a workdir with a greater value.
       follows: name of the key that it has one value with.
       before: what stands for it in runs that were made before there was the key; None for the default.
+      only: choices without one of which it is idle: it changes neither what is computed nor what is reported.
     """
 
     name: str
@@ -50,6 +69,7 @@ class Key(NamedTuple):
     grows: bool = False
     follows: str = ''
     before: Any = None
+    only: tuple[Only, ...] = ()
 
 
 class Retired(NamedTuple):
@@ -174,6 +194,77 @@ def validate(config: Config | Mapping[str, Any], keys: Keys) -> None:
             raise UserError(f'config.{name} is {flat[name]!r}, expected {key.expected}.')
 
 
+def idle(flat: Mapping[str, Any], keys: Keys) -> dict[str, Only]:
+    """Finds the keys that have no effect with what else is chosen.
+
+    Switches that are off for the sake of a comparison, `cpng.enabled=False` and `data.fake=True`, and numbers such as a
+    weight of 0 make no key idle: a series of runs turns them alone.
+
+    Args:
+      flat: values by dotted key.
+      keys: those there are.
+
+    Returns:
+      What they lack, by their names.
+    """
+    return {
+        name: only
+        for name, key in keys.known.items()
+        for only in reversed(key.only)  # the first of them is kept
+        if flat.get(only.key) in only.idle
+    }
+
+
+def _neutral(name: str, flat: Mapping[str, Any], keys: Keys) -> Any:
+    """The value of an idle key that claims nothing: its default, or that of the key that it has one value with."""
+    key = keys.known[name]
+    others = [key.follows] if key.follows else [other.name for other in keys.known.values() if other.follows == name]
+    return flat[others[0]] if others else key.default
+
+
+def refuse_idle(
+    configs: Sequence[Config | Mapping[str, Any]], keys: Keys, stored: Mapping[str, Any] | None = None
+) -> None:
+    """Refuses a key that is set although it has no effect in any of some runs.
+
+    Args:
+      configs: valid configurations of the runs, or what `flatten` makes of them.
+      keys: those there are.
+      stored: values by dotted key of a run that goes on: with what it was begun with, it may.
+
+    Raises:
+      UserError: naming the first such key, its value, the choice that makes it idle, and what to do.
+    """
+    runs = [(flat, idle(flat, keys)) for flat in map(flatten, configs)]
+    for name in runs[0][1]:
+        if not all(name in lacking for _, lacking in runs):
+            continue
+        for flat, lacking in runs:
+            value, neutral, only = flat[name], _neutral(name, flat, keys), lacking[name]
+            if value != neutral and (stored is None or stored.get(name) != value):
+                raise UserError(
+                    f'config.{name} is {value!r}, which has no effect with config.{only.key} {flat[only.key]!r}: leave '
+                    f'it at {neutral!r}, or choose {" or ".join(only.choices)}.'
+                )
+
+
+def without_idle(config: Config, keys: Keys) -> Config:
+    """Makes a configuration of the same run that claims nothing: keys that have no effect get their defaults.
+
+    Args:
+      config: a valid configuration.
+      keys: those there are.
+
+    Returns:
+      A copy in which no key refers to another.
+    """
+    flat, settled = flatten(config), config.copy_and_resolve_references()
+    for name in idle(flat, keys):
+        section, last = _section(settled, name)
+        section[last] = _neutral(name, flat, keys)
+    return settled
+
+
 def instead_of(name: str, retired: Retired) -> str:
     """Says in a sentence what to write instead of a key that has retired."""
     pairs = ', '.join(f'{new!r} for {old!r}' for old, new in retired.values.items())
@@ -209,16 +300,17 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -
       keys: those there are.
 
     Returns:
-      Names of the keys whose values differ, or that only one of the two has, apart from free ones; in alphabetic order.
+      Names of the keys whose values differ, or that only one of the two has, apart from free ones and from those that
+      have no effect in either; in alphabetic order.
     """
-    free = {key.name for key in keys.known.values() if key.free}
+    free = {key.name for key in keys.known.values() if key.free} | (idle(before, keys).keys() & idle(after, keys))
     absent = object()
     names = sorted((before.keys() | after.keys()) - free)
     return [name for name in names if before.get(name, absent) != after.get(name, absent)]
 
 
 def changed_keys(old: Mapping[str, Any], new: Config, keys: Keys, *, but: Container[str] = ()) -> list[str]:
-    """Lists what differs between the configuration of a workdir and a new one, apart from free keys.
+    """Lists what differs between the configuration of a workdir and a new one, apart from free and idle keys.
 
     Args:
       old: the stored configuration, nested, as JSON gives it.

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import jax
 
 from cpng_jax.runtime import files
-from cpng_jax.runtime.config import Config, Keys, brought_up_to_date, changed_keys, from_flat, raised_keys, validate
+from cpng_jax.runtime.config import (
+    Config,
+    Keys,
+    brought_up_to_date,
+    changed_keys,
+    from_flat,
+    raised_keys,
+    refuse_idle,
+    validate,
+)
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.lock import held
 
@@ -56,6 +65,21 @@ def check(workdir: pathlib.Path, config: Config, keys: Keys, *, longer: bool = F
             'Choose another --workdir, or the old values to go on.'
         )
     return raised
+
+
+def check_effects(workdir: pathlib.Path, config: Config, keys: Keys) -> None:
+    """Checks that no key is set without having an effect; a run that was begun so goes on.
+
+    Args:
+      workdir: folder of the run, if there is one.
+      config: of this run.
+      keys: those of a configuration.
+
+    Raises:
+      UserError: a key has no effect, see `config.refuse_idle`, or the `config.json` of the run is damaged.
+    """
+    stored = _read(workdir / 'config.json')
+    refuse_idle([config], keys, None if stored is None else brought_up_to_date(stored, keys))
 
 
 def load_config(workdir: pathlib.Path, keys: Keys) -> Config:
@@ -143,7 +167,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def _read(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f'{path} is damaged ({error}). Restore it, or choose another --workdir.') from error

@@ -6,15 +6,17 @@ The options of a rule that sets beta are declared in the rule's own file and com
 
 import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import rich.box
 import rich.console
 import rich.table
 
-from cpng_jax.control.effective_domain import INTERVALS
-from cpng_jax.control.options import BOOLEAN, TEXT, Range, choice, integer, number
+from cpng_jax.control import from_run
+from cpng_jax.control.controller import Rule
+from cpng_jax.control.effective_domain import INTERVALS, domain_half_width
+from cpng_jax.control.options import BOOLEAN, TEXT, Option, Range, choice, integer, number
 from cpng_jax.control.rules import RULES
 from cpng_jax.data import DATASETS
 from cpng_jax.models.blocks import REMATS
@@ -23,7 +25,7 @@ from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.neuron import IMPLEMENTATIONS
 from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime import tables
-from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Retired, nearest
+from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Only, Retired, nearest
 from cpng_jax.runtime.errors import UserError
 
 RETIRED = {'neuron.ds_atgo': Retired('neuron.kind', since='0.2', values={True: 'ds_atgo', False: 'lif'})}
@@ -41,6 +43,37 @@ def _key(
     name: str, default: Any, range: Range, used_by: str, meaning: str, since: str = FIRST_VERSION, **more: Any
 ) -> Key:
     return Key(name, default, *range, meaning, since, tuple(used_by.split(', ')), **more)
+
+
+def _only(key: str, table: Iterable[str], has_effect: Callable[[str], bool]) -> tuple[Only, ...]:
+    """The condition that a key has an effect with some names of a table; none where it has with all."""
+    names = {name: has_effect(name) for name in table}
+    choices = tuple(name for name, has in names.items() if has)
+    idle = tuple(name for name in names if name not in choices)
+    return (Only(key, choices, idle),) if idle else ()
+
+
+# Of names that others register nothing is known: their data sets may read any key, their rules the options of others.
+_DATASETS, _RULES = tuple(DATASETS), tuple(RULES)
+_EVENTS = ('digits_events', 'cifar10_dvs')
+
+
+def _of_data(*names: str) -> tuple[Only, ...]:
+    return _only('data.name', _DATASETS, lambda name: name in names)
+
+
+def _of_nets(field: str) -> tuple[Only, ...]:
+    return _only('model.name', MODELS, lambda name: field in MODELS[name].module.__dataclass_fields__)
+
+
+def _of_shapes() -> tuple[Only, ...]:
+    """Shapes of the surrogate gradient whose support is not the interval that the paper counts."""
+    differ = lambda name: len({domain_half_width(SURROGATES[name], interval) for interval in INTERVALS}) > 1
+    return _only('neuron.surrogate', SURROGATES, differ)
+
+
+def _of_rules_that_heed(setting: str) -> tuple[Only, ...]:
+    return _only('cpng.rule', RULES, lambda name: setting in RULES[name].heeds)
 
 
 # Each key has a line of facts and a line of meaning.
@@ -71,6 +104,8 @@ def _run() -> list[Key]:
 
 def _data() -> list[Key]:
     events = 'data.digits_events, data.cifar10_dvs'
+    colour = ('cifar10', 'cifar100', 'imagenet2012')
+    of_events, of_images = _of_data(*_EVENTS), _of_data('digits', 'mnist5k', *colour)
     return [
         _key('data.name', 'digits', choice(*DATASETS), 'data',
              'the data set'),
@@ -79,37 +114,39 @@ def _data() -> list[Key]:
         _key('data.fake', False, BOOLEAN, 'data',
              "True takes random images of the data set's shape instead, for dry runs and benchmarks"),
         _key('data.fake_examples', 2048, integer(4), 'data.fake',
-             'training images then; a quarter as many for the test'),
+             'training images then; a quarter as many for the test', only=(Only('data.fake', ('True',), (False,)),)),
         _key('data.per_class', 0, integer(0), 'data',
-             'training examples of each class, the first ones, for training on few labels; 0 for all', '0.2'),
+             'training examples of each class, the first ones, for training on few labels; 0 for all', '0.2',
+             only=_of_data('digits', 'digits_events', 'mnist5k', 'cifar10', 'cifar100')),
         _key('data.threads', 2, integer(0), 'training.setup, training.evaluate',
              'threads that read and augment; 0 does it in the training loop', free=True),
         _key('data.workers', 0, integer(0), 'training.setup, training.evaluate',
              "processes that do so, each with its own threads; 0 for none but the program's own", free=True),
         _key('data.crop_padding', 0, integer(0), 'data.augment',
-             'pixels added on each side before the random crop; other augmentations follow in the order of keys'),
+             'pixels added on each side before the random crop; other augmentations follow in the order of keys',
+             only=of_images),
         _key('data.flip', False, BOOLEAN, 'data.augment, data.events',
              'mirror half of the images'),
         _key('data.policy', 'none', choice('none', 'autoaugment', 'randaugment'), 'data.augment',
-             'changes of an image, drawn at random; not in the paper'),
+             'changes of an image, drawn at random; not in the paper', only=_of_data(*colour)),
         _key('data.cutout', 0, integer(0), 'data.augment',
-             'edge of the square that is blanked, in pixels; not in the paper'),
+             'edge of the square that is blanked, in pixels; not in the paper', only=of_images),
         _key('data.mixup_alpha', 0.0, number(0), 'training.objective',
              'mixing within the batch, on the device; 0 for none; not in the paper'),
         _key('data.cutmix_alpha', 0.0, number(0), 'training.objective',
              'pasting within the batch, on the device; 0 for none; not in the paper'),
         _key('data.image_size', 224, integer(1), 'data.imagenet, data.fake',
-             "edge of ImageNet's images"),
+             "edge of ImageNet's images", only=_of_data('imagenet2012')),
         _key('data.event_size', 48, integer(1), f'{events}, data.fake',
-             'edge of the frames of event data'),
+             'edge of the frames of event data', only=of_events),
         _key('data.slicing', 'count', choice('count', 'time'), events,
-             'frames of equally many events, or time: of equal length'),
+             'frames of equally many events, or time: of equal length', only=of_events),
         _key('data.roll', 5, integer(0), 'data.events',
-             'pixels that training frames are shifted by at most'),
+             'pixels that training frames are shifted by at most', only=of_events),
         _key('data.split', 'fixed', choice('fixed', 'random'), 'data.cifar10_dvs',
-             'which recordings of CIFAR10-DVS are for the test'),
+             'which recordings of CIFAR10-DVS are for the test', only=_of_data('cifar10_dvs')),
         _key('data.time_steps', None, integer(1), f'{events}, data.fake',
-             'frames of a recording', follows='model.time_steps'),
+             'frames of a recording', follows='model.time_steps', only=of_events),
     ]
 
 
@@ -120,7 +157,7 @@ def _network() -> list[Key]:
         _key('model.width', 1.0, _POSITIVE, 'models.network',
              'factor on all channels'),
         _key('model.time_steps', 5, integer(1), 'models.network',
-             'T'),
+             'T', only=_of_data(*(name for name in _DATASETS if name not in _EVENTS))),
         _key('neuron.kind', 'lif', choice(*KINDS), 'models.registry',
              'what neurons do; all but lif are not in the paper', '0.2'),
         _key('neuron.tau', 0.5, number(0, 1), 'nn.neuron',
@@ -138,20 +175,21 @@ def _network() -> list[Key]:
         _key('norm.alpha', 1.0, _POSITIVE, 'nn.layers',
              "tdBN's factor next to v_th"),
         _key('norm.alpha_residual', 0.5**0.5, _POSITIVE, 'models.registry',
-             'the same where two branches are summed'),
+             'the same where two branches are summed', only=_of_nets('alpha_residual')),
         _key('norm.momentum', 0.9, _SHARE, 'nn.layers',
              'share of the running statistics kept at each step'),
     ]
 
 
 def _training() -> list[Key]:
+    of_tet = (Only('loss.name', ('tet',), ('mean_output',)),)
     return [
         _key('loss.name', 'mean_output', choice('mean_output', 'tet'), 'training.objective',
              'cross entropy of the outputs averaged over time (Eq. 5), or that of each time step, TET'),
         _key('loss.tet_weight', 1e-3, number(0, 1), 'training.objective',
-             'lambda of TET'),
+             'lambda of TET', only=of_tet),
         _key('loss.tet_target', None, number(0), 'training.objective',
-             'what the second term of TET draws outputs to', follows='neuron.v_th'),
+             'what the second term of TET draws outputs to', follows='neuron.v_th', only=of_tet),
         _key('loss.label_smoothing', 0.0, _SHARE, 'training.objective',
              'share of a label that is spread over all classes'),
         _key('optim.name', 'sgd', choice('sgd', 'adam'), 'training.optim',
@@ -161,7 +199,7 @@ def _training() -> list[Key]:
         _key('optim.learning_rate', 0.1, _POSITIVE, 'training.optim',
              'at its highest, after the warm-up; from there a cosine to 0 (Table 5)'),
         _key('optim.momentum', 0.9, _SHARE, 'training.optim',
-             'of SGD (Table 5)'),
+             'of SGD (Table 5)', only=(Only('optim.name', ('sgd',), ('adam',)),)),
         _key('optim.weight_decay', 1e-4, number(0), 'training.optim',
              'factor of the weights that is added to their gradients (Table 5)'),
         _key('optim.decay_norm_and_bias', True, BOOLEAN, 'training.optim',
@@ -180,13 +218,13 @@ def _beta() -> list[Key]:
         _key('cpng.chi', 'gaussian', choice('gaussian', 'counted'), 'training.setup',
              'Eq. 6, or counted: the share of the potentials themselves; not in the paper', '0.2'),
         _key('cpng.interval', 'paper', choice(*INTERVALS), 'training.setup',
-             '[v_th - 1/beta, v_th + 1/beta] for every shape, or the support of the shape'),
+             '[v_th - 1/beta, v_th + 1/beta] for every shape, or the support of the shape', only=_of_shapes()),
         _key('cpng.rule', 'cpng', choice(*RULES), 'training.setup',
              'what sets beta: Algorithm 1, or a rule of other papers', '0.2'),
         _key('cpng.per', 'layer', choice('layer', 'channel'), 'models.registry',
-             'channel: a beta for each channel of a layer; not in the paper', '0.2'),
+             'channel: a beta for each channel of a layer; not in the paper', '0.2', only=_of_rules_that_heed('per')),
         _key('cpng.every', 'epoch', choice('epoch', 'batch'), 'training.setup',
-             'how often beta is set (Table 1)'),
+             'how often beta is set (Table 1)', only=_of_rules_that_heed('every')),
         _key('cpng.statistics', 'last_batch', choice('last_batch', 'epoch_mean'), 'training.setup',
              'which potentials of an epoch count (A.2)'),
         *_options(),
@@ -197,9 +235,16 @@ def _options() -> list[Key]:
     """Those that rules declare."""
     return [
         _key(f'cpng.{option.name}', option.default, option.range, rule.make.__module__.removeprefix('cpng_jax.'),
-             option.meaning, option.since)
+             option.meaning, option.since, only=_of_rule(rule, option))
         for rule in RULES.values() for option in rule.options
     ]
+
+
+def _of_rule(rule: Rule, option: Option) -> tuple[Only, ...]:
+    if rule is not from_run.RULE:
+        return _only('cpng.rule', _RULES, lambda name: option in RULES[name].options)
+    # The beta of a run goes in front of any rule.
+    return () if option.name == 'beta_from' else (Only('cpng.beta_from', ('the folder of a run',), ('',)),)
 
 
 def _machine() -> list[Key]:
@@ -308,7 +353,8 @@ def markdown() -> str:
 
 _ABOUT = """Made by `python -m cpng_jax.training.keys > docs/keys.md`; a test keeps it equal to the program. A flag
 `--config.KEY=VALUE` changes a value. `python train.py --mode=keys` shows the same, with `--match=cpng` the keys whose
-names contain that. *Since* is the version that added a key; *used by* names modules of `cpng_jax`."""
+names contain that. Where a key has no effect with what else is chosen, it has to stay at its default; *only with* says
+with what it has one. *Since* is the version that added a key; *used by* names modules of `cpng_jax`."""
 
 _FREE = 'A key with a * may differ between the runs of one workdir.'
 
@@ -319,6 +365,7 @@ def _row(key: Key) -> dict[str, str]:
         'default': key.follows or repr(key.default),
         'range': key.expected,
         'meaning': key.meaning,
+        'only with': '; '.join(map(str, key.only)),
         'since': key.since,
         'used by': ', '.join(key.used_by),
     }

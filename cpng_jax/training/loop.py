@@ -22,7 +22,7 @@ from cpng_jax.runtime.prefetch import Prefetcher, Timer
 from cpng_jax.runtime.profile import Profile, memory_usage
 from cpng_jax.runtime.sharding import replicated
 from cpng_jax.runtime.signals import Stopped, StopRequest
-from cpng_jax.runtime.workdir import Raised, acquire
+from cpng_jax.runtime.workdir import Raised, acquire, check_effects
 from cpng_jax.training import keys, state_v1, weights
 from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
 from cpng_jax.training.setup import Setup, build
@@ -58,6 +58,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
         raise UserError(f'--mode is {mode!r}, expected one of {", ".join(MODES)}.')
     validate(config, keys.table())
     folder = paths.local(workdir, '--workdir')
+    check_effects(folder, config, keys.table())
     if mode == 'summary':
         summary = summarise_run(config, folder)
         print(summary, flush=True)
