@@ -46,7 +46,7 @@ def load(config: Config) -> Dataset:
     """Makes a data set of the shape of `config.name`, with `config.fake_examples` training examples.
 
     Args:
-      config: `config.data`.
+      config: `config.data`; with `per_class` above 0 there are so many training examples of each class.
 
     Returns:
       The `Dataset`.
@@ -54,7 +54,7 @@ def load(config: Config) -> Dataset:
     shape_of, classes = SHAPES[config.name]
     shape = shape_of(config)
     return Dataset(
-        train=FakeSource(config.fake_examples, shape, classes),
+        train=FakeSource(config.per_class * classes or config.fake_examples, shape, classes),
         test=FakeSource(config.fake_examples // 4, shape, classes),
         augment=random_shift(config) if len(shape) == 4 else standard(config, channels=shape[-1]),
         class_names=[f'class {label}' for label in range(classes)],

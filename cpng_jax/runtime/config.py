@@ -244,7 +244,7 @@ def refuse_idle(
             if value != neutral and (stored is None or stored.get(name) != value):
                 raise UserError(
                     f'config.{name} is {value!r}, which has no effect with config.{only.key} {flat[only.key]!r}: leave '
-                    f'it at {neutral!r}, or choose {" or ".join(only.choices)}.'
+                    f'it at {neutral!r}, or choose {" or ".join(", ".join(only.choices).rsplit(", ", 1))}.'
                 )
 
 

@@ -26,3 +26,12 @@ def test_examples_have_the_shape_and_the_labels_announced(name):
     assert dataset.mean.shape == dataset.std.shape == dataset.image_shape[-1:]
     if name in ('digits_events', 'cifar10_dvs'):
         assert dataset.image_shape == (3, 12, 12, 2)
+
+
+def test_few_of_each_class_are_as_many_as_of_the_data_set_itself():
+    config = base.get_config()
+    config.data.update(name='cifar100', fake=True, fake_examples=4000, per_class=3)
+    dataset = data.load(config.data)
+    labels = [dataset.train[index]['label'] for index in range(len(dataset.train))]
+    assert np.bincount(labels).tolist() == [3] * 100
+    assert len(dataset.test) == 1000

@@ -13,7 +13,7 @@ from configs import digits
 from cpng_jax.experiments import catalogue, figures, grid, tables
 from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
 from cpng_jax.runtime import metrics, workdir
-from cpng_jax.runtime.config import flatten, validate
+from cpng_jax.runtime.config import flatten, refuse_idle, validate
 from cpng_jax.runtime.errors import DivergedError, UserError
 from cpng_jax.runtime.lock import held
 from cpng_jax.runtime.workdir import write_json
@@ -106,6 +106,24 @@ def test_arms_that_are_the_same_are_refused(tmp_path):
     config = digits.get_config()
     with pytest.raises(UserError, match=r'The arms chi_limit = 0\.2 and chi_limit = 0\.2 are the same'):
         grid.cells_of(plan_of('chi_limit', values=[0.2, 0.2]), config, [0], tmp_path)
+
+
+def test_what_counts_in_some_arms_alone_has_its_default_in_the_others(tmp_path):
+    config = digits.get_config()
+    config.loss.tet_weight, config.optim.momentum = 0.5, 0.8  # of TET with Adam, and of the arms with SGD
+    for cell in grid.cells_of(plan_of('surrogates', config), config, [0], tmp_path):
+        tet = 'TET' in cell.arm.label
+        assert (cell.config.loss.tet_weight, cell.config.optim.momentum) == ((0.5, 0.9) if tet else (1e-3, 0.8))
+        refuse_idle([cell.config], keys.table())
+    config.data.slicing = 'time'
+    with pytest.raises(UserError, match=r"slicing is 'time', which has no effect with config\.data\.name 'digits'"):
+        grid.cells_of(plan_of('surrogates', config), config, [0], tmp_path)
+    config = digits.get_config()
+    config.cpng.rule = 'fixed'
+    with pytest.raises(
+        UserError, match=r'config\.cpng\.chi_limit is 0\.05, which has no effect with config\.cpng\.rule'
+    ):
+        grid.cells_of(plan_of('chi_limit', config), config, [0], tmp_path)
 
 
 @pytest.fixture(scope='module')

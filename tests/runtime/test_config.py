@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from cpng_jax.runtime import config as configuration
-from cpng_jax.runtime.config import Key, Keys, Retired
+from cpng_jax.runtime.config import Key, Keys, Only, Retired
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import keys
 
@@ -174,3 +174,119 @@ def test_a_retired_key_says_what_to_write_instead():
     damaged = configuration.brought_up_to_date({'neuron': {'ds_atgo': 'yes'}}, keys.table())
     with pytest.raises(UserError, match=r'config\.neuron\.ds_atgo has become config\.neuron\.kind'):
         configuration.validate(damaged, keys.table())
+
+
+@pytest.mark.parametrize(
+    ('changes', 'sentence'),
+    [
+        (
+            {'data.name': 'digits_events', 'data.cutout': 4},
+            "config.data.cutout is 4, which has no effect with config.data.name 'digits_events': leave it at 0, "
+            'or choose digits, mnist5k, cifar10, cifar100 or imagenet2012.',
+        ),
+        (
+            {'optim.name': 'adam', 'optim.momentum': 0.8},
+            "config.optim.momentum is 0.8, which has no effect with config.optim.name 'adam': leave it at 0.9, "
+            'or choose sgd.',
+        ),
+        (
+            {'data.fake_examples': 8},
+            'config.data.fake_examples is 8, which has no effect with config.data.fake False: leave it at 2048, '
+            'or choose True.',
+        ),
+        (
+            {'cpng.beta_from_epoch': 2},
+            "config.cpng.beta_from_epoch is 2, which has no effect with config.cpng.beta_from '': leave it at 0, "
+            'or choose the folder of a run.',
+        ),
+    ],
+    ids=lambda value: '',
+)
+def test_a_key_without_effect_is_one_sentence(changes, sentence):
+    config = base.get_config()
+    config.update_from_flattened_dict(changes)
+    configuration.validate(config, keys.table())
+    with pytest.raises(UserError) as caught:
+        configuration.refuse_idle([config], keys.table())
+    assert str(caught.value) == sentence
+
+
+def test_what_a_switch_turns_off_is_not_refused():
+    """A run to compare with differs by the switch alone."""
+    config = base.get_config()
+    config.cpng.chi_limit, config.cpng.enabled = 0.3, False
+    config.data.name, config.data.slicing, config.data.fake = 'digits_events', 'time', True
+    configuration.refuse_idle([config], keys.table())
+
+
+DEPENDENT = Keys(
+    {
+        key.name: key
+        for key in (
+            key_of('kind', 'a'),
+            key_of('weight', 1.0, only=(Only('kind', ('b',), ('a',)),)),
+            key_of('time', 4),
+            key_of('frames', None, follows='time', only=(Only('kind', ('b',), ('a',)),)),
+            key_of('folder', 'x', free=True),
+        )
+    }
+)
+IDLE = {'kind': 'a', 'weight': 2.0, 'time': 4, 'frames': 4, 'folder': 'y'}
+
+
+def refusal(configs, keys=DEPENDENT, **more):
+    try:
+        configuration.refuse_idle(configs, keys, **more)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_a_key_is_refused_where_it_is_idle_alone():
+    assert (
+        refusal([IDLE])
+        == "config.weight is 2.0, which has no effect with config.kind 'a': leave it at 1.0, or choose b."
+    )
+    assert refusal([IDLE | {'weight': 1.0}]) is None
+    assert refusal([IDLE | {'kind': 'b'}]) is None
+    assert refusal([IDLE | {'kind': 'from outside'}]) is None, 'nothing is known of what others have registered'
+    assert 'config.frames is 5, ' in str(refusal([IDLE | {'weight': 1.0, 'frames': 5}]))
+    assert 'leave it at 4, or choose b.' in str(refusal([IDLE | {'weight': 1.0, 'frames': 5}]))
+    assert refusal([IDLE | {'weight': 1.0, 'time': 5, 'frames': 5}]) is None, 'a key that follows says nothing'
+
+
+def test_a_key_that_counts_in_one_of_several_runs_is_not_refused():
+    assert refusal([IDLE, IDLE | {'kind': 'b'}]) is None
+    assert 'config.weight is 2.0' in str(refusal([IDLE | {'weight': 1.0}, IDLE]))
+
+
+def test_a_run_that_was_begun_with_an_idle_value_goes_on():
+    assert refusal([IDLE], stored=IDLE) is None
+    assert 'config.weight is 2.0' in str(refusal([IDLE], stored=IDLE | {'weight': 3.0}))
+
+
+def test_idle_values_make_no_other_run():
+    assert configuration.differing(IDLE, IDLE | {'weight': 1.0}, DEPENDENT) == []
+    counts = IDLE | {'kind': 'b'}
+    assert configuration.differing(counts, counts | {'weight': 1.0}, DEPENDENT) == ['weight']
+    assert configuration.differing(IDLE, counts | {'weight': 1.0}, DEPENDENT) == ['kind', 'weight']
+
+
+def test_without_idle_values_the_run_is_the_same():
+    config = base.get_config()
+    changes = {
+        'optim.name': 'adam',
+        'optim.momentum': 0.8,
+        'neuron.v_th': 0.5,
+        'cpng.rule': 'lsg',
+        'cpng.chi_limit': 0.3,
+    }
+    config.update_from_flattened_dict(changes)
+    settled = configuration.flatten(configuration.without_idle(config, keys.table()))
+    before = configuration.flatten(config)
+    assert {key: value for key, value in settled.items() if before[key] != value} == {
+        'optim.momentum': 0.9,
+        'cpng.chi_limit': 0.2,
+    }
+    assert configuration.differing(before, settled, keys.table()) == []
+    assert config.optim.momentum == 0.8

@@ -108,6 +108,19 @@ def test_the_configuration_of_a_run_is_read_back(tmp_path, tiny_config):
         workdir.load_config(tmp_path / 'nowhere', keys.table())
 
 
+def test_a_workdir_with_a_value_without_effect_is_read_and_goes_on(tmp_path, tiny_config):
+    """As one of a time when such a value was not refused."""
+    tiny_config.optim.name, tiny_config.optim.momentum = 'adam', 0.8
+    with pytest.raises(UserError, match=r"momentum is 0\.8, which has no effect with config\.optim\.name 'adam'"):
+        workdir.check_effects(tmp_path, tiny_config, keys.table())
+    workdir.acquire(tmp_path, tiny_config, keys.table())
+    workdir.check_effects(tmp_path, tiny_config, keys.table())
+    assert workdir.load_config(tmp_path, keys.table()).optim.momentum == 0.8
+    tiny_config.optim.momentum = 0.9
+    workdir.check_effects(tmp_path, tiny_config, keys.table())
+    workdir.check(tmp_path, tiny_config, keys.table())
+
+
 def test_a_damaged_file_is_named(tmp_path, tiny_config):
     (tmp_path / 'config.json').write_text('{"epochs": ')
     with pytest.raises(UserError, match=r'config.json is damaged .*choose another --workdir'):

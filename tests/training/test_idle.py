@@ -1,0 +1,294 @@
+"""Every key with every choice: it changes what is built, or is refused for having no effect."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from cpng_jax import data
+from cpng_jax.control.controller import FirstLayer, Observed
+from cpng_jax.control.effective_domain import chi_by_layer
+from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake
+from cpng_jax.models import registry
+from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
+from cpng_jax.nn.surrogate import SURROGATES, spike
+from cpng_jax.runtime.config import flatten, refuse_idle, validate
+from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import keys, objective, optim, setup
+from cpng_jax.training.step import network_input
+
+TABLE = keys.table()
+
+# Another value for each key; where a choice has that already, the default is the other.
+OTHER = {
+    'epochs': 21, 'batch_size': 8, 'dtype': 'bfloat16', 'remat': 'block',
+    'data.name': 'digits_events', 'data.fake': True, 'data.fake_examples': 100, 'data.per_class': 2,
+    'data.crop_padding': 2, 'data.flip': True, 'data.policy': 'autoaugment', 'data.cutout': 4,
+    'data.mixup_alpha': 0.2, 'data.cutmix_alpha': 0.2, 'data.image_size': 12, 'data.event_size': 10,
+    'data.slicing': 'time', 'data.roll': 3, 'data.split': 'random', 'data.time_steps': 3,
+    'model.name': 'resnet18', 'model.width': 2.0, 'model.time_steps': 3,
+    'neuron.kind': 'ds_atgo', 'neuron.tau': 0.4, 'neuron.learn_tau': True, 'neuron.v_th': 0.7,
+    'neuron.surrogate': 'rectangular', 'neuron.detach_reset': True,
+    'norm.alpha': 0.9, 'norm.alpha_residual': 0.6, 'norm.momentum': 0.8,
+    'loss.name': 'tet', 'loss.tet_weight': 0.1, 'loss.tet_target': 0.6, 'loss.label_smoothing': 0.1,
+    'optim.name': 'adam', 'optim.learning_rate': 0.2, 'optim.momentum': 0.8,
+    'optim.weight_decay': 0.01, 'optim.decay_norm_and_bias': False, 'optim.warmup_fraction': 0.3,
+    'cpng.enabled': False, 'cpng.beta_init': 1.5, 'cpng.chi': 'counted', 'cpng.interval': 'support',
+    'cpng.rule': 'dspike', 'cpng.per': 'channel', 'cpng.every': 'batch', 'cpng.statistics': 'epoch_mean',
+    'cpng.chi_limit': 0.3, 'cpng.limit_mode': 'immediate', 'cpng.dspike_epsilon': 0.05, 'cpng.dspike_step': 0.2,
+    'cpng.beta_from': 'another run', 'cpng.beta_from_epoch': 1,
+}  # fmt: skip
+
+NEEDS = {'lsg': {'neuron.learn_tau': True}, 'from_run': {'cpng.beta_from': 'a run', 'cpng.beta_from_epoch': 2}}
+CHOICES = [
+    {},
+    *({'data.name': name} for name in data.DATASETS),
+    pytest.param({'model.name': 'resnet18'}, marks=pytest.mark.deep),
+    pytest.param({'model.name': 'sew_resnet18'}, marks=pytest.mark.deep),
+    *({'neuron.surrogate': name} for name in SURROGATES),
+    *({'cpng.rule': name, **NEEDS.get(name, {})} for name in keys.RULES),
+    {'cpng.rule': 'cpng', **NEEDS['from_run']},
+    {'neuron.kind': 'ds_atgo'},
+    {'loss.name': 'tet'},
+    {'optim.name': 'adam'},
+    {'cpng.chi': 'counted'},
+    {'cpng.every': 'batch'},
+    {'cpng.per': 'channel'},
+]
+# What these turn off, or stand for, is not refused: a series of runs turns them alone.
+SWITCHES = [{'cpng.enabled': False}, {'data.fake': True}, {'data.name': 'cifar10_dvs', 'data.fake': True}]
+
+
+def small(**changes):
+    """A configuration whose parts take milliseconds to trace."""
+    config = base.get_config()
+    config.epochs, config.batch_size, config.model.time_steps = 20, 4, 2
+    edge = {'imagenet2012': 'image_size', 'digits_events': 'event_size', 'cifar10_dvs': 'event_size'}
+    name = changes.get('data.name', 'digits')
+    if name in edge:
+        config.data[edge[name]] = 8
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
+    residual = {'blocks': (1,), 'widths': (1,), 'stem_width': 1}
+    config.model.update({'stages': ((2,),)} if config.model.name.startswith('vgg') else residual)
+    return config
+
+
+def digest(*values):
+    return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
+def part(*read):
+    """Makes a function of a configuration one that computes once for equal values of the keys that start so."""
+
+    def decorate(function):
+        kept = {}
+
+        @functools.wraps(function)
+        def remembered(config):
+            values = json.dumps({key: value for key, value in flatten(config).items() if key.startswith(read)})
+            if values not in kept:
+                try:
+                    kept[values] = function(config)
+                except (UserError, ValueError) as error:
+                    kept[values] = error
+            if isinstance(kept[values], Exception):
+                raise kept[values]
+            return kept[values]
+
+        return remembered
+
+    return decorate
+
+
+@pytest.fixture(scope='module')
+def data_sets():
+    """The data sets by the same code as ever, with images and frames that are made up where files would be read."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8), np.arange(40) % 4
+
+    def frames(path, count, recordings, *, time_steps, slicing, size, sensor):
+        drawn = np.random.default_rng([*slicing.encode()])
+        return drawn.integers(0, 4, (count, time_steps, size, size, 2), np.uint8)
+
+    def shaped(config):
+        config = config.copy_and_resolve_references()
+        config.fake_examples, config.per_class = 40, 0
+        return fake.load(config)
+
+    def in_memory(config):
+        dataset = shaped(config)
+        train = data.ArraySource(dataset.train.images, np.arange(40) % 4)
+        return dataclasses.replace(dataset, train=train)
+
+    info = types.SimpleNamespace(features={'label': types.SimpleNamespace(names='abcd')})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, 'scans', lambda: (images[..., :1], labels))
+        for module in (digits_events, cifar10_dvs):
+            patch.setattr(module, 'cached_frames', frames)
+        patch.setattr(cifar10_dvs, '_open', lambda folder: (folder, [20] * 10, None))
+        patch.setattr(cifar.tfds_builders, 'open_builder', lambda *_: types.SimpleNamespace(info=info))
+        patch.setattr(cifar, '_read', lambda *_: data.ArraySource(images, labels))
+        patch.setitem(data.DATASETS, 'mnist5k', in_memory)
+        patch.setitem(data.DATASETS, 'imagenet2012', shaped)
+        yield
+
+
+@part('data.')
+def data_of(config):
+    dataset = data.load(config.data)
+    rng = np.random.default_rng(0)
+    seen = [dataset.augment(dataset.train[index], rng)['image'].tobytes() for index in range(4)]
+    tested = [dataset.test[index]['image'].tobytes() for index in range(min(20, len(dataset.test)))]
+    return digest(len(dataset.train), len(dataset.test), dataset.image_shape, seen, tested)
+
+
+@part('data.mixup', 'data.cutmix', 'loss.')
+def loss_of(config):
+    logits, labels, images = jnp.zeros((2, 4, 3)), jnp.zeros(4, int), jnp.zeros((4, 8, 8, 1))
+    mix = objective.make_mix(config.data, 0, 3)
+    loss = jax.make_jaxpr(objective.make_loss(config.loss, 3))(logits, labels)
+    return digest(loss, mix and jax.make_jaxpr(mix)(images, labels, 0))
+
+
+@part('optim.', 'epochs', 'batch_size')
+def optimizer_of(config):
+    optimizer = optim.make_optimizer(config.optim, 40 // config.batch_size * config.epochs)
+    params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+    state = jax.eval_shape(optimizer.init, params)
+    return digest(jax.make_jaxpr(optimizer.update)(params, state, params))
+
+
+def network_of(config):
+    shape = fake.SHAPES[config.data.name][0](config.data)
+    # Frames of one size: traces of large images say no more.
+    return traced(config, (*shape[:-3], 8, 8, shape[-1]))
+
+
+@part('model.', 'neuron.', 'norm.', 'remat', 'dtype', 'cpng.beta_init', 'cpng.per', 'cpng.chi')
+def trace_for(config):
+    return functools.cache(lambda shape: trace(config, shape))
+
+
+def traced(config, shape):
+    return trace_for(config)(shape)
+
+
+def trace(config, shape):
+    model = registry.build(config, 3)
+    images = network_input(jnp.zeros((2, *shape), jnp.uint8), np.zeros(shape[-1]), np.ones(shape[-1]), config.dtype)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    mutable = ['batch_stats', 'distances' if config.cpng.chi == 'counted' else 'membrane']
+
+    def loss(params, others):
+        outputs, updates = model.apply({**others, 'params': params}, images, train=True, mutable=mutable)
+        return jnp.sum(outputs), updates
+
+    others = {name: variables[name] for name in variables if name not in ('params', 'membrane', 'distances')}
+    gradient = jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(variables['params'], others)
+    return digest(gradient, config.neuron.learn_tau and jax.make_jaxpr(model.init)(jax.random.key(0), images))
+
+
+# Of the potentials at each step, two an epoch: chi falls below its limit, and rises.
+VARIANCES = (1.5, 1.0, 9.0, 60.0, 3.0, 0.5, 1.0, 2.0)
+
+
+@part('cpng.', 'neuron.learn_tau', 'neuron.surrogate', 'neuron.v_th')
+def beta_of(config):
+    """Beta after each step of four epochs with made-up statistics, and the chi that is reported of it."""
+    settings = setup._settings(config, ['lif'], 2)._replace(beta_of_run=lambda folder: {'lif': float(len(folder))})
+    controller = setup._controller(config, settings)
+    tree = lambda leaf: {'lif': {'beta': leaf}}
+    channels = (2,) if config.cpng.per == 'channel' else ()
+    weights, signs = jnp.array([0.38, 0.3, 0.45]), jnp.array([1.0, -2.0, 3.0])
+    loss = lambda kernel, beta: jnp.sum(signs * spike(kernel, jnp.mean(beta['lif']['beta']), 0.4, 'triangular'))
+    params = {'lif': {'decay': jnp.float32(0.3)}, 'weights': weights}
+    beta = tree(jnp.full(channels, config.cpng.beta_init))
+    state, trained, reported, update = controller.init(beta), [], [], 0
+    if controller.start is not None:
+        beta, state = controller.start(Observed(params=params), beta, state)
+    for step in range(1, len(VARIANCES) + 1):
+        first_of_pool = step - 2 if config.cpng.statistics == 'epoch_mean' and step % 2 == 0 else step - 1
+        of_channels = np.mean(VARIANCES[first_of_pool:step]) * jnp.array([1.0, 1.5], jnp.float32)
+        variances = of_channels if channels else of_channels.mean()
+        membrane = MembraneStats(0.1 * variances, variances)
+        distances = MembraneDistances(jnp.minimum(jnp.asarray(DISTANCES) ** 0.7 / (1 + variances[..., None]), 0.95))
+        chi = chi_by_layer(
+            tree(distances if settings.counted else membrane),
+            beta,
+            v_th=settings.v_th,
+            surrogate=settings.surrogate,
+            interval=settings.interval,
+        )
+        if settings.every == 'batch' or step % 2 == 0:
+            update += 1
+            measured = {'membrane': tree(membrane), 'distances': tree(distances), 'params': params}
+            first = FirstLayer(weights, loss)
+            beta, state, _ = controller.update(Observed(**measured, first_layer=first, updates=update), beta, state)
+        trained.append(np.broadcast_to(jax.tree.leaves(beta)[0], 2).tolist())
+        reported.append(np.broadcast_to(jax.tree.leaves(chi)[0], 2).tolist())
+    return digest(trained), digest(reported)
+
+
+def built(config):
+    """What of a run decides how it trains, and chi, which is reported besides."""
+    beta, chi = beta_of(config)
+    return {
+        'data': data_of(config),
+        'loss': loss_of(config),
+        'optimizer': optimizer_of(config),
+        'network': network_of(config),
+        'beta': beta,
+        'chi': chi,
+    }
+
+
+# Shown by tests of their own: each is in effect whatever is chosen.
+ALWAYS = {'seed', 'optim.accumulate'}
+
+
+def test_every_key_that_a_workdir_holds_to_is_tried():
+    assert set(OTHER) == {key.name for key in TABLE.known.values() if not key.free} - ALWAYS
+
+
+def attempt(function, *arguments):
+    """What a function returns, or the sentence that it raises instead."""
+    try:
+        return function(*arguments)
+    except (UserError, ValueError) as error:
+        return str(error)
+
+
+@pytest.mark.parametrize('choice', CHOICES + SWITCHES, ids=lambda choice: ','.join(map(str, choice.values())) or 'none')
+def test_a_key_changes_what_is_built_or_is_refused(choice, data_sets):
+    """And what is refused would change nothing that the network is trained by."""
+    config = small(**choice)
+    refuse_idle([config], TABLE)
+    before = built(config)
+    for name, value in OTHER.items():
+        if name in choice or (name == 'cpng.enabled' and choice.get('cpng.rule') in ('fixed', 'from_run')):
+            continue  # in the latter case both say the same
+        other = small(**{**choice, name: value})
+        validate(other, TABLE)
+        refused, after = attempt(refuse_idle, [other], TABLE), attempt(built, other)
+        if isinstance(after, str):
+            continue  # refused for what else is chosen, by a sentence of its own
+        if refused is None:
+            assert choice in SWITCHES or after != before, f'config.{name} does nothing'
+        else:
+            idle = re.match(r'config\.(\S+) is \S+, which has no effect with config\.', refused)
+            assert idle and idle[1] in (name, *choice)
+            if idle[1] != name or choice in SWITCHES:
+                continue
+            for what in before.keys() - {
+                'chi',
+                'network' if name == 'cpng.per' else '',
+            }:  # where beta has another shape
+                assert after[what] == before[what], f'{refused} But {what} is another.'
