@@ -3,25 +3,23 @@
 import signal
 import sys
 
+# Ctrl-C during the imports below: JAX might swallow the exception that Python makes of it.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C during the imports below: JAX might swallow Python's exception
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 try:
     from absl import flags
     from ml_collections import config_flags
 
     from cpng_jax.runtime import command, paths
+    from cpng_jax.runtime.config_file import DEFAULT_CONFIG
     from cpng_jax.runtime.errors import UserError
     from cpng_jax.training import keys, loop
 except ModuleNotFoundError as missing:
     sys.exit(f'train.py: the package {missing.name} is not installed: pip install -r requirements.txt')
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config',
-    None,
-    f'Configuration file, {command.DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE changes a value.',
+_CONFIG = command.define_config(
+    f'Configuration file, {DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE changes a value.'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for configs/NAME.py if not given.')
 _MODE = flags.DEFINE_enum(

@@ -57,6 +57,12 @@ def test_requirements_and_pyproject_agree_and_are_bounded():
     assert project['version'] == cpng_jax.__version__
 
 
+@pytest.mark.parametrize('folder', ['benchmarks', 'configs', 'tests'])
+def test_a_folder_of_modules_is_a_package(folder):
+    """One without `__init__.py` would give way to any package of its name, wherever that lies on the path."""
+    assert (ROOT / folder / '__init__.py').is_file()
+
+
 def readme_code() -> list[str]:
     return re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), flags=re.DOTALL)
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from cpng_jax.analysis import html
 from cpng_jax.analysis.run import Run
-from cpng_jax.runtime import command, files, metrics, plots, tables
-from cpng_jax.runtime.config import Config, flatten
+from cpng_jax.runtime import files, metrics, plots, tables
+from cpng_jax.runtime.config import Config, defaults, flatten
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import keys
 
 # Headings of pictures without a Markdown table, which would bring its own.
 _HEADINGS = {'beta': 'Final β', 'chi': 'χ over the epochs'}
@@ -107,10 +108,7 @@ def _config(config: Config) -> str:
     """Values that differ from configs/base.py, and, folded, every value."""
     values = {key: json.dumps(value) for key, value in flatten(config).items()}
     everything = html.folded('every value', html.table(['key', 'value'], sorted(values.items())))
-    base_file = command.DEFAULT_CONFIG.with_name('base.py')
-    if not base_file.is_file():  # an installed library has no configs beside it
-        return html.section('Configuration', everything)
-    base = {key: json.dumps(value) for key, value in flatten(command.load(str(base_file))).items()}
+    base = {key: json.dumps(value) for key, value in flatten(defaults(keys.table())).items()}
     changed = [(key, value, base.get(key, '')) for key, value in sorted(values.items()) if base.get(key) != value]
     heading = ['key', 'value', 'configs/base.py']
     return html.section('Configuration', html.table(heading, changed), everything)

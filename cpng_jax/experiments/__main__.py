@@ -20,14 +20,13 @@ try:
     from cpng_jax.experiments import catalogue, figures, grid, tables
     from cpng_jax.runtime import command, distributed, files, lock, paths, workdir
     from cpng_jax.runtime.config import nearest, validate
+    from cpng_jax.runtime.config_file import DEFAULT_CONFIG
     from cpng_jax.runtime.errors import UserError
     from cpng_jax.training import keys
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', None, f'What the experiment changes, {command.DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE.'
-)
+_CONFIG = command.define_config(f'What the experiment changes, {DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of runs and results; runs/NAME-experiments if not given.')
 _SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds of each arm, from config.seed on.', lower_bound=1)
 _SHARD = flags.DEFINE_string('shard', '1/1', 'Part of the cells to run, such as 3/8.')

@@ -1,42 +1,67 @@
 """Shared by the command-line programs: the flag for a configuration file; errors as one sentence and an exit code."""
 
-import functools
 import os
-import pathlib
 import re
-import runpy
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from absl import app, logging
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 from cpng_jax.runtime import distributed, signals, streams
 from cpng_jax.runtime.config import ConfigDict, Retired, flatten, instead_of, nearest
+from cpng_jax.runtime.config_file import DEFAULT_CONFIG, load
 from cpng_jax.runtime.errors import LostProcessError, UserError
 from cpng_jax.runtime.paths import local
 from cpng_jax.runtime.signals import Stopped
 
-DEFAULT_CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py'
+# Where ml_collections looks for keys that flags change. Left to itself it reads `sys.argv`, and files of flags, as soon
+# as the flag is defined.
+_COMMAND_LINE: list[str] = []
 
 
-def parse_flags(argv: list[str], retired: Mapping[str, Retired]) -> list[str]:
+def define_config(help_text: str, values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
+    """Defines the flags `--config=FILE` and `--config.KEY=VALUE`.
+
+    Args:
+      help_text: of the flag.
+      values: where it is defined.
+
+    Returns:
+      What holds the configuration once the flags are parsed.
+    """
+    return config_flags.DEFINE_config_file('config', None, help_text, flag_values=values, sys_argv=_COMMAND_LINE)
+
+
+def parse_flags(
+    argv: list[str], retired: Mapping[str, Retired] | None = None, values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
     """Parses the flags; checks the configuration file and the keys that flags change before.
 
-    Left to ml_collections, a wrong file or key would end in a traceback.
+    Left to absl and ml_collections, a wrong file or key would end in a traceback.
 
     Args:
       argv: the command line.
-      retired: keys that a configuration no longer has.
+      retired: keys that a configuration no longer has; None for a program without a configuration.
+      values: where the flags are defined, and get their values.
 
     Returns:
       The program and its positional arguments.
+
+    Raises:
+      UserError: a flag, a file of flags or the configuration is wrong.
     """
     try:
-        return app.parse_flags_with_usage(_with_config(argv, retired))
-    except UserError as error:
-        exit_with_error(error)
+        argv = values.read_flags_from_files(argv, force_gnu=False)
+        if retired is not None:
+            argv = _with_config(argv, retired, values)
+        return values(argv)
+    except flags.Error as error:
+        raise UserError(f'{" ".join(str(error).split())} (--help shows the flags)') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'--flagfile names a file that is not text: {error}.') from error
 
 
 def run(main: Callable[[list[str]], None], retired: Mapping[str, Retired] | None = None) -> None:
@@ -53,7 +78,13 @@ def run(main: Callable[[list[str]], None], retired: Mapping[str, Retired] | None
     """
     streams.outlive_readers()
     signals.end_program_on_signals()
-    parse = app.parse_flags_with_usage if retired is None else functools.partial(parse_flags, retired=retired)
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return parse_flags(argv, retired)
+        except UserError as error:
+            exit_with_error(error)
+
     app.run(lambda argv: _guarded(main, argv), flags_parser=parse)
 
 
@@ -82,56 +113,56 @@ def exit_with_error(sentence: object) -> NoReturn:
     distributed.exit_process(2)
 
 
-def _with_config(argv: list[str], retired: Mapping[str, Retired]) -> list[str]:
-    """The command line, with `--config` of the default if it has none; the file and overridden keys are checked.
+class _Loaded(flags.ArgumentParser):
+    """Takes for `--config=FILE` the configuration that has been read from it."""
 
-    The path of the file is as `paths.local` has it, so that ml_collections finds it, too.
-    """
-    given = [index for index, argument in enumerate(argv) if re.match('--?config(=|$)', argument)]
-    if not given:
-        argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
-        given = [1]
-    index = given[-1]
-    flag, equals, file = argv[index].partition('=')
-    if not equals:
-        index, flag, file = index + 1, '', ''.join(argv[index + 1 : index + 2])
-    path, colon, argument = file.partition(':')
-    file = str(local(file if '://' in file else path, '--config')) + colon + argument
-    argv = [*argv[:index], f'{flag}{equals}{file}', *argv[index + 1 :]]
-    known = flatten(load(file))
-    for argument in argv[1:]:
+    def __init__(self, config: ConfigDict) -> None:
+        self._config = config
+
+    def parse(self, argument: str) -> ConfigDict:
+        """Returns it, whatever the argument; its keys can no longer be made up."""
+        self._config.lock()
+        return self._config
+
+
+def _with_config(argv: list[str], retired: Mapping[str, Retired], values: flags.FlagValues) -> list[str]:
+    """The command line, with `--config` in front, of the default if it has none; the file and the keys are checked."""
+    program, *arguments = argv
+    end = arguments.index('--') if '--' in arguments else len(arguments)
+    files, others = [], []
+    given = iter(arguments[:end])
+    for argument in given:
+        if re.match('--?config(=|$)', argument):
+            _, equals, file = argument.partition('=')
+            files.append(file if equals else next(given, ''))
+        else:
+            others.append(argument)
+    if len(files) > 1:
+        raise UserError(f'--config is given more than once, as {" and ".join(map(repr, files))}: give one.')
+    file = _local(files[0]) if files else str(DEFAULT_CONFIG)
+    config = load(file)
+    known = flatten(config)
+    for argument in others:
         override = re.match(r'--?(?:no)?config\.([^=]*)', argument)
-        if override and override[1] in retired:
-            raise UserError(instead_of(override[1], retired[override[1]]))
-        if override and not any(key == override[1] or key.startswith(f'{override[1]}.') for key in known):
-            raise UserError(f'config has no key {override[1]!r}; the nearest is {nearest(override[1], known)!r}.')
-    return argv
+        if override:
+            _check_key(override[1], known, retired)
+    values['config'].parser = _Loaded(config)
+    _COMMAND_LINE[:] = [program, f'--config={file}', *others]
+    return [*_COMMAND_LINE, *arguments[end:]]
 
 
-def load(file: str) -> ConfigDict:
-    """Reads the configuration that a file makes, before any flag changes it.
+def _local(file: str) -> str:
+    """A configuration file, `path:argument` maybe, with its path as `paths.local` has it."""
+    path, colon, argument = file.partition(':')
+    return str(local(file if '://' in file else path, '--config')) + colon + argument
 
-    Args:
-      file: its path; `path:argument` hands the argument to its function.
 
-    Returns:
-      The configuration.
-
-    Raises:
-      UserError: there is no such file, or it makes no configuration.
-    """
-    path, _, argument = file.partition(':')
-    if not pathlib.Path(path).is_file():
-        raise UserError(f'--config is {path!r}, which is not a file; those at hand are in {DEFAULT_CONFIG.parent}.')
-    try:
-        get_config = runpy.run_path(path).get('get_config')
-        config = get_config and (get_config(argument) if argument else get_config())
-    except Exception as error:  # Whatever the user's file may raise.
-        raise UserError(f'{path} fails with {type(error).__name__}: {error}') from error
-    if get_config is None:
-        raise UserError(f'{path} has no function get_config().')
-    if not isinstance(config, ConfigDict):
-        raise UserError(
-            f'get_config() of {path} must return an ml_collections.ConfigDict, got {type(config).__name__}.'
-        )
-    return config
+def _check_key(key: str, known: Mapping[str, Any], retired: Mapping[str, Retired]) -> None:
+    if key in retired:
+        raise UserError(instead_of(key, retired[key]))
+    if key in known:
+        return
+    inside = [other for other in known if other.startswith(f'{key}.')]
+    if inside:
+        raise UserError(f'config.{key} is a section: set its keys, such as config.{inside[0]}.')
+    raise UserError(f'config has no key {key!r}; the nearest is {nearest(key, known)!r}.')

@@ -136,8 +136,11 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
       Values by dotted key; tuples become lists, as JSON stores them.
+
+    Raises:
+      UserError: naming a key that holds what JSON cannot, such as a number of NumPy.
     """
-    nested = json.loads(config.to_json()) if isinstance(config, ConfigDict) else config
+    nested = _as_json(config) if isinstance(config, ConfigDict) else config
     flat = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
@@ -145,6 +148,22 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def _as_json(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+    nested = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            nested[key] = _as_json(value, f'{prefix}{key}.')
+            continue
+        try:
+            nested[key] = json.loads(json.dumps(value))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f'config.{prefix}{key} is {value!r}, expected numbers, texts and tuples of Python itself, as int(), '
+                'float(), str() and tolist() make them of others.'
+            ) from error
+    return nested
 
 
 def from_flat(flat: Mapping[str, Any]) -> Config:

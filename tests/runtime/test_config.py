@@ -10,7 +10,7 @@ from cpng_jax.runtime.config import Key, Keys, Only, Retired
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import keys
 
-CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
+CONFIGS = sorted(path for path in (pathlib.Path(__file__).parents[2] / 'configs').glob('[!_]*.py'))
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

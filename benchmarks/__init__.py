@@ -1,0 +1,1 @@
+"""Measures speed and memory, and compares with other packages."""
