@@ -35,9 +35,10 @@ def load(config: Config) -> Dataset:
     """
     if config.name not in DATASETS:
         raise UserError(f'config.data.name is {config.name!r}, expected one of {", ".join(DATASETS)}.')
-    if config.fake:
-        return fake.load(config)
-    dataset = DATASETS[config.name](config)
-    if not config.per_class:
+    dataset = fake.load(config) if config.fake else DATASETS[config.name](config)
+    edge = max(dataset.image_shape[-3:-1])
+    if config.crop_padding > edge:
+        raise UserError(f'config.data.crop_padding is {config.crop_padding}, expected at most the {edge} of an image.')
+    if config.fake or not config.per_class:
         return dataset
     return dataclasses.replace(dataset, train=few_of_each(dataset.train, config.per_class))

@@ -21,6 +21,8 @@ Config = Any
 # Runs of this version had all keys that are not said to be later.
 FIRST_VERSION = '0.1'
 
+_LARGEST = {int: 2**32 - 1, float: 3.4028235e38}  # of seeds, and of float32
+
 
 class Only(NamedTuple):
     """What has to be chosen for a key to have an effect.
@@ -209,8 +211,12 @@ def validate(config: Config | Mapping[str, Any], keys: Keys) -> None:
         if key not in flat:
             raise UserError(f'config lacks the key {key!r}: start from configs/base.py, which has every key.')
     for name, key in keys.known.items():
-        if not key.accepts(flat[name]):
-            raise UserError(f'config.{name} is {flat[name]!r}, expected {key.expected}.')
+        value = flat[name]
+        if not key.accepts(value):
+            raise UserError(f'config.{name} is {value!r}, expected {key.expected}.')
+        # Greater ones end as infinity, or as a traceback of whoever counts with them.
+        if type(value) in _LARGEST and value > _LARGEST[type(value)]:
+            raise UserError(f'config.{name} is {value!r}, expected at most {_LARGEST[type(value)]:.8g}.')
 
 
 def idle(flat: Mapping[str, Any], keys: Keys) -> dict[str, Only]:

@@ -101,6 +101,8 @@ def build(config: Config) -> Setup:
     model = registry.build(config, classes)
     per_epoch = steps_per_epoch(dataset, config.batch_size)
     steps = per_epoch * config.epochs
+    if steps >= 2**31:
+        raise UserError(f'config.epochs is {config.epochs}, which are {steps:,} steps: expected fewer than 2**31.')
     example = network_input(jnp.zeros((1, *dataset.image_shape), jnp.uint8), dataset.mean, dataset.std)
     prepare = functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=config.dtype)
     shapes = _shapes(config, dataset, model, example)
