@@ -59,4 +59,4 @@ def choice(*names: str) -> Range:
 
 
 BOOLEAN = Range(lambda value: type(value) is bool, 'True or False')
-TEXT = Range(lambda value: isinstance(value, str), 'a text')
+TEXT = Range(lambda value: isinstance(value, str) and '\0' not in value, 'a text')

@@ -15,7 +15,11 @@ from cpng_jax.data import digits
 from cpng_jax.data.dataset import Dataset, split_arrays
 from cpng_jax.data.events import Events, cached_frames, random_shift
 from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.paths import local
+
+# Pixels in each direction, of which fewer see nothing of some digits.
+_SMALLEST = 4
 
 
 class Camera(NamedTuple):
@@ -50,8 +54,13 @@ def load(config: Config) -> Dataset:
       The `Dataset`.
 
     Raises:
-      UserError: scikit-learn is not installed, or the frames cannot be written to `config.dir`.
+      UserError: scikit-learn is not installed, the sensor is too small, or `config.dir` cannot be written to.
     """
+    if config.event_size < _SMALLEST:
+        raise UserError(
+            f'config.data.event_size is {config.event_size}, expected at least {_SMALLEST}: a smaller sensor records '
+            'nothing of some digits.'
+        )
     images, labels = digits.scans()
     camera, size = Camera(), config.event_size
     version = hashlib.sha256(repr(camera).encode()).hexdigest()[:8]

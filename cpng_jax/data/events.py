@@ -169,6 +169,8 @@ def _open(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns what a file holds, or None if it is absent, damaged or something else: it can be made again."""
     try:
         stored = np.load(path, mmap_mode='r')
-    except (FileNotFoundError, ValueError, EOFError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
         return None
+    except OSError as error:
+        raise UserError(f'Cannot read the event frames in {path}: {error.strerror}.') from error
     return stored if stored.shape == shape and stored.dtype == np.uint8 else None

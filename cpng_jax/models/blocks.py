@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from cpng_jax.nn.layers import Conv, TdBN
@@ -55,10 +58,18 @@ def time_first(x: Array, network: str, time_steps: int) -> tuple[Array, int]:
       The input, a static image with one time step, and T.
 
     Raises:
-      ValueError: `x` has another rank.
+      TypeError: `x` is no array, or not floating.
+      ValueError: `x` has another rank, or an empty axis.
     """
+    taken = f'{network} takes images [B, H, W, C] or events [T, B, H, W, C]'
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise TypeError(f'{taken} as an array, got {type(x).__name__}.')
     if x.ndim not in (4, 5):
-        raise ValueError(f'{network} takes images [B, H, W, C] or events [T, B, H, W, C], got shape {x.shape}.')
+        raise ValueError(f'{taken}, got shape {x.shape}.')
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f'{taken} of floating numbers, about 0 and 1 in size, got dtype {x.dtype}.')
+    if 0 in x.shape:
+        raise ValueError(f'{taken} with at least one of each, got shape {x.shape}.')
     return (x[None], time_steps) if x.ndim == 4 else (x, x.shape[0])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
+from flax.errors import ScopeParamShapeError
 
 from cpng_jax.models.blocks import rematerialised, scaled, time_first
 from cpng_jax.nn.layers import Dense, TdBN
@@ -48,11 +49,18 @@ class SpikingNetwork(nn.Module):
           `[T, B, classes]`.
 
         Raises:
-          ValueError: `x` has another rank, its map is too small for the pools, or the fields do not go together.
+          TypeError: `x` is no array, or not floating.
+          ValueError: `x` has another rank or an empty axis, its map is too small for the pools, its channels or size
+            are not those that the network was initialised for, or the fields do not go together.
         """
-        x, time_steps = time_first(x, type(self).__name__, self.time_steps)
-        x = self.hidden(x, time_steps, train)
-        return Dense(self.classes, name='output')(x)
+        frames, time_steps = time_first(x, type(self).__name__, self.time_steps)
+        try:
+            return Dense(self.classes, name='output')(self.hidden(frames, time_steps, train))
+        except ScopeParamShapeError as error:
+            raise ValueError(
+                f'{type(self).__name__} was initialised for another number of channels or another size than those of '
+                f'shape {x.shape}: {error}'
+            ) from error
 
     # The rest runs within `__call__`. Flax does not wrap it, or it would count as methods whose values one captures.
 

@@ -10,6 +10,7 @@ from cpng_jax.data import digits, digits_events
 from cpng_jax.data.dataset import stratified_split
 from cpng_jax.data.digits_events import Camera, recordings, simulate
 from cpng_jax.data.pipeline import TrainBatches
+from cpng_jax.runtime.errors import UserError
 
 
 def config(folder, **changes) -> ConfigDict:
@@ -157,3 +158,16 @@ def test_batches_are_counts_of_events_shifted_a_little(folder):
     np.testing.assert_allclose(
         (np.arange(256)[:, None] / 255 - dataset.mean) / dataset.std, np.arange(256)[:, None].repeat(2, 1), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize('size', [1, 3])
+def test_a_sensor_too_small_for_an_event_is_one_sentence(tmp_path, size):
+    with pytest.raises(UserError, match=rf'config\.data\.event_size is {size}, expected at least 4: a smaller sensor'):
+        digits_events.load(config(tmp_path, event_size=size))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_sentence(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match=r'Cannot write the event frames to .*file/digits_events/.*: Not a directory'):
+        digits_events.load(config(tmp_path / 'file'))

@@ -4,6 +4,7 @@ import pytest
 from configs import base
 from cpng_jax import data
 from cpng_jax.data import fake
+from cpng_jax.runtime.errors import UserError
 
 
 def test_every_data_set_has_a_fake():
@@ -35,3 +36,10 @@ def test_few_of_each_class_are_as_many_as_of_the_data_set_itself():
     labels = [dataset.train[index]['label'] for index in range(len(dataset.train))]
     assert np.bincount(labels).tolist() == [3] * 100
     assert len(dataset.test) == 1000
+
+
+def test_a_crop_of_nothing_but_padding_is_one_sentence():
+    config = base.get_config()
+    config.data.update(fake=True, crop_padding=9)
+    with pytest.raises(UserError, match=r'config\.data\.crop_padding is 9, expected at most the 8 of an image\.'):
+        data.load(config.data)

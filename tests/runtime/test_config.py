@@ -1,7 +1,10 @@
 import importlib.util
 import json
 import pathlib
+import re
 
+import jax
+import numpy as np
 import pytest
 
 from configs import base
@@ -52,6 +55,45 @@ def test_a_value_out_of_range_is_one_sentence(key, value, expected):
     with pytest.raises(UserError) as caught:
         configuration.validate(config, keys.table())
     assert str(caught.value) == f'config.{key} is {value!r}, expected {expected}.'
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'largest'),
+    [
+        ('epochs', 2**63, '4.294'),
+        ('data.crop_padding', 2**32, '4.294'),
+        ('optim.learning_rate', 1e300, '3.402'),
+        ('model.width', 1e39, '3.402'),
+    ],
+)
+def test_a_number_too_large_to_count_with_is_one_sentence(key, value, largest):
+    config = base.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=re.escape(f'config.{key} is {value!r}, expected at most {largest}')):
+        configuration.validate(config, keys.table())
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('model.stages', ((np.int64(16),),)),
+        ('model.head', np.array([1, 2])),
+        ('model.width', np.float32(0.5)),
+        ('model.pool_last', np.bool_(True)),
+        ('epochs', np.int64(3)),
+        ('seed', jax.numpy.int32(3)),
+        ('data.dir', pathlib.Path('data')),
+        ('profile.steps', {1, 2}),
+        ('neuron.surrogate', print),
+    ],
+)
+def test_what_is_no_plain_value_is_refused_by_its_key(key, value):
+    config = base.get_config()
+    section, _, name = key.rpartition('.')
+    with config.ignore_type():
+        (config[section] if section else config)[name] = value
+    with pytest.raises(UserError, match=re.escape(f'config.{key} is {value!r}, expected numbers, texts and tuples of')):
+        configuration.validate(config, keys.table())
 
 
 def test_every_range_accepts_the_default():
