@@ -21,7 +21,7 @@ except ModuleNotFoundError as missing:
 _CONFIG = command.define_config(
     f'Configuration file, {DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE changes a value.'
 )
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME for configs/NAME.py if not given.')
+_WORKDIR = command.define_workdir('Folder of the run; runs/NAME for configs/NAME.py if not given.')
 _MODE = flags.DEFINE_enum(
     'mode',
     'train',

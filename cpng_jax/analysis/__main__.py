@@ -24,7 +24,7 @@ try:
     from cpng_jax.analysis.run import Run
     from cpng_jax.runtime import command, paths
     from cpng_jax.runtime.config import nearest
-    from cpng_jax.runtime.errors import UserError
+    from cpng_jax.runtime.errors import UserError, files_named
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.analysis: the package {missing.name} is not installed: pip install -r requirements.txt')
 
@@ -52,7 +52,7 @@ ANALYSES: dict[str, Analysis] = {
     'report': report.analyse,
 }
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; of a run or of experiments for report.')
+_WORKDIR = command.define_workdir('Folder of the run; of a run or of experiments for report.')
 _VERSUS = flags.DEFINE_string(
     'versus', None, 'Folder of a second run, such as one without CPNG, for all but membrane and report.'
 )
@@ -60,6 +60,7 @@ _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'latest', ['latest', 'best'], 'Whi
 _OPTIONS = flags.DEFINE_multi_string('option', [], 'Of gradients, saliency and landscape, such as --option=images=16.')
 
 
+@files_named()
 def main(argv: list[str]) -> None:
     """Runs the analyses that the command line names, and prints what they wrote."""
     names = _names(argv[1:])

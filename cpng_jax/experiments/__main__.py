@@ -21,13 +21,13 @@ try:
     from cpng_jax.runtime import command, distributed, files, lock, paths, workdir
     from cpng_jax.runtime.config import nearest, validate
     from cpng_jax.runtime.config_file import DEFAULT_CONFIG
-    from cpng_jax.runtime.errors import UserError
+    from cpng_jax.runtime.errors import UserError, files_named
     from cpng_jax.training import keys
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')
 
 _CONFIG = command.define_config(f'What the experiment changes, {DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of runs and results; runs/NAME-experiments if not given.')
+_WORKDIR = command.define_workdir('Folder of runs and results; runs/NAME-experiments if not given.')
 _SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds of each arm, from config.seed on.', lower_bound=1)
 _SHARD = flags.DEFINE_string('shard', '1/1', 'Part of the cells to run, such as 3/8.')
 _RUN = flags.DEFINE_boolean('run', True, '--norun writes the results of the cells that are finished, and runs none.')
@@ -37,6 +37,7 @@ _VALUES = flags.DEFINE_list(
 )
 
 
+@files_named()
 def main(argv: list[str]) -> None:
     """Runs the experiment that the command line names, and writes its results."""
     name, config, known = _name(argv[1:]), _CONFIG.value, keys.table()
@@ -63,6 +64,8 @@ def main(argv: list[str]) -> None:
 
     if _RUN.value:
         grid.run_cells(part, done)
+    elif not _finished(cells):
+        raise UserError(f'No cell in {folder} is finished: leave --norun out to run them.')
     if distributed.is_primary():
         written = write_tables(name, plan, cells, folder)
         written.append(figures.draw(plan, _finished(cells), folder / f'{name}.png'))
@@ -119,9 +122,12 @@ def _values(name: str) -> list[float] | None:
     if name not in catalogue.WITH_VALUES:
         raise UserError(f'--values is for {", ".join(catalogue.WITH_VALUES)}; {name} has fixed arms.')
     try:
-        return [float(value) for value in _VALUES.value]
+        values = [float(value) for value in _VALUES.value]
     except ValueError:
-        raise UserError(f'--values is {",".join(_VALUES.value)!r}, expected numbers, such as 0.5,1,2.') from None
+        values = []
+    if not values:
+        raise UserError(f'--values is {",".join(_VALUES.value)!r}, expected numbers, such as 0.5,1,2.')
+    return values
 
 
 def _shard(cells: list[grid.Cell]) -> list[grid.Cell]:

@@ -87,8 +87,11 @@ def surrogates(config: Config, values: Sequence[float] | None) -> Plan:
 
 def frequency(config: Config, values: Sequence[float] | None) -> Plan:
     """CPNG once an epoch, once a batch, and never, at two sizes of the batch (Table 1)."""
-    arms = []
-    for size in map(int, values or (config.batch_size, 2 * config.batch_size)):
+    arms, sizes = [], values or (config.batch_size, 2 * config.batch_size)
+    for size in sizes:
+        if not float(size).is_integer():
+            raise UserError(f'--values is {size:g}, expected sizes of a batch, such as 32,64.')
+    for size in map(int, sizes):
         none = f'batch {size}, none'
         for every in ('none', 'batch', 'epoch'):
             changes = (FIXED if every == 'none' else CPNG | {'cpng.every': every}) | {'batch_size': size}

@@ -35,6 +35,21 @@ def define_config(help_text: str, values: flags.FlagValues = flags.FLAGS) -> fla
     return config_flags.DEFINE_config_file('config', None, help_text, flag_values=values, sys_argv=_COMMAND_LINE)
 
 
+def define_workdir(help_text: str, values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[str | None]:
+    """Defines the flag `--workdir=FOLDER`; an empty one, as of a variable that is not set, is an error.
+
+    Args:
+      help_text: of the flag.
+      values: where it is defined.
+
+    Returns:
+      What holds the folder, None where it is not given, once the flags are parsed.
+    """
+    holder = flags.DEFINE_string('workdir', None, help_text, flag_values=values)
+    flags.register_validator('workdir', lambda folder: folder != '', 'expected a folder', flag_values=values)
+    return holder
+
+
 def parse_flags(
     argv: list[str], retired: Mapping[str, Retired] | None = None, values: flags.FlagValues = flags.FLAGS
 ) -> list[str]:

@@ -48,7 +48,7 @@ def check(workdir: pathlib.Path, config: Config, keys: Keys, *, longer: bool = F
     Raises:
       UserError: it belongs to another configuration, named by the changed keys, or its `config.json` is damaged.
     """
-    stored = _read(workdir / 'config.json')
+    stored = _stored(workdir)
     if stored is None:
         return {}
     raised = raised_keys(stored, config, keys) if longer else {}
@@ -78,7 +78,7 @@ def check_effects(workdir: pathlib.Path, config: Config, keys: Keys) -> None:
     Raises:
       UserError: a key has no effect, see `config.refuse_idle`, or the `config.json` of the run is damaged.
     """
-    stored = _read(workdir / 'config.json')
+    stored = _stored(workdir)
     refuse_idle([config], keys, None if stored is None else brought_up_to_date(stored, keys))
 
 
@@ -96,7 +96,7 @@ def load_config(workdir: pathlib.Path, keys: Keys) -> Config:
     Raises:
       UserError: the folder holds no run, or its `config.json` is damaged or no configuration.
     """
-    stored = _read(workdir / 'config.json')
+    stored = _stored(workdir)
     if stored is None:
         raise UserError(f'There is no run in {workdir}: it has no config.json.')
     flat = brought_up_to_date(stored, keys)
@@ -155,6 +155,8 @@ def acquire(workdir: pathlib.Path, config: Config, keys: Keys, *, step: Callable
 def _append(path: pathlib.Path, entry: dict[str, Any]) -> None:
     """Adds an entry to a list that a file holds, unless it is the last one already."""
     entries = _read(path) or []
+    if not isinstance(entries, list):
+        raise UserError(f'{path} is damaged (it holds no list). Move it away.')
     if entries[-1:] != [entry]:
         write_json(path, [*entries, entry])
 
@@ -171,6 +173,15 @@ def _read(path: pathlib.Path) -> Any:
         return None
     except ValueError as error:
         raise UserError(f'{path} is damaged ({error}). Restore it, or choose another --workdir.') from error
+
+
+def _stored(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The configuration of a run, nested; None where there is no run."""
+    path = workdir / 'config.json'
+    stored = _read(path)
+    if stored is not None and not isinstance(stored, dict):
+        raise UserError(f'{path} is damaged (it holds no keys). Restore it, or choose another --workdir.')
+    return stored
 
 
 def _environment() -> dict[str, Any]:

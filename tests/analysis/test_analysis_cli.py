@@ -23,7 +23,10 @@ def folders(tmp_path, workdir):
     (made['damaged'] / 'config.json').write_text('{')
     shutil.copy(workdir / 'config.json', made['no_checkpoint'])
     shutil.copy(workdir / 'metrics.jsonl', made['no_checkpoint'])
-    return made | {'run': workdir, 'nowhere': tmp_path / 'nowhere'}
+    occupied = shutil.copytree(workdir, tmp_path / 'occupied')
+    for name in ('chi.csv', 'chi.tmp', 'chi.png'):
+        (occupied / 'analysis' / name).mkdir(parents=True)
+    return made | {'run': workdir, 'nowhere': tmp_path / 'nowhere', 'occupied': occupied}
 
 
 @pytest.mark.trains
@@ -60,6 +63,7 @@ def folders(tmp_path, workdir):
             "--option is images='few', expected a value like that",
         ),
         (['saliency', '--workdir={run}', '--option=beta=wide'], 'wide'),
+        (['chi', '--workdir={occupied}'], 'Cannot read or write {occupied}/analysis/chi.'),
         (['landscape', '--workdir={run}', '--option=count=3'], 'count is 3, expected at least 5'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',

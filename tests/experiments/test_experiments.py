@@ -102,6 +102,12 @@ def test_results_in_a_folder_named_after_a_retired_key_are_found(tmp_path):
     assert of()[0].folder == first
 
 
+@pytest.mark.parametrize('size', [0.5, float('inf'), float('nan')])
+def test_sizes_of_a_batch_are_integers(size):
+    with pytest.raises(UserError, match=rf'--values is {size:g}, expected sizes of a batch, such as 32,64\.'):
+        plan_of('frequency', values=[size])
+
+
 def test_arms_that_are_the_same_are_refused(tmp_path):
     config = digits.get_config()
     with pytest.raises(UserError, match=r'The arms chi_limit = 0\.2 and chi_limit = 0\.2 are the same'):
@@ -344,6 +350,7 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
             "config has no key 'cpng.chi_limt'; the nearest is 'cpng.chi_limit'.",
         ),
         (['compare', '--seeds=0'], 'flag --seeds=0'),
+        (['beta_sweep', '--norun'], 'there is finished: leave --norun out to run them.'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
 )
@@ -353,3 +360,12 @@ def test_what_a_user_can_get_wrong_is_one_sentence(arguments, sentence, tmp_path
     assert sentence in process.stderr
     assert 'Traceback' not in process.stderr
     assert not (tmp_path / 'there').exists()
+
+
+@pytest.mark.processes
+def test_a_file_in_the_place_of_the_workdir_is_one_sentence(tmp_path):
+    (tmp_path / 'file').write_text('')
+    process = run('beta_sweep', *TINY, workdir=tmp_path / 'file')
+    assert process.returncode == 2
+    assert process.stderr.startswith(f'cpng_jax.experiments: Cannot read or write {tmp_path}/file/cells/')
+    assert process.stderr.endswith('Not a directory.\n')

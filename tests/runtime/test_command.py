@@ -1,12 +1,15 @@
 """Command lines that are wrong, parsed in this process: each is one sentence that names the flag."""
 
+import errno
+import os
+
 import pytest
 from absl import flags
 
 from configs import digits, digits_few
 from cpng_jax.runtime import command
 from cpng_jax.runtime.config import flatten, validate
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, files_named
 from cpng_jax.training import keys
 
 
@@ -15,7 +18,7 @@ def parse():
     """Parses what comes after the name of a program: its configuration, and what is left of the command line."""
     values = flags.FlagValues()
     command.define_config('', values)
-    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    command.define_workdir('', values)
 
     def parsed(*arguments):
         rest = command.parse_flags(['train.py', *map(str, arguments)], keys.RETIRED, values)
@@ -80,6 +83,7 @@ def test_a_file_of_flags_is_as_flags(parse, tmp_path):
         (['--config.model.stages=((16,),'], r'flag --config\.model\.stages=\(\(16,\),: Error while parsing'),
         (['--workdri=x'], r"Unknown command line flag 'workdri'\. Did you mean: workdir"),
         (['--workdir'], r'Missing value for flag --workdir'),
+        (['--workdir='], r'flag --workdir=: expected a folder'),
         (['--flagfile=nowhere/at/all'], r"Unable to open flagfile: .*'nowhere/at/all'"),
         (['--flagfile'], r'--flagfile with no argument'),
         (['--flagfile=.'], r"Unable to open flagfile: .*Is a directory: '\.'"),
@@ -114,3 +118,16 @@ def test_a_program_without_a_configuration_has_its_flags_checked():
     with pytest.raises(UserError, match=r'flag --checkpoint=worst: value should be one of <latest\|best>'):
         command.parse_flags(['analysis', '--checkpoint=worst'], None, values)
     assert command.parse_flags(['analysis', 'chi', '--checkpoint=best'], None, values) == ['analysis', 'chi']
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path):
+    @files_named()
+    def read(path):
+        return path.read_text()
+
+    (tmp_path / 'file').write_text('text')
+    assert read(tmp_path / 'file') == 'text'
+    with pytest.raises(UserError, match=r'Cannot read or write .*file/x: Not a directory\.'):
+        read(tmp_path / 'file' / 'x')
+    with pytest.raises(UserError, match=r'Cannot read or write a file: No space left on device\.'), files_named():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -127,6 +127,19 @@ def test_a_damaged_file_is_named(tmp_path, tiny_config):
         workdir.acquire(tmp_path, tiny_config, keys.table())
 
 
+def test_json_of_something_else_is_damaged(tmp_path, tiny_config):
+    (tmp_path / 'config.json').write_text('3')
+    for read in (workdir.check, workdir.check_effects, workdir.acquire):
+        with pytest.raises(UserError, match=r'config\.json is damaged \(it holds no keys\)'):
+            read(tmp_path, tiny_config, keys.table())
+    with pytest.raises(UserError, match=r'config\.json is damaged \(it holds no keys\)'):
+        workdir.load_config(tmp_path, keys.table())
+    (tmp_path / 'config.json').unlink()
+    (tmp_path / 'environment.json').write_text('{"a": 1}')
+    with pytest.raises(UserError, match=r'environment\.json is damaged \(it holds no list\)'):
+        workdir.acquire(tmp_path, tiny_config, keys.table())
+
+
 def test_a_file_in_the_place_of_the_folder_is_one_sentence(tmp_path, tiny_config):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'Cannot write to the workdir .*file/run: Not a directory'):
