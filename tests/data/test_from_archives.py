@@ -56,9 +56,10 @@ def test_prepare_train_eval(tmp_path, name, place, tested):
         config.model.stages = ((4,), (8,))
     config.model.width = 1 / 16 if config.model.name == 'vgg11' else 1.0
     config.model.time_steps = 2
-    config.data.image_size = 32
-    config.data.event_size = 16
-    config.data.roll = 1
+    if 'imagenet' in name:
+        config.data.image_size = 32
+    if 'dvs' in name:
+        config.data.event_size, config.data.roll = 16, 1
     config.eval.batch_size = 4
     trained = loop.run(config, tmp_path / 'run')
     measured = loop.run(config, tmp_path / 'run', 'eval')

@@ -45,8 +45,10 @@ def reduce(config):
     config.epochs = 1
     config.model.width = 1 / 16
     config.model.time_steps = 2
-    config.data.event_size = min(config.data.event_size, 16)
-    config.data.image_size = 32
+    if config.data.name == 'imagenet2012':
+        config.data.image_size = 32
+    if config.data.name in ('digits_events', 'cifar10_dvs'):
+        config.data.event_size = 16
     config.eval.batch_size = 2
     config.data.threads = 0
     return config
