@@ -138,7 +138,8 @@ def _shares(distance: Array) -> Array:
     if spec is None:
         return _counted(distance)
     # Of indexing JAX would ask how each result is shared out: XLA may see to it.
-    return jax.sharding.auto_axes(_counted, out_sharding=jax.sharding.PartitionSpec(spec[0]))(distance)
+    by_xla: Any = jax.sharding.auto_axes(_counted, out_sharding=jax.sharding.PartitionSpec(spec[0]))
+    return by_xla(distance)
 
 
 def _counted(distance: Array) -> Array:

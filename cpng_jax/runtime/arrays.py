@@ -1,7 +1,6 @@
 """Arrays by name, as files have them: those of a checkpoint, read without writing, and `.npz` files."""
 
-import json
-import os
+import io
 import pathlib
 import warnings
 import zipfile
@@ -12,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
-from cpng_jax.runtime.checkpoint import RANKED_BY, steps_in
+from cpng_jax.runtime import files, orbax
+from cpng_jax.runtime.checkpoint_reader import FOLDER, best_step_in, files_of, steps_in
 from cpng_jax.runtime.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -52,22 +51,21 @@ def read_checkpoint(workdir: pathlib.Path, parts: Sequence[str], which: str = 'l
     Raises:
       UserError: there is no checkpoint, or none can be read.
     """
-    steps = steps_in(workdir)
-    rated = {step: rating for step in steps if (rating := _rating(workdir, step)) is not None}
-    if which == 'best' and rated:
-        steps = [max(rated, key=lambda step: (rated[step], step))]
+    checkpoints = workdir / FOLDER
+    steps, best = steps_in(checkpoints), best_step_in(checkpoints)
+    if which == 'best' and best is not None:
+        steps = [best]
     if not steps:
         raise UserError(f'There is no checkpoint in {workdir}: train at least one epoch first, or name another run.')
     reasons = {}
     for step in reversed(steps):
-        folder = workdir / 'checkpoints' / str(step) / 'state'
-        files = _files(folder)
+        there = files_of(checkpoints / str(step))
         try:
-            saved = Saved(step, _read_state(folder, parts))
-            if _files(folder) != files:  # of a chunk that has gone TensorStore makes zeros
+            saved = Saved(step, _read_state(checkpoints / str(step) / 'state', parts))
+            if files_of(checkpoints / str(step)) != there:
                 raise ValueError('it was removed meanwhile')
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
-            reasons[step] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reasons[step] = orbax.reason(error)
             continue
         if reasons:
             warnings.warn(f'Step {step} of {workdir} is taken, since {_listed(reasons)}.', stacklevel=2)
@@ -79,23 +77,12 @@ def _listed(reasons: Mapping[int, str]) -> str:
     return '; '.join(f'the checkpoint of step {step} cannot be read ({reason})' for step, reason in reasons.items())
 
 
-def _files(folder: pathlib.Path) -> set[pathlib.Path]:
-    return {path for path in folder.rglob('*') if path.is_file()}
-
-
-def _rating(workdir: pathlib.Path, step: int) -> float | None:
-    """Test accuracy that a checkpoint was rated by; None for one within an epoch, or a damaged rating."""
-    try:
-        return json.loads((workdir / 'checkpoints' / str(step) / 'metrics' / 'metrics').read_text())[RANKED_BY]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _read_state(folder: pathlib.Path, parts: Sequence[str]) -> Arrays:
+    orbax.hush()
     # Not by a CheckpointManager, which sweeps the folder of a run that may be writing there.
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        path = epath.Path(folder.absolute())
+        path = orbax.path(folder.absolute())
         saved = handler.metadata(path).tree
         wanted = {part: saved[part] for part in parts if saved.get(part)}
         args = ocp.args.PyTreeRestore(
@@ -123,14 +110,11 @@ def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise UserError(f'The weights file is {str(path)!r}, expected a name that ends with .npz.')
     if path.exists():
         raise UserError(f'{path} is there already and stays as it is: remove it, or choose another name.')
-    temporary = path.with_suffix('.tmp')
+    contents = io.BytesIO()
+    np.savez(contents, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open('wb') as file:
-            np.savez(file, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        files.replace(path, contents.getvalue())
     except OSError as error:
         raise UserError(f'Cannot write {path}: {error.strerror or error}.') from error
 

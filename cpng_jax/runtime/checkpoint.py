@@ -14,7 +14,16 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cpng_jax.runtime import distributed, orbax
-from cpng_jax.runtime.checkpoint_reader import RANKED_BY, Layout, Progress, PyTree, Reader, State
+from cpng_jax.runtime.checkpoint_reader import (
+    RANKED_BY,
+    Layout,
+    Progress,
+    PyTree,
+    Reader,
+    State,
+    best_step_in,
+    ratings_in,
+)
 from cpng_jax.runtime.errors import UserError
 
 
@@ -63,7 +72,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step of the highest test accuracy, None when no checkpoint has been rated."""
-        return self._reader.best_step()
+        return best_step_in(self.directory)
 
     def save(self, step: int, state: PyTree, progress: Progress, test_accuracy: float | None = None) -> None:
         """Saves a state in the background; a step that has a checkpoint already is left alone.
@@ -114,7 +123,7 @@ class Checkpoints:
 
     def _set_aside_unrated(self) -> None:
         """Sets aside checkpoints with a damaged rating: Orbax would refuse the whole folder for one of them."""
-        _, damaged = self._reader.ratings()
+        _, damaged = ratings_in(self.directory)
         for step, reason in damaged.items():
             self._set_aside(step, reason)
 

@@ -88,6 +88,57 @@ def restore(
     return found.state, found.progress
 
 
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """Lists the steps that have a whole checkpoint in a folder of them, oldest first.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f'Cannot read {directory}: {error.strerror}.') from error
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+
+
+def ratings_in(directory: pathlib.Path) -> tuple[dict[int, float], dict[int, str]]:
+    """Reads the test accuracies that the checkpoints in a folder were rated by.
+
+    Args:
+      directory: the folder.
+
+    Returns:
+      The accuracies by step, of those that have been rated; and the steps whose rating cannot be read, and why.
+    """
+    ratings, damaged = {}, {}
+    for step in steps_in(directory):
+        try:
+            ratings[step] = float(json.loads((directory / str(step) / 'metrics' / 'metrics').read_text())[RANKED_BY])
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damaged[step] = orbax.reason(error)
+    return ratings, damaged
+
+
+def best_step_in(directory: pathlib.Path) -> int | None:
+    """Returns the step of the highest test accuracy, of equals the later; None when none has been rated."""
+    ratings, _ = ratings_in(directory)
+    return max(ratings, key=lambda step: (ratings[step], step), default=None)
+
+
+def files_of(checkpoint: pathlib.Path) -> set[str] | None:
+    """The files of a checkpoint; None where there is none.
+
+    Of a chunk that has gone TensorStore makes zeros: what was read counts if the files are the same before and after.
+    """
+    if not checkpoint.is_dir():
+        return None
+    return {os.path.join(root, name) for root, _, names in os.walk(checkpoint) for name in names}
+
+
 class Reader:
     """The checkpoints of a workdir, to be read."""
 
@@ -108,41 +159,6 @@ class Reader:
             metrics=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
         )
         self._checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-    def steps(self) -> list[int]:
-        """Lists the steps that have a whole checkpoint, oldest first.
-
-        Raises:
-          UserError: the folder cannot be read.
-        """
-        try:
-            names = os.listdir(self.directory)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UserError(f'Cannot read {self.directory}: {error.strerror}.') from error
-        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
-
-    def best_step(self) -> int | None:
-        """Returns the step of the highest test accuracy, of equals the later; None when none has been rated."""
-        ratings, _ = self.ratings()
-        return max(ratings, key=lambda step: (ratings[step], step), default=None)
-
-    def ratings(self) -> tuple[dict[int, float], dict[int, str]]:
-        """Reads the test accuracies that checkpoints were rated by.
-
-        Returns:
-          The accuracies by step, of those that have been rated; and the steps whose rating cannot be read, and why.
-        """
-        ratings, damaged = {}, {}
-        for step in self.steps():
-            try:
-                ratings[step] = float(json.loads((self._folder(step) / 'metrics' / 'metrics').read_text())[RANKED_BY])
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                damaged[step] = orbax.reason(error)
-        return ratings, damaged
 
     def find(self, target: PyTree, which: Which, older: Sequence[Layout]) -> Found | None:
         """Reads the checkpoint wanted, or, where it cannot be read, the one before it.
@@ -176,13 +192,13 @@ class Reader:
 
     def _newest(self, which: Which, candidates: Sequence[PyTree]) -> tuple[int, Found] | None:
         """One pass from the newest to the oldest: the index of the layout, and what was read in it."""
-        _, damaged = self.ratings()
-        best = self.best_step() if which == 'best' else None
-        wanted = self.steps()[::-1] if best is None else [best]
+        _, damaged = ratings_in(self.directory)
+        best = best_step_in(self.directory) if which == 'best' else None
+        wanted = steps_in(self.directory)[::-1] if best is None else [best]
         wanted, damaged = distributed.from_primary([wanted, list(damaged.items())])
         damaged, unreadable = dict(damaged), {}
         for step in wanted:
-            files, index, restored, misfit = self._files(step), 0, None, None
+            files, index, restored, misfit = files_of(self._folder(step)), 0, None, None
             try:
                 if step in damaged:
                     raise ValueError(damaged[step])
@@ -194,8 +210,7 @@ class Reader:
                 misfit = error
             except Exception as error:  # Orbax and TensorStore raise many types for a damaged file.
                 unreadable[step] = orbax.reason(error)
-            # Of a chunk that has gone TensorStore makes zeros: what was read counts if all files are still there.
-            if not distributed.all_agree(files is not None and self._files(step) == files):
+            if not distributed.all_agree(files is not None and files_of(self._folder(step)) == files):
                 raise _Superseded
             if misfit is not None:
                 raise misfit
@@ -209,13 +224,6 @@ class Reader:
             f'None of the checkpoints in {self.directory} can be read ({listed}). They were left as they are; '
             'choose another --workdir to start anew.'
         )
-
-    def _files(self, step: int) -> set[str] | None:
-        """The files of a checkpoint; None where there is none."""
-        folder = self._folder(step)
-        if not folder.is_dir():
-            return None
-        return {os.path.join(root, name) for root, _, names in os.walk(folder) for name in names}
 
     def _folder(self, step: int) -> pathlib.Path:
         return self.directory / str(step)

@@ -82,6 +82,7 @@ def _of_rules_that_heed(setting: str) -> tuple[Only, ...]:
 
 def _run() -> list[Key]:
     seeds = Range(lambda value: type(value) is int and 0 <= value < 2**32, 'an integer from 0 to 2**32 - 1')
+    of_source = (Only('init_from', ('the folder of a run or a weights file',), ('',)),)
     return [
         _key('seed', 0, seeds, 'training.setup',
              'of initial weights, order of the data, augmentation'),
@@ -90,9 +91,10 @@ def _run() -> list[Key]:
         _key('init_from', '', TEXT, 'training.weights',
              'folder of a run, or a weights file, whose weights, running statistics and beta it starts from', '0.2'),
         _key('init_checkpoint', 'latest', choice('latest', 'best'), 'training.weights',
-             'which checkpoint of that run', '0.2'),
+             'which checkpoint of that run', '0.2', only=of_source),
         _key('init_skip', '', TEXT, 'training.weights',
-             'what keeps its own initial values then: layers or arrays, such as output,surrogate', '0.2'),
+             'what keeps its own initial values then: layers or arrays, such as output,surrogate', '0.2',
+             only=of_source),
         _key('batch_size', 256, integer(1), 'training.setup, training.loop',
              'examples of a training step, over all devices'),
         _key('dtype', 'float32', choice('float32', 'bfloat16'), 'training.setup',

@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 
 from cpng_jax.runtime import distributed, paths
-from cpng_jax.runtime.checkpoint import Checkpoints, steps_in
+from cpng_jax.runtime.checkpoint import Checkpoints
+from cpng_jax.runtime.checkpoint_reader import FOLDER, steps_in
 from cpng_jax.runtime.config import Config, validate
 from cpng_jax.runtime.console import Display, end_message, epoch_line, memory_line, start_message
 from cpng_jax.runtime.errors import DivergedError, UserError
@@ -89,8 +90,8 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     config = setup.config
     begin = functools.partial(weights.start, config, setup.state_shapes.variables, workdir)
     # A run that goes on has its own weights, and what it once started from may be gone.
-    start = None if distributed.all_agree(bool(steps_in(workdir))) else begin()
-    latest = lambda: max(steps_in(workdir), default=0)
+    start = None if distributed.all_agree(bool(steps_in(workdir / FOLDER))) else begin()
+    latest = lambda: max(steps_in(workdir / FOLDER), default=0)
     acquired = distributed.on_primary(lambda: acquire(workdir, config, keys.table(), step=latest))
     with acquired.lock if acquired else contextlib.nullcontext():
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
@@ -144,7 +145,7 @@ def _train_from(
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
         train_step = setup.train_step
-        if not jax.config.jax_disable_jit:
+        if not jax.config.read('jax_disable_jit'):
             # Compiled before the first step, so that its memory can be read and its compilation is not timed.
             train_step = train_step.lower(state, batch).compile()
             memory = memory_usage(train_step)

@@ -19,6 +19,7 @@ from cpng_jax.runtime import arrays
 from cpng_jax.runtime.arrays import Arrays
 from cpng_jax.runtime.config import Config, nearest
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.paths import local
 
 PyTree = Any
 
@@ -77,13 +78,8 @@ def start(config: Config, variables: PyTree, workdir: pathlib.Path | None = None
       UserError: there is no such file or run, or its arrays are not those of the network.
     """
     if not config.init_from:
-        for key, default in (('init_checkpoint', 'latest'), ('init_skip', '')):
-            if config[key] != default:
-                raise UserError(
-                    f'config.{key} is {config[key]!r} and config.init_from is empty: name what to start from.'
-                )
         return None
-    path = pathlib.Path(config.init_from)
+    path = local(config.init_from, 'config.init_from')
     if workdir is not None and path.resolve() == workdir.resolve():
         raise UserError(
             f'config.init_from is {config.init_from!r}, the workdir itself: a run goes on from its own checkpoint '
@@ -273,17 +269,18 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Writes the weights of a run into a file; returns the exit code, 2 after a sentence on what can be set right."""
     parser = argparse.ArgumentParser(prog='python -m cpng_jax.training.weights', description=__doc__)
-    parser.add_argument('--workdir', type=pathlib.Path, required=True, help='folder of the run')
-    parser.add_argument('--out', type=pathlib.Path, required=True, help='the new file, which ends with .npz')
+    parser.add_argument('--workdir', required=True, help='folder of the run')
+    parser.add_argument('--out', required=True, help='the new file, which ends with .npz')
     parser.add_argument('--checkpoint', choices=('latest', 'best'), default='latest', help='default: latest')
     flags = parser.parse_args(arguments)
     try:
-        saved = arrays.read_checkpoint(flags.workdir, COLLECTIONS, flags.checkpoint)
-        arrays.write_npz(flags.out, saved.arrays)
+        workdir, out = local(flags.workdir, '--workdir'), local(flags.out, '--out')
+        saved = arrays.read_checkpoint(workdir, COLLECTIONS, flags.checkpoint)
+        arrays.write_npz(out, saved.arrays)
     except UserError as error:
         print(f'weights: {error}', file=sys.stderr)
         return 2
-    print(f'{flags.out}: {len(saved.arrays)} arrays of {flags.workdir}, checkpoint of step {saved.step}')
+    print(f'{out}: {len(saved.arrays)} arrays of {workdir}, checkpoint of step {saved.step}')
     return 0
 
 

@@ -303,9 +303,9 @@ def test_a_pattern_that_matches_nothing_is_an_error(pattern, near):
     [
         (
             {'init_skip': 'output'},
-            "config.init_skip is 'output' and config.init_from is empty: name what to start from.",
+            "config.init_skip is 'output', which has no effect with config.init_from '': leave it",
         ),
-        ({'init_checkpoint': 'best'}, "config.init_checkpoint is 'best' and config.init_from is empty"),
+        ({'init_checkpoint': 'best'}, "config.init_checkpoint is 'best', which has no effect with config.init_from ''"),
         (
             {'init_from': 'nowhere'},
             "config.init_from is 'nowhere', which is neither the folder of a run nor a weights f",
