@@ -146,7 +146,8 @@ class TdBN(nn.Module):
     """Threshold-dependent batch normalisation (Zheng et al., 2020; Sec. 5.1).
 
     `scale * (alpha * v_th * (x - mean) / sqrt(variance + epsilon)) + bias` with mean and variance of each
-    channel over T, the global batch, H and W, in float32. In evaluation the running statistics serve.
+    channel over T, the global batch, H and W, in float32; inside `jax.shard_map` over the device's own part of the
+    batch. In evaluation the running statistics serve.
 
     Attributes:
       v_th: threshold of the neurons that follow.

@@ -145,7 +145,7 @@ def _train_from(
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
         train_step = setup.train_step
-        if not jax.config.read('jax_disable_jit'):
+        if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             # Compiled before the first step, so that its memory can be read and its compilation is not timed.
             train_step = train_step.lower(state, batch).compile()
             memory = memory_usage(train_step)

@@ -329,7 +329,7 @@ def test_what_cannot_be_started_from_is_a_sentence_before_anything_is_written(tm
     tiny_config.update(changes)
     workdir = 'configs' if 'configs' in tiny_config.init_from else tmp_path / 'run'
     with pytest.raises(UserError) as error:
-        loop.train(build(tiny_config), pathlib.Path(workdir))
+        loop.run(tiny_config, workdir)
     assert sentence in str(error.value)
     assert not (tmp_path / 'run').exists()
 
