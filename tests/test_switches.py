@@ -181,11 +181,11 @@ def test_a_training_step_keeps_its_types(name, shrink):
 @pytest.mark.parametrize('switches', [TOGETHER, NO_JIT], ids=' '.join)
 def test_the_program_runs(switches, shrink, tmp_path):
     """It trains and evaluates, to what it gives without."""
-    config = configuration(digits, shrink, {'epochs': 2, 'model.stages': ((2,),), 'data.fake_examples': 32})
+    config = configuration(digits, shrink, {'epochs': 1, 'model.stages': ((2,),), 'data.fake_examples': 32})
     with switched(*switches):
         trained = loop.run(config, tmp_path / 'switched')
         evaluated = loop.run(config, tmp_path / 'switched', 'eval')
-    assert trained['step'] == 2
-    assert (tmp_path / 'switched' / 'metrics.jsonl').read_text().count('"event": "epoch"') == 2
+    assert trained['step'] == 1
+    assert (tmp_path / 'switched' / 'metrics.jsonl').read_text().count('"event": "epoch"') == 1
     assert evaluated['test_accuracy'] == trained['test_accuracy']
     assert trained == loop.run(config, tmp_path / 'plain')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import DictKey
 
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, Stats, is_stats
 from cpng_jax.nn.surrogate import Array
@@ -61,9 +62,10 @@ def like_beta(measured: PyTree, beta: PyTree) -> PyTree:
     expected = jax.tree.structure(beta)
     if jax.tree.structure(measured, is_leaf=is_stats) == expected:
         return measured
-    by_parent = {path[:-1]: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(measured, is_leaf=is_stats)}
+    found = jax.tree_util.tree_leaves_with_path(measured, is_leaf=is_stats)
+    by_parent = {path[:-1]: leaf for path, leaf in found if path and isinstance(path[-1], DictKey)}
     parents = [path[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(beta)]
-    if sorted(map(str, by_parent)) != sorted(map(str, parents)):
+    if not len(found) == len(by_parent) == len(parents) or by_parent.keys() != set(parents):
         here, there = _listed(measured), _listed(beta)
         if here == there:  # The containers differ, a list and a tuple, say.
             here, there = str(jax.tree.structure(measured, is_leaf=is_stats)), str(expected)
@@ -135,12 +137,13 @@ def stats_vector(stats: PyTree, beta: PyTree) -> Stats:
     Raises:
       ValueError: `stats` has something else, or other layers or shapes.
     """
-    stats = like_beta(stats, beta)
     leaves = jax.tree.leaves(stats, is_leaf=is_stats)
     kind = MembraneDistances if leaves and isinstance(leaves[0], MembraneDistances) else MembraneStats
     for leaf in leaves:
         if not isinstance(leaf, kind):
             raise ValueError(f'stats must have a cpng_jax.{kind.__name__} for each beta, found {type(leaf).__name__}.')
+    stats = like_beta(stats, beta)
+    leaves = jax.tree.leaves(stats, is_leaf=is_stats)
     field = lambda of: vector('stats', jax.tree.map(of, stats, is_leaf=is_stats), beta)
     if kind is MembraneStats:
         return MembraneStats(field(lambda leaf: leaf.mean), field(lambda leaf: leaf.variance))

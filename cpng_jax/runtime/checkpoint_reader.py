@@ -96,7 +96,7 @@ def steps_in(directory: pathlib.Path) -> list[int]:
     """
     try:
         names = os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f'Cannot read {directory}: {error.strerror}.') from error

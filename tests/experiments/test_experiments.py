@@ -367,5 +367,5 @@ def test_a_file_in_the_place_of_the_workdir_is_one_sentence(tmp_path):
     (tmp_path / 'file').write_text('')
     process = run('beta_sweep', *TINY, workdir=tmp_path / 'file')
     assert process.returncode == 2
-    assert process.stderr.startswith(f'cpng_jax.experiments: Cannot read or write {tmp_path}/file/cells/')
+    assert process.stderr.startswith(f'cpng_jax.experiments: Cannot write to {tmp_path}/file/cells/')
     assert process.stderr.endswith('Not a directory.\n')

@@ -94,7 +94,7 @@ def test_one_superseded_for_ever_is_one_sentence(tmp_path, monkeypatch):
     save_all(tmp_path, [0.5])
     reader = Reader(tmp_path)
     numbers = iter(range(1000))
-    monkeypatch.setattr(reader, '_files', lambda step: {str(next(numbers))})
+    monkeypatch.setattr(checkpoint_reader, 'files_of', lambda checkpoint: {str(next(numbers))})
     with pytest.raises(UserError, match=r'superseded faster than they can be read: .* config\.checkpoint\.keep\.$'):
         reader.find(state(0), 'latest', ())
     reader.close()

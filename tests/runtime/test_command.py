@@ -61,8 +61,8 @@ def test_a_file_of_flags_is_as_flags(parse, tmp_path):
     ('arguments', 'sentence'),
     [
         (['--config=a.py', '--config=b.py'], r"--config is given more than once, as 'a\.py' and 'b\.py': give one\."),
-        (['--config'], r"--config is '', which is not a file"),
-        (['--config='], r"--config is '', which is not a file"),
+        (['--config'], r"--config is '', expected a path"),
+        (['--config='], r"--config is '', expected a path"),
         (['--config=.'], r"--config is '\.', which is not a file"),
         (['--config.epoch=3'], r"config has no key 'epoch'; the nearest is 'epochs'\."),
         (['--config. epochs=3'], r"config has no key ' epochs'; the nearest is 'epochs'\."),

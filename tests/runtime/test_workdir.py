@@ -45,15 +45,15 @@ def test_another_configuration_is_refused_by_the_changed_keys(tmp_path, tiny_con
 
 
 def test_epochs_may_be_raised_to_train_on_and_what_they_were_is_kept(tmp_path, tiny_config):
-    assert workdir.acquire(tmp_path, tiny_config, keys.table()) == {}
+    assert workdir.acquire(tmp_path, tiny_config, keys.table()).raised == {}
     tiny_config.epochs = 9
     with pytest.raises(UserError, match=r'another configuration: epochs: 3 -> 9\. '):
         workdir.check(tmp_path, tiny_config, keys.table())  # a table of equal runs, say, must not mix them
-    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=33) == {'epochs': (3, 9)}
+    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=lambda: 33).raised == {'epochs': (3, 9)}
     assert json.loads((tmp_path / 'config.json').read_text()) == json.loads(tiny_config.to_json())
-    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=33) == {}
+    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=lambda: 33).raised == {}
     tiny_config.epochs = 12
-    workdir.acquire(tmp_path, tiny_config, keys.table(), step=50)
+    workdir.acquire(tmp_path, tiny_config, keys.table(), step=lambda: 50)
     history = [{'step': 33, 'epochs': 3}, {'step': 50, 'epochs': 9}]
     assert json.loads((tmp_path / 'config_history.json').read_text()) == history
     for epochs in (3, 11):
@@ -72,8 +72,8 @@ def test_a_start_that_was_killed_between_two_files_notes_the_epochs_once(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(tiny_config.__class__, 'to_dict', lambda self: pytest.fail('killed'))
         with pytest.raises(pytest.fail.Exception):
-            workdir.acquire(tmp_path, tiny_config, keys.table(), step=33)
-    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=33) == {'epochs': (3, 9)}
+            workdir.acquire(tmp_path, tiny_config, keys.table(), step=lambda: 33)
+    assert workdir.acquire(tmp_path, tiny_config, keys.table(), step=lambda: 33).raised == {'epochs': (3, 9)}
     assert json.loads((tmp_path / 'config_history.json').read_text()) == [{'step': 33, 'epochs': 3}]
 
 

@@ -250,8 +250,8 @@ def built(config):
     }
 
 
-# Shown by tests of their own: each is in effect whatever is chosen.
-ALWAYS = {'seed', 'optim.accumulate'}
+# Shown by tests of their own: each is in effect whatever is chosen. What a run starts from is in test_weights.py.
+ALWAYS = {'seed', 'optim.accumulate', 'init_from', 'init_checkpoint', 'init_skip'}
 
 
 def test_every_key_that_a_workdir_holds_to_is_tried():
