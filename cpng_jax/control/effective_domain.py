@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -217,22 +216,28 @@ def beta_for_chi(
     return jnp.where(solvable, width / jnp.where(solvable, radius, 1), 0)
 
 
+@jax.custom_jvp
 def _radius_in_sigma(distance: Array, target: Array) -> Array:
     """The half-width at which `_mass` is the target, by bisection; its derivative is that of an implicit function."""
 
-    def halvings(_: Any, __: Any) -> Array:
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = 0.5 * (low + high)
-            reached = _mass(distance, middle) >= target
-            return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        reached = _mass(distance, middle) >= target
+        return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
 
-        return jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(distance), distance + _TAIL))[1]
+    return jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(distance), distance + _TAIL))[1]
 
-    excess = lambda radius: _mass(distance, radius) - target
-    # Each element by itself: to solve the linearised equation is to divide by the slope, the density at both ends.
-    divide = lambda slope, y: y / slope(jnp.ones_like(y))
-    return jax.lax.custom_root(excess, jnp.zeros_like(distance), halvings, divide)
+
+@_radius_in_sigma.defjvp
+def _radius_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (distance, target), (d_distance, d_target) = primals, tangents
+    radius = _radius_in_sigma(distance, target)
+    # Densities at the two ends: the mass grows by both with the radius, and by their difference with the distance.
+    near, far = (
+        jnp.exp(-0.5 * jnp.square(end)) / math.sqrt(2 * math.pi) for end in (radius - distance, radius + distance)
+    )
+    return radius, (d_target + (near - far) * d_distance) / (near + far)
 
 
 @functools.partial(jax.jit, static_argnames=('v_th', 'surrogate', 'interval'))
