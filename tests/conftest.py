@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import signal
+import threading
 from collections.abc import Callable
 
 import jax
@@ -10,6 +12,12 @@ from hypothesis import HealthCheck, settings
 
 from configs import digits
 from cpng_jax.runtime.config import Config
+
+# A shell that puts the tests into the background has them ignore Ctrl-C, and nohup a closed terminal; what they start
+# would do so too.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What several tests, or processes of one, compile alike is compiled once; each worker of pytest-xdist has a folder of
 # its own, since JAX does not write its files in one go.

@@ -96,9 +96,9 @@ def steps_in(directory: pathlib.Path) -> list[int]:
     """
     try:
         names = os.listdir(directory)
-    except FileNotFoundError:
-        return []
     except OSError as error:
+        if not directory.exists():  # nor is its parent a folder, maybe
+            return []
         raise UserError(f'Cannot read {directory}: {error.strerror}.') from error
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 

@@ -50,4 +50,6 @@ def hush() -> None:
 
 
 def _left_behind(error: BaseException | None) -> bool:
-    return isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'
+    closed = isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'
+    # Of a read that is given up, because another has failed, Orbax makes an error of its own.
+    return closed or (error is not None and isinstance(error.__cause__, GeneratorExit))

@@ -139,6 +139,28 @@ def test_what_a_failed_read_or_write_leaves_behind_is_not_heard_of(monkeypatch):
     assert heard == []
 
 
+def test_a_read_that_is_given_up_is_not_heard_of(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, 'unraisablehook', heard.append)
+    orbax.hush()
+
+    async def read():
+        try:
+            await asyncio.get_running_loop().create_future()
+        except BaseException as error:
+            raise Exception('Encountered error while reading array index') from error  # as Orbax has it
+
+    coroutine = read()
+    loop = asyncio.new_event_loop()
+    asyncio._set_running_loop(loop)
+    coroutine.send(None)
+    asyncio._set_running_loop(None)
+    loop.close()
+    del coroutine
+    gc.collect()
+    assert heard == []
+
+
 def test_anything_else_that_ends_in_a_thread_or_a_destructor_is_heard_of(monkeypatch):
     heard = []
     monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: heard.append(str(unraisable.exc_value)))
