@@ -1,13 +1,17 @@
 """Runs of train.py in processes of their own, and what they leave."""
 
+import contextlib
+import os
+import signal
 import socket
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 
 from configs import digits
-from cpng_jax.runtime import checkpoint_reader, metrics
+from cpng_jax.runtime import checkpoint_reader, metrics, sharding
 from cpng_jax.runtime.config import flatten
 from cpng_jax.training.setup import build
 from tests import forked
@@ -40,6 +44,21 @@ def start_together(workdir, config, processes=2, devices=2, mode='train'):
         start(workdir, config, common | (together | {'JAX_PROCESS_ID': str(i)} if processes > 1 else {}), mode)
         for i in range(processes)
     ]
+
+
+@contextlib.contextmanager
+def stopped_at(batch):
+    """Has this process get SIGTERM when a run sends its batch of that number, one ahead of the step."""
+    put_batch, calls = sharding.put_batch, []
+
+    def put_batch_and_signal(examples, mesh):
+        calls.append(1)
+        if len(calls) == batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put_batch(examples, mesh)
+
+    with mock.patch.object(sharding, 'put_batch', put_batch_and_signal):
+        yield
 
 
 def finish(processes, timeout=300):

@@ -66,10 +66,7 @@ def like_beta(measured: PyTree, beta: PyTree) -> PyTree:
     by_parent = {path[:-1]: leaf for path, leaf in found if path and isinstance(path[-1], DictKey)}
     parents = [path[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(beta)]
     if not len(found) == len(by_parent) == len(parents) or by_parent.keys() != set(parents):
-        here, there = _listed(measured), _listed(beta)
-        if here == there:  # The containers differ, a list and a tuple, say.
-            here, there = str(jax.tree.structure(measured, is_leaf=is_stats)), str(expected)
-        raise ValueError(f'stats must have the layers of beta, {there}, got {here}.')
+        raise _other_layers('stats', measured, beta)
     return jax.tree.unflatten(expected, [by_parent[parent] for parent in parents])
 
 
@@ -93,12 +90,8 @@ def vector(name: str, tree: PyTree, beta: PyTree) -> Array:
     Raises:
       ValueError: the layers, or the shape of one of them, are others.
     """
-    structure, expected = jax.tree.structure(tree), jax.tree.structure(beta)
-    if structure != expected:
-        here, there = _listed(tree), _listed(beta)
-        if here == there:  # The containers differ, a list and a tuple, say.
-            here, there = str(structure), str(expected)
-        raise ValueError(f'{name} must have the layers of beta, {there}, got {here}.')
+    if jax.tree.structure(tree) != jax.tree.structure(beta):
+        raise _other_layers(name, tree, beta)
     for (path, leaf), twin in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(beta), strict=True):
         if jnp.shape(leaf) != jnp.shape(twin):
             layer = leaf_name(path)
@@ -149,6 +142,14 @@ def stats_vector(stats: PyTree, beta: PyTree) -> Stats:
         return MembraneStats(field(lambda leaf: leaf.mean), field(lambda leaf: leaf.variance))
     field(lambda leaf: leaf.shares[..., 0])  # checks the layers and their shapes
     return MembraneDistances(jnp.concatenate([leaf.shares.reshape(-1, leaf.shares.shape[-1]) for leaf in leaves]))
+
+
+def _other_layers(name: str, tree: PyTree, beta: PyTree) -> ValueError:
+    """The error for a pytree that has not the layers of beta."""
+    here, there = _listed(tree), _listed(beta)
+    if here == there:  # The containers differ, a list and a tuple, say.
+        here, there = (str(jax.tree.structure(each, is_leaf=is_stats)) for each in (tree, beta))
+    return ValueError(f'{name} must have the layers of beta, {there}, got {here}.')
 
 
 def _listed(tree: PyTree) -> str:

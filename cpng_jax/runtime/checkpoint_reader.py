@@ -244,7 +244,7 @@ class Reader:
         name = min(name for name in found.keys() | first.keys() if found.get(name) != first.get(name))
         raise UserError(
             f'The checkpoint of step {step} in {self.directory} belongs to another network or optimiser: '
-            f'{name} is {_shape_text(found.get(name))}, expected {_shape_text(first.get(name))}. '
+            f'{name} is {shape_text(found.get(name))}, expected {shape_text(first.get(name))}. '
             'It was left as it is; choose another --workdir to start anew.'
         )
 
@@ -259,7 +259,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator='.'): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _shape_text(shape: tuple[int, ...] | None) -> str:
+def shape_text(shape: tuple[int, ...] | None) -> str:
+    """Writes the shape of an array for a message: 3 x 3 x 1 x 4, 'a scalar', or 'missing' for None."""
     if shape is None:
         return 'missing'
     return ' x '.join(map(str, shape)) or 'a scalar'

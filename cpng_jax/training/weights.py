@@ -17,6 +17,7 @@ import numpy as np
 
 from cpng_jax.runtime import arrays
 from cpng_jax.runtime.arrays import Arrays
+from cpng_jax.runtime.checkpoint_reader import shape_text
 from cpng_jax.runtime.config import Config, nearest
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.paths import local
@@ -147,11 +148,11 @@ def fitted(
 def _misfit(name: str, found: np.ndarray | None, expected: Any) -> str:
     """What is wrong with an array, to go between its name and its source; '' where it fits."""
     if found is None:
-        return f'is missing, expected {_shape(expected)},'
+        return f'is missing, expected {shape_text(expected.shape)},'
     if expected is None:
-        return f'is {_shape(found)}, but this network has none,'
+        return f'is {shape_text(found.shape)}, but this network has none,'
     if found.shape != expected.shape:
-        return f'is {_shape(found)}, expected {_shape(expected)} for this network,'
+        return f'is {shape_text(found.shape)}, expected {shape_text(expected.shape)} for this network,'
     if not np.issubdtype(found.dtype, np.floating):
         return f'has the dtype {found.dtype}, expected {expected.dtype},'
     if not np.isfinite(found).all():
@@ -169,10 +170,6 @@ def _advice(name: str, found: Arrays) -> str:
     if name not in found and any(other.split('/')[1:2] == [layer] for other in found):
         return f'config.init_skip=*/{parts[-1]} leaves what has that name at its own initial values.'
     return f'config.init_skip={layer} leaves that layer at its own initial values.'
-
-
-def _shape(array: Any) -> str:
-    return ' x '.join(map(str, array.shape)) or 'a scalar'
 
 
 def _some(names: list[str]) -> str:

@@ -2,18 +2,15 @@
 
 import itertools
 import json
-import os
 import shutil
-import signal
 
 import pytest
 
 from configs import digits
-from cpng_jax.runtime import sharding
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
 from cpng_jax.training import loop, optim
-from tests.runs import assert_bitwise_equal, epoch_rows, final_state
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, stopped_at
 
 pytestmark = pytest.mark.trains
 
@@ -59,22 +56,12 @@ def test_the_workdir_keeps_what_the_epochs_were(lengthened, tiny_config):
     assert json.loads((workdir / 'config_history.json').read_text()) == [{'step': 22, 'epochs': 2}]
 
 
-def test_a_stop_in_between_changes_no_bit(finished, lengthened, tiny_config, tmp_path, monkeypatch, capsys):
+def test_a_stop_in_between_changes_no_bit(finished, lengthened, tiny_config, tmp_path, capsys):
     workdir = tmp_path / 'run'
     shutil.copytree(finished[0], workdir)
     tiny_config.epochs = 4
-    put_batch, calls = sharding.put_batch, []
-
-    def put_batch_and_signal(batch, mesh):
-        calls.append(1)
-        if len(calls) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return put_batch(batch, mesh)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sharding, 'put_batch', put_batch_and_signal)
-        with pytest.raises(Stopped, match='SIGTERM: saved at step 27'):
-            loop.run(tiny_config, workdir)
+    with stopped_at(6), pytest.raises(Stopped, match='SIGTERM: saved at step 27'):
+        loop.run(tiny_config, workdir)
     said = 'raised epochs from 2 to 4: from step 22 on the learning rate is that of 44 steps in all, '
     assert said in capsys.readouterr().out
     loop.run(tiny_config, workdir)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import signal
 
@@ -12,13 +11,12 @@ import numpy as np
 import pytest
 
 from configs import digits
-from cpng_jax.runtime import sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
 from cpng_jax.training import loop, setup
 from cpng_jax.training.setup import build
-from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, wait_for_checkpoint
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, stopped_at, wait_for_checkpoint
 
 STEPS = 33
 
@@ -125,25 +123,13 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     ],
     ids=str,
 )
-def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config, monkeypatch, options):
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config, options):
     tiny_config.cpng.update(options)
     tiny_config.epochs = 2
     loop.run(tiny_config, tmp_path / 'whole')
 
-    stop_at = 6  # batches are sent one ahead of the step
-    put_batch = sharding.put_batch
-    calls = []
-
-    def put_batch_and_signal(batch, mesh):
-        calls.append(1)
-        if len(calls) == stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return put_batch(batch, mesh)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sharding, 'put_batch', put_batch_and_signal)
-        with pytest.raises(Stopped, match='SIGTERM: saved at step 5'):
-            loop.run(tiny_config, tmp_path / 'parts')
+    with stopped_at(6), pytest.raises(Stopped, match='SIGTERM: saved at step 5'):
+        loop.run(tiny_config, tmp_path / 'parts')
     loop.run(tiny_config, tmp_path / 'parts')
     assert_bitwise_equal(final_state(tiny_config, tmp_path / 'whole'), final_state(tiny_config, tmp_path / 'parts'))
     assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')

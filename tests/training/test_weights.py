@@ -4,7 +4,6 @@ import hashlib
 import os
 import pathlib
 import shutil
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,13 @@ from flax import linen as nn
 
 from cpng_jax.control.cpng import CPNGState
 from cpng_jax.models.vgg import VGG
-from cpng_jax.runtime import arrays, metrics, sharding
+from cpng_jax.runtime import arrays, metrics
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
 from cpng_jax.training import loop, setup, state_v1, weights
 from cpng_jax.training.setup import build
-from tests.runs import assert_bitwise_equal, epoch_rows, final_state
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, stopped_at
 
 NAMES = [
     'params/conv01/conv/conv/kernel',
@@ -345,18 +344,8 @@ def test_a_run_from_weights_goes_on_bit_for_bit_when_they_are_gone(tmp_path, tin
     assert (row['step'], row['source_step'], row['left']) == (0, 1, NAMES[6:8])
     assert set(epoch_rows(tmp_path / 'whole')[0]['beta'].values()) == {np.float32(1.01).item()}
 
-    put_batch, calls = sharding.put_batch, []
-
-    def put_batch_and_signal(batch, mesh):
-        calls.append(1)
-        if len(calls) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return put_batch(batch, mesh)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sharding, 'put_batch', put_batch_and_signal)
-        with pytest.raises(Stopped, match='SIGTERM: saved at step 5'):
-            loop.run(tiny_config, tmp_path / 'parts')
+    with stopped_at(6), pytest.raises(Stopped, match='SIGTERM: saved at step 5'):
+        loop.run(tiny_config, tmp_path / 'parts')
     shutil.rmtree(source)
     with monkeypatch.context() as patch:
         patch.setattr(setup.weights, 'replaced', lambda *_: pytest.fail('a run that goes on makes no initial weights'))
