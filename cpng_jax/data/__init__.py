@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake, imagenet, mnist5k
+from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake, idx, imagenet, mnist5k
 from cpng_jax.data.dataset import ArraySource, Dataset, few_of_each
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
@@ -14,6 +14,7 @@ DATASETS = {
     'digits': digits.load,
     'digits_events': digits_events.load,
     'mnist5k': mnist5k.load,
+    **dict.fromkeys(idx.DATASETS, idx.load),
     'cifar10': cifar.load10,
     'cifar100': cifar.load100,
     'cifar10_dvs': cifar10_dvs.load,

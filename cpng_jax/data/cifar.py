@@ -63,7 +63,11 @@ def load100(config: Config) -> Dataset:
 
 def _load(name: str, config: Config) -> Dataset:
     builder = tfds_builders.open_builder(name, local(config.dir, 'config.data.dir'))
-    train, test = _read(builder, 'train'), _read(builder, 'test')
+    # TFDS shuffles what it writes; ids restore the order of the archive.
+    place = lambda example: bytes(example['id'])
+    train, test = (
+        ArraySource(*tfds_builders.read_images(builder, split, (_EDGE, _EDGE, 3), place)) for split in ('train', 'test')
+    )
     mean, std = channel_statistics(train.images)
     return Dataset(
         train=train,
@@ -74,24 +78,6 @@ def _load(name: str, config: Config) -> Dataset:
         mean=mean,
         std=std,
     )
-
-
-def _read(builder: Any, split: str) -> ArraySource:
-    """Decodes a split, in the order of the archive."""
-    from PIL import Image
-
-    tfds = tfds_builders.import_tfds()
-    source = tfds_builders.records(builder, split, decoders={'image': tfds.decode.SkipDecoding()})
-    images = np.empty((len(source), _EDGE, _EDGE, 3), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    places = []
-    for index, example in enumerate(tfds_builders.read_all(source)):
-        places.append(bytes(example['id']))
-        images[index] = np.asarray(Image.open(io.BytesIO(example['image'])))
-        labels[index] = example['label']
-    # TFDS shuffles what it writes; ids restore an order that depends on no version of it.
-    order = np.argsort(np.array(places))
-    return ArraySource(images[order], labels[order])
 
 
 def builder_class(name: str, archives: tuple[Archive, ...]) -> Any:
@@ -142,7 +128,7 @@ def builder_class(name: str, archives: tuple[Archive, ...]) -> Any:
                     raise UserError(f'{path}: {split} image {index} has labels {labels.tolist()}, expected {classes}.')
                 pixels = record[len(keys) :].reshape(3, _EDGE, _EDGE).transpose(1, 2, 0)
                 named = dict(zip(keys, labels.tolist(), strict=True))
-                yield index, {**named, 'id': f'{split}_{index:05d}', 'image': io.BytesIO(_png(pixels))}
+                yield index, {**named, 'id': f'{split}_{index:05d}', 'image': io.BytesIO(tfds_builders.png(pixels))}
 
     Builder.archives = archives  # pyright: ignore
     return Builder
@@ -164,11 +150,3 @@ def _contents(path: pathlib.Path, wanted: list[str]) -> dict[str, bytes]:
     if missing:
         raise UserError(f'{path} lacks {", ".join(missing)}: remove it and fetch it again.')
     return found
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, 'PNG', compress_level=1)
-    return buffer.getvalue()

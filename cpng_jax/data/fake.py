@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cpng_jax.data import idx
 from cpng_jax.data.augment import standard
 from cpng_jax.data.dataset import Dataset, Example
 from cpng_jax.data.events import random_shift
@@ -17,6 +18,7 @@ SHAPES: dict[str, tuple[Callable[[Config], tuple[int, ...]], int]] = {
     'digits': (lambda _: (8, 8, 1), 10),
     'digits_events': (lambda config: (config.time_steps, config.event_size, config.event_size, 2), 10),
     'mnist5k': (lambda _: (28, 28, 1), 10),
+    **dict.fromkeys(idx.DATASETS, (lambda _: idx.SHAPE, 10)),
     'cifar10': (lambda _: (32, 32, 3), 10),
     'cifar100': (lambda _: (32, 32, 3), 100),
     'cifar10_dvs': (lambda config: (config.time_steps, config.event_size, config.event_size, 2), 10),

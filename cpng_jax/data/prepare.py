@@ -5,12 +5,13 @@ can be interrupted and run again at any time: a data set is there as a whole or 
 """
 
 import argparse
+import functools
 import pathlib
 import signal
 import sys
 from collections.abc import Callable
 
-from cpng_jax.data import cifar, cifar10_dvs, imagenet, tfds_builders
+from cpng_jax.data import cifar, cifar10_dvs, idx, imagenet, tfds_builders
 from cpng_jax.data.tfds_builders import Archive
 from cpng_jax.runtime import streams
 from cpng_jax.runtime.errors import UserError
@@ -62,6 +63,7 @@ def prepare_imagenet(data_dir: pathlib.Path, archives: Archives = imagenet.ARCHI
 PREPARE: dict[str, Callable[[pathlib.Path], None]] = {
     'cifar10': lambda data_dir: prepare_cifar('cifar10', data_dir),
     'cifar100': lambda data_dir: prepare_cifar('cifar100', data_dir),
+    **{name: functools.partial(idx.prepare, name) for name in idx.DATASETS},
     'cifar10_dvs': cifar10_dvs.prepare,
     imagenet.NAME: prepare_imagenet,
 }

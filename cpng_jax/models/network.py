@@ -76,7 +76,16 @@ class SpikingNetwork(nn.Module):
         return rematerialised(kind, self.remat)(scaled(features, self.width), **fields)
 
     @nn.nowrap
-    def spiking_dense(self, x: Array, features: int, name: str) -> Array:
-        """Runs a fully connected layer with neurons: `[T, B, features before]` to spikes `[T, B, features]`."""
+    def spiking_dense(self, x: Array, features: int, name: str, time_steps: int, *, train: bool | None = None) -> Array:
+        """Runs a fully connected layer with neurons: `[T or 1, B, features before]` to spikes `[T, B, features]`.
+
+        Args:
+          x: what goes in; with one time step it is multiplied once.
+          features: width of the layer, before the network's factor.
+          name: of the layer.
+          time_steps: T of the spikes.
+          train: normalise the currents, by the batch or by the running statistics; None leaves the norm out.
+        """
         x = Dense(scaled(features, self.width), name=name)(x)
-        return self.neuron(name=f'{name}_lif')(x)
+        currents = x if train is None else self.norm(name=f'{name}_norm').deferred(x, train=train)
+        return self.neuron(name=f'{name}_lif')(currents, time_steps)

@@ -63,12 +63,12 @@ def _counts(value: Any) -> bool:
 
 
 def _stages(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(stage and _counts(stage) for stage in value)
+    return isinstance(value, list | tuple) and all(stage and _counts(stage) for stage in value)
 
 
 # What a field of any network may be.
 _FIELD_RANGES: dict[str, Range] = {
-    'stages': Range(_stages, 'the channels of each stage, such as ((16, 16), (32, 32, 32))'),
+    'stages': Range(_stages, 'the channels of each stage, such as ((16, 16), (32, 32, 32)), or ()'),
     'head': Range(_counts, 'widths of layers, such as (256,) or ()'),
     # Sums of spikes over the blocks of a stage are kept as bytes.
     'blocks': Range(
@@ -78,6 +78,8 @@ _FIELD_RANGES: dict[str, Range] = {
     'widths': Range(lambda value: bool(value) and _counts(value), 'numbers of channels, such as (64, 128)'),
     'stem_width': integer(1),
     'pool_last': BOOLEAN,
+    'kernel_size': Range(lambda value: type(value) is int and value >= 1 and value % 2 == 1, 'an odd integer'),
+    'head_norm': BOOLEAN,
     'bottleneck': BOOLEAN,
     'connect': choice(*CONNECTS),
 }

@@ -110,5 +110,5 @@ class ResNet(SpikingNetwork):
         x = residual_stages(self, ResidualBlock, self.blocks, self.widths, x, train, alpha_residual=self.alpha_residual)
         x = jnp.mean(x, axis=(2, 3))
         for index, features in enumerate(self.head, start=1):
-            x = self.spiking_dense(x, features, f'stage{len(self.blocks) + 1}_fc{index}')
+            x = self.spiking_dense(x, features, f'stage{len(self.blocks) + 1}_fc{index}', time_steps)
         return x

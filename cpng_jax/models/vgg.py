@@ -1,4 +1,4 @@
-"""Spiking VGG of any depth and width."""
+"""Spiking VGG of any depth and width, down to fully connected layers alone."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,14 @@ from cpng_jax.nn.surrogate import Array
 
 
 class VGG(SpikingNetwork):
-    """Spiking VGG: stages of 3x3 convolutions with average pools between, then fully connected layers.
+    """Spiking VGG: stages of convolutions with average pools between, then fully connected layers.
 
     Attributes:
-      stages: for each stage, the channels of its convolutions.
+      stages: for each stage, the channels of its convolutions; () for a network of fully connected layers.
       head: widths of the spiking fully connected layers before the last.
       pool_last: also pool after the last stage.
+      kernel_size: edge of the convolutions, odd.
+      head_norm: normalise the currents of the head as those of the convolutions.
 
     Others are those of `SpikingNetwork`: `classes`, `time_steps`, `width`, `remat`, `neuron` and `norm`.
     """
@@ -24,6 +26,8 @@ class VGG(SpikingNetwork):
     stages: Sequence[Sequence[int]]
     head: Sequence[int] = ()
     pool_last: bool = False
+    kernel_size: int = 3
+    head_norm: bool = False
 
     @nn.nowrap
     def hidden(self, x: Array, time_steps: int, train: bool) -> Array:
@@ -32,12 +36,12 @@ class VGG(SpikingNetwork):
         for index, widths in enumerate(self.stages):
             for features in widths:
                 layer += 1
-                block = self.block(ConvBlock, features, time_steps=time_steps, unit=unit, name=f'conv{layer:02d}')
-                x, unit = block(x, train), 1.0
+                convolution = {'time_steps': time_steps, 'kernel_size': self.kernel_size, 'unit': unit}
+                x, unit = self.block(ConvBlock, features, **convolution, name=f'conv{layer:02d}')(x, train), 1.0
             if index + 1 < len(self.stages) or self.pool_last:
                 x, unit = avg_pool(x, 2), 1 / 4
         x = x.reshape(*x.shape[:2], -1)
         for features in self.head:
             layer += 1
-            x = self.spiking_dense(x, features, f'fc{layer:02d}')
+            x = self.spiking_dense(x, features, f'fc{layer:02d}', time_steps, train=train if self.head_norm else None)
         return x

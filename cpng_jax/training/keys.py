@@ -18,7 +18,7 @@ from cpng_jax.control.controller import Rule
 from cpng_jax.control.effective_domain import INTERVALS, domain_half_width
 from cpng_jax.control.options import BOOLEAN, TEXT, Option, Range, choice, integer, number
 from cpng_jax.control.rules import RULES
-from cpng_jax.data import DATASETS
+from cpng_jax.data import DATASETS, idx
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.registry import MODELS
 from cpng_jax.nn.kinds import KINDS
@@ -56,6 +56,7 @@ def _only(key: str, table: Iterable[str], has_effect: Callable[[str], bool]) -> 
 # Of names that others register nothing is known: their data sets may read any key, their rules the options of others.
 _DATASETS, _RULES = tuple(DATASETS), tuple(RULES)
 _EVENTS = ('digits_events', 'cifar10_dvs')
+_GREY = ('digits', 'mnist5k', *idx.DATASETS)
 
 
 def _of_data(*names: str) -> tuple[Only, ...]:
@@ -107,11 +108,11 @@ def _run() -> list[Key]:
 def _data() -> list[Key]:
     events = 'data.digits_events, data.cifar10_dvs'
     colour = ('cifar10', 'cifar100', 'imagenet2012')
-    of_events, of_images = _of_data(*_EVENTS), _of_data('digits', 'mnist5k', *colour)
+    of_events, of_images = _of_data(*_EVENTS), _of_data(*_GREY, *colour)
     return [
         _key('data.name', 'digits', choice(*DATASETS), 'data',
              'the data set'),
-        _key('data.dir', 'data', TEXT, 'data.cifar, data.cifar10_dvs, data.imagenet, data.digits_events',
+        _key('data.dir', 'data', TEXT, 'data.cifar, data.cifar10_dvs, data.idx, data.imagenet, data.digits_events',
              'where python -m cpng_jax.data.prepare has put it', free=True),
         _key('data.fake', False, BOOLEAN, 'data',
              "True takes random images of the data set's shape instead, for dry runs and benchmarks"),
@@ -119,7 +120,7 @@ def _data() -> list[Key]:
              'training images then; a quarter as many for the test', only=(Only('data.fake', ('True',), (False,)),)),
         _key('data.per_class', 0, integer(0), 'data',
              'training examples of each class, the first ones, for training on few labels; 0 for all', '0.2',
-             only=_of_data('digits', 'digits_events', 'mnist5k', 'cifar10', 'cifar100')),
+             only=_of_data(*_GREY, 'digits_events', 'cifar10', 'cifar100')),
         _key('data.threads', 2, integer(0), 'training.setup, training.evaluate',
              'threads that read and augment; 0 does it in the training loop', free=True),
         _key('data.workers', 0, integer(0), 'training.setup, training.evaluate',

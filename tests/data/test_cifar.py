@@ -224,12 +224,12 @@ KILLED = """
 import pathlib, sys, time
 sys.path[:0] = ['.', 'tests/data']
 import test_cifar as t
-slow = t.cifar._png
+slow = t.tfds_builders.png
 def png(pixels):
     time.sleep(0.2)
     print('at work', flush=True)
     return slow(pixels)
-t.cifar._png = png
+t.tfds_builders.png = png
 t.place(pathlib.Path(sys.argv[1]), 'cifar10', t.cifar10_files()[0])
 """
 
