@@ -42,7 +42,7 @@ def analyse(run: Run) -> list[pathlib.Path]:
 
 
 def _of_run(run: Run) -> list[str]:
-    curves = plots.to_png(plots.accuracy_and_loss(run.epochs, stacked=True))
+    curves = plots.to_png(plots.accuracy_and_loss(run.epochs, test=metrics.read_test(run.workdir), stacked=True))
     return [
         html.facts(_facts(run)),
         html.section('Accuracy and loss', html.picture(curves, 'accuracy and loss')),
@@ -55,14 +55,26 @@ def _of_run(run: Run) -> list[str]:
 
 def _facts(run: Run) -> dict[str, str]:
     rows = run.epochs
-    last, best = rows[-1], metrics.best_epoch(rows)
+    last, best, split = rows[-1], metrics.best_epoch(rows), metrics.rated_by(rows[-1])
     return {
-        'test accuracy, last epoch': f'{last["test_accuracy"]:.2%}',
-        f'best, epoch {best["epoch"]}': f'{best["test_accuracy"]:.2%}',
+        f'{split} accuracy, last epoch': f'{last[f"{split}_accuracy"]:.2%}',
+        f'best on {split}, epoch {best["epoch"]}': f'{best[f"{split}_accuracy"]:.2%}',
+        **_tested(run.workdir),
         'epochs': f'{last["epoch"]} of {run.config.epochs}',
         'spiking layers': str(len(last['beta'])),
         'training speed': f'{metrics.typical_speed(rows):,.0f} images/s',
         'CPNG': f'every {run.config.cpng.every}' if run.sets_beta else 'off',
+    }
+
+
+def _tested(workdir: pathlib.Path) -> dict[str, str]:
+    """What a run with a validation split reached on the test split, which is measured at its end alone."""
+    test = metrics.read_test(workdir)
+    if test is None:
+        return {}
+    return {
+        f'test accuracy, epoch {test["epoch"]}': f'{test["test_accuracy"]:.2%}',
+        f'test accuracy, epoch {test["best_epoch"]}, chosen on validation': f'{test["best_test_accuracy"]:.2%}',
     }
 
 
@@ -82,8 +94,9 @@ def _analyses(workdir: pathlib.Path) -> list[str]:
 
 
 def _epochs(rows: list[dict[str, Any]]) -> str:
+    split = metrics.rated_by(rows[-1])
     columns = [
-        *('epoch', 'train accuracy, %', 'test accuracy, %', 'train loss', 'test loss'),
+        *('epoch', 'train accuracy, %', f'{split} accuracy, %', 'train loss', f'{split} loss'),
         *('learning rate', 'β median', 'χ median', 'images/s'),
     ]
     middle = lambda values: float(np.median([np.nan if value is None else value for value in values]))
@@ -91,9 +104,9 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
         (
             row['epoch'],
             f'{row["train_accuracy"]:.2%}'[:-1],
-            f'{row["test_accuracy"]:.2%}'[:-1],
+            f'{row[f"{split}_accuracy"]:.2%}'[:-1],
             row['train_loss'],
-            row['test_loss'],
+            row[f'{split}_loss'],
             row['learning_rate'],
             middle(row['beta'].values()),
             middle(row['chi'].values()),

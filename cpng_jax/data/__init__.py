@@ -3,7 +3,7 @@
 import dataclasses
 
 from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake, idx, imagenet, mnist5k
-from cpng_jax.data.dataset import ArraySource, Dataset, few_of_each
+from cpng_jax.data.dataset import ArraySource, Dataset, few_of_each, with_validation
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 
@@ -40,6 +40,8 @@ def load(config: Config) -> Dataset:
     edge = max(dataset.image_shape[-3:-1])
     if config.crop_padding > edge:
         raise UserError(f'config.data.crop_padding is {config.crop_padding}, expected at most the {edge} of an image.')
+    if config.validation:
+        dataset = with_validation(dataset, config.validation)
     if config.fake or not config.per_class:
         return dataset
     return dataclasses.replace(dataset, train=few_of_each(dataset.train, config.per_class))

@@ -13,6 +13,8 @@ Example = dict[str, Any]
 
 # Of the examples of each class, where a data set comes without a test split of its own.
 _TEST_SHARE = 0.2
+# What a split for validation is drawn by, the same in every run, whatever its seed.
+_VALIDATION_SEED = 1
 
 Augmentation = Callable[[Example, np.random.Generator], Example]
 
@@ -47,6 +49,25 @@ class ArraySource:
         return {'image': self.images[index], 'label': self.labels[index]}
 
 
+class Subset:
+    """Some examples of a split, in an order of their own."""
+
+    def __init__(self, source: Source, indices: np.ndarray) -> None:
+        """Selects the examples at `indices`, integer `[N]`."""
+        self.source, self.indices = source, indices
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the examples, integer `[N]`."""
+        return labels_of(self.source)[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.indices[index])]
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A training and a test split with what is needed to feed them to a network.
@@ -59,7 +80,8 @@ class Dataset:
       image_shape: `(H, W, C)` of an image, `(T, H, W, C)` of events, as they reach the network.
       mean: of each channel over the training images, in units of 0 to 1, float32 `[C]`.
       std: standard deviation of each channel, in the same units, float32 `[C]`.
-      prepare: applied to each test example.
+      prepare: applied to each example of test and validation.
+      validation: examples to choose by, which are not learnt from; None where there are none.
     """
 
     train: Source
@@ -70,6 +92,7 @@ class Dataset:
     mean: np.ndarray
     std: np.ndarray
     prepare: Callable[[Example], Example] = as_it_is
+    validation: Source | None = None
 
 
 def split_arrays(
@@ -106,29 +129,77 @@ def split_arrays(
     )
 
 
-def few_of_each(source: Source, per_class: int) -> ArraySource:
+def labels_of(source: Source) -> np.ndarray:
+    """The labels of a split, without its images.
+
+    Args:
+      source: the split; one that knows them has them as `labels`.
+
+    Returns:
+      Integer `[N]`.
+
+    Raises:
+      UserError: it does not know them.
+    """
+    labels = getattr(source, 'labels', None)
+    if labels is None:
+        raise UserError(
+            'This data set tells no labels without its images: take 0 for config.data.validation and '
+            'config.data.per_class.'
+        )
+    return np.asarray(labels)
+
+
+def with_validation(dataset: Dataset, share: float) -> Dataset:
+    """Keeps a share of the training split for validation: of each class the same share, always the same examples.
+
+    Args:
+      dataset: the data set.
+      share: of the training examples, between 0 and 1.
+
+    Returns:
+      The data set with a validation split, and without its examples in training.
+
+    Raises:
+      UserError: the data set tells no labels, scikit-learn is not installed, or the share is too small or too large
+        for each class to be in both splits.
+    """
+    labels = labels_of(dataset.train)
+    classes, counts = np.unique(labels, return_counts=True)
+    for_validation = round(share * len(labels))
+    if counts.min() < 2 or not len(classes) <= for_validation <= len(labels) - len(classes):
+        raise UserError(
+            f'config.data.validation is {share}, {for_validation} of {len(labels)} training examples, expected a share '
+            f'that leaves each of {len(classes)} classes in both splits; the smallest has {counts.min()}.'
+        )
+    train, validation = stratified_split(labels, for_validation, seed=_VALIDATION_SEED)
+    train, validation = np.sort(train), np.sort(validation)
+    return dataclasses.replace(
+        dataset, train=Subset(dataset.train, train), validation=Subset(dataset.train, validation)
+    )
+
+
+def few_of_each(source: Source, per_class: int) -> Subset:
     """Picks the first examples of each class of a split, for training on few labels.
 
     Args:
-      source: the split, held in memory.
+      source: the split.
       per_class: examples of each class.
 
     Returns:
       They alone, in their order.
 
     Raises:
-      UserError: the split is not held in memory, or a class has not so many.
+      UserError: the split tells no labels, or a class has not so many examples.
     """
-    if not isinstance(source, ArraySource):
-        raise UserError('config.data.per_class is for data sets held in memory, such as digits and mnist5k: take 0.')
-    counts = np.bincount(source.labels)
+    labels = labels_of(source)
+    counts = np.bincount(labels)
     if counts.min() < per_class:
         raise UserError(
             f'config.data.per_class is {per_class}, but class {counts.argmin()} has {counts.min()} training examples.'
         )
-    firsts = [np.flatnonzero(source.labels == label)[:per_class] for label in range(len(counts))]
-    chosen = np.sort(np.concatenate(firsts))
-    return ArraySource(source.images[chosen], source.labels[chosen])
+    firsts = [np.flatnonzero(labels == label)[:per_class] for label in range(len(counts))]
+    return Subset(source, np.sort(np.concatenate(firsts)))
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,15 +219,16 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
-def stratified_split(labels: np.ndarray, test_share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a test split with the share of each class that the whole has, the same each time.
+def stratified_split(labels: np.ndarray, held_out: float | int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a split with the share of each class that the whole has, the same each time.
 
     Args:
       labels: integer `[N]`.
-      test_share: of the examples, 0 to 1.
+      held_out: share of the examples, 0 to 1, or their number, for the second part.
+      seed: of the draw.
 
     Returns:
-      Indices of the training and of the test examples.
+      Indices of the examples in the first part and in the second.
 
     Raises:
       UserError: scikit-learn is not installed.
@@ -165,5 +237,5 @@ def stratified_split(labels: np.ndarray, test_share: float) -> tuple[np.ndarray,
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise UserError('The split is drawn by scikit-learn: pip install scikit-learn') from error
-    train, test = train_test_split(np.arange(len(labels)), test_size=test_share, stratify=labels, random_state=0)
+    train, test = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=seed)
     return np.asarray(train), np.asarray(test)

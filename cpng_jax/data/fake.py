@@ -34,14 +34,14 @@ class FakeSource:
 
     def __init__(self, length: int, shape: tuple[int, ...], classes: int) -> None:
         """Makes `length` examples of uint8 images of a shape."""
-        self.length, self.classes = length, classes
+        self.length, self.labels = length, np.arange(length, dtype=np.int32) % classes
         self.images = np.random.default_rng(0).integers(0, 256, (min(length, _POOL), *shape), np.uint8)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Example:
-        return {'image': self.images[index % len(self.images)], 'label': np.int32(index % self.classes)}
+        return {'image': self.images[index % len(self.images)], 'label': self.labels[index]}
 
 
 def load(config: Config) -> Dataset:

@@ -173,24 +173,42 @@ def measured(folder: pathlib.Path) -> Row:
       folder: of the run.
 
     Returns:
-      `test_accuracy` of the last epoch, `best_accuracy` and `best_epoch`, `train_loss`, the median of
-      `images_per_second` over the epochs but the first, `beta_mean` and `chi_mean` over the layers of the last epoch;
+      `test_accuracy` of the last epoch and `best_accuracy` of `best_epoch`; `validation_accuracy` of that epoch, NaN
+      where it was chosen on the test split; `train_loss`; the median of `images_per_second` over the epochs but the
+      first; `beta_mean` and `chi_mean` over the layers of the last epoch;
       NaN, and 0 epochs, where no epoch has ended.
     """
     rows = metrics.read_epochs(folder)
     if not rows:
-        nothing = ('test_accuracy', 'best_accuracy', 'train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
-        return {'epochs': 0, **dict.fromkeys(nothing, float('nan')), 'best_epoch': 0}
+        nothing = ('validation_accuracy', 'train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
+        return {
+            'epochs': 0,
+            **dict.fromkeys(('test_accuracy', 'best_accuracy'), float('nan')),
+            'best_epoch': 0,
+            **dict.fromkeys(nothing, float('nan')),
+        }
     last, best = rows[-1], metrics.best_epoch(rows)
     return {
         'epochs': last['epoch'],
-        'test_accuracy': last['test_accuracy'],
-        'best_accuracy': best['test_accuracy'],
+        **_tested(folder, last, best),
         'best_epoch': best['epoch'],
+        'validation_accuracy': best.get('validation_accuracy', float('nan')),
         'train_loss': _number(last['train_loss']),
         'images_per_second': metrics.typical_speed(rows),
         'beta_mean': float(np.mean(list(map(_number, last['beta'].values())))),
         'chi_mean': float(np.mean(list(map(_number, last['chi'].values())))),
+    }
+
+
+def _tested(folder: pathlib.Path, last: Row, best: Row) -> Row:
+    """Test accuracies of the last and of the best epoch: NaN where one was chosen by validation and is not measured."""
+    if metrics.rated_by(last) == 'test':
+        return {'test_accuracy': last['test_accuracy'], 'best_accuracy': best['test_accuracy']}
+    test = metrics.read_test(folder) or {}
+    nothing = float('nan')
+    return {
+        'test_accuracy': test.get('test_accuracy', nothing),
+        'best_accuracy': test.get('best_test_accuracy', nothing),
     }
 
 

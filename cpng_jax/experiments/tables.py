@@ -3,6 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from cpng_jax.experiments.catalogue import Arm, Plan
 from cpng_jax.experiments.grid import Cell, Row
 from cpng_jax.experiments.statistics import Interval, mean_and_std, paired_difference
@@ -94,10 +96,12 @@ def results_markdown(plan: Plan, finished: Finished) -> str:
                 ]
             )
         )
+    by_validation = any(np.isfinite(row['validation_accuracy']) for _, row in finished)
+    split = 'a validation split' if by_validation else 'the test split'
     notes = [
         f'# {plan.title} ({plan.source})',
         '',
-        'Test accuracy of the last epoch and of the best, which was chosen on the test split: mean and standard '
+        f'Test accuracy of the last epoch and of the best, which was chosen on {split}: mean and standard '
         'deviation over seeds. Difference of the last to the arm named, seed by seed, with a 95 % bootstrap interval, '
         'which of few seeds is too short. Beta and chi: mean over the layers, at the end.',
     ]

@@ -43,7 +43,7 @@ def read_checkpoint(workdir: pathlib.Path, parts: Sequence[str], which: str = 'l
     Args:
       workdir: folder of the run.
       parts: first names of the arrays to read; one that the checkpoint lacks is left out.
-      which: 'latest', or 'best', by test accuracy. A latest one that cannot be read is passed over, with a warning.
+      which: 'latest', or 'best', by its rating. A latest one that cannot be read is passed over, with a warning.
 
     Returns:
       The arrays and their step.

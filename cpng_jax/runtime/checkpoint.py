@@ -6,7 +6,7 @@ version saved with another layout.
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -15,13 +15,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cpng_jax.runtime import distributed, orbax
 from cpng_jax.runtime.checkpoint_reader import (
-    RANKED_BY,
     Layout,
     Progress,
     PyTree,
     Reader,
     State,
     best_step_in,
+    rating,
     ratings_in,
 )
 from cpng_jax.runtime.errors import UserError
@@ -47,12 +47,10 @@ class Checkpoints:
         self.directory = self._reader.directory
         policies = [
             preservation_policy.LatestN(keep),
-            preservation_policy.BestN(
-                get_metric_fn=lambda metrics: metrics[RANKED_BY], n=1, keep_checkpoints_without_metrics=False
-            ),
+            preservation_policy.BestN(get_metric_fn=rating, n=1, keep_checkpoints_without_metrics=False),
         ]
         options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[RANKED_BY],
+            best_fn=rating,
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
@@ -71,17 +69,18 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Returns the step of the highest test accuracy, None when no checkpoint has been rated."""
+        """Returns the step of the highest rating, None when no checkpoint has been rated."""
         return best_step_in(self.directory)
 
-    def save(self, step: int, state: PyTree, progress: Progress, test_accuracy: float | None = None) -> None:
+    def save(self, step: int, state: PyTree, progress: Progress, rated: Mapping[str, float] | None = None) -> None:
         """Saves a state in the background; a step that has a checkpoint already is left alone.
 
         Args:
           step: number of updates made.
           state: pytree of arrays.
           progress: results so far, as JSON can hold them.
-          test_accuracy: by which the best checkpoint is chosen; None within an epoch.
+          rated: the accuracy by which the best checkpoint is chosen, under the name of its split, such as
+            `test_accuracy`; None within an epoch.
 
         Raises:
           UserError: this or the write before it failed, for want of space, say; older checkpoints are untouched.
@@ -89,9 +88,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
-        metrics = None if test_accuracy is None else {RANKED_BY: test_accuracy}
         try:
-            self._manager.save(step, args=args, metrics=metrics)
+            self._manager.save(step, args=args, metrics=None if rated is None else dict(rated))
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 

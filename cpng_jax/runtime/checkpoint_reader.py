@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -19,7 +19,6 @@ Progress = dict[str, Any]
 Which = Literal['latest', 'best']
 
 FOLDER = 'checkpoints'
-RANKED_BY = 'test_accuracy'
 # How often the checkpoint that is being read may give way to newer ones.
 _TRIES = 20
 
@@ -103,8 +102,14 @@ def steps_in(directory: pathlib.Path) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
 
+def rating(metrics: Mapping[str, float]) -> float:
+    """The accuracy that a checkpoint was rated by, on the split that its name tells; there is just one."""
+    (accuracy,) = metrics.values()
+    return float(accuracy)
+
+
 def ratings_in(directory: pathlib.Path) -> tuple[dict[int, float], dict[int, str]]:
-    """Reads the test accuracies that the checkpoints in a folder were rated by.
+    """Reads the accuracies that the checkpoints in a folder were rated by.
 
     Args:
       directory: the folder.
@@ -115,16 +120,16 @@ def ratings_in(directory: pathlib.Path) -> tuple[dict[int, float], dict[int, str
     ratings, damaged = {}, {}
     for step in steps_in(directory):
         try:
-            ratings[step] = float(json.loads((directory / str(step) / 'metrics' / 'metrics').read_text())[RANKED_BY])
+            ratings[step] = rating(json.loads((directory / str(step) / 'metrics' / 'metrics').read_text()))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             damaged[step] = orbax.reason(error)
     return ratings, damaged
 
 
 def best_step_in(directory: pathlib.Path) -> int | None:
-    """Returns the step of the highest test accuracy, of equals the later; None when none has been rated."""
+    """Returns the step of the highest rating, of equals the later; None when none has been rated."""
     ratings, _ = ratings_in(directory)
     return max(ratings, key=lambda step: (ratings[step], step), default=None)
 

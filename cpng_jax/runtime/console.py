@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from cpng_jax.runtime.metrics import rated_by
+
 # Updates that the speed shown is averaged over.
 _WINDOW = 20
 
@@ -31,9 +33,11 @@ def epoch_line(row: dict[str, Any], results: dict[str, Any], epochs: int) -> str
     Returns:
       The line, and a second one when CPNG left layers out.
     """
+    split = rated_by(row)
     line = (
         f'epoch {row["epoch"]:>3}/{epochs}  train {row["train_accuracy"]:.1%} loss {row["train_loss"]:.3f}  '
-        f'test {row["test_accuracy"]:.1%} loss {row["test_loss"]:.3f} (best {results["best_accuracy"]:.1%})  '
+        f'{split} {row[f"{split}_accuracy"]:.1%} loss {row[f"{split}_loss"]:.3f} '
+        f'(best {results["best_accuracy"]:.1%})  '
         f'beta {_spread(row["beta"], 2)}  chi {_spread(row["chi"], 3)}  '
         f'firing {np.mean(list(row["firing_rate"].values())):.1%}  {row["images_per_second"]:.0f} images/s, '
         f'{row["data_wait"]:.0%} waiting for data'
@@ -97,13 +101,19 @@ def end_message(results: dict[str, Any], workdir: pathlib.Path, plots: list[path
       plots: the pictures that were drawn.
 
     Returns:
-      Two lines.
+      Two lines; three where there is a validation split.
     """
-    return (
-        f'test accuracy: last {results["test_accuracy"]:.2%}, best {results["best_accuracy"]:.2%} '
-        f'(epoch {results["best_epoch"]})\n{workdir}: metrics.jsonl, tensorboard, checkpoints'
-        + ''.join(f', plots/{plot.name}' for plot in plots)
-    )
+    best, epoch = results['best_accuracy'], results['best_epoch']
+    if rated_by(results) == 'test':
+        text = f'test accuracy: last {results["test_accuracy"]:.2%}, best {best:.2%} (epoch {epoch}, chosen on test)'
+    else:
+        text = (
+            f'validation accuracy: last {results["validation_accuracy"]:.2%}, best {best:.2%} (epoch {epoch})\n'
+            f'test accuracy: last {results["test_accuracy"]:.2%}, '
+            f'of epoch {epoch}, chosen on validation, {results["best_test_accuracy"]:.2%}'
+        )
+    files = ''.join(f', plots/{plot.name}' for plot in plots)
+    return f'{text}\n{workdir}: metrics.jsonl, tensorboard, checkpoints{files}'
 
 
 class Display:

@@ -46,7 +46,7 @@ class MetricsWriter:
         """Appends a row.
 
         Args:
-          event: the kind of row, 'step', 'epoch' or 'memory'.
+          event: the kind of row, 'step', 'epoch', 'test' or 'memory'.
           step: the training step it belongs to.
           values: numbers, texts, lists, or mappings of them; a number that is not finite is written as null.
         """
@@ -125,9 +125,28 @@ def read_epochs(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [row for row in read(workdir) if row['event'] == 'epoch']
 
 
+def read_test(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Reads the latest row whose event is 'test': what a run with a validation split reaches on the test split.
+
+    Args:
+      workdir: folder of the run.
+
+    Returns:
+      The row, with `test_accuracy` and `test_loss` of the last epoch, `epoch`, and `best_test_accuracy` and
+      `best_test_loss` of `best_epoch`, which was chosen on the validation split; None where it has not ended, or has
+      no such split.
+    """
+    return next((row for row in reversed(read(workdir)) if row['event'] == 'test'), None)
+
+
+def rated_by(row: Mapping[str, Any]) -> str:
+    """The split that the row of an epoch has accuracy and loss of, and the best is chosen on: test or validation."""
+    return 'validation' if 'validation_accuracy' in row else 'test'
+
+
 def best_epoch(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the epoch with the best test accuracy, of equals the later; of at least one row."""
-    return max(rows, key=lambda row: (row['test_accuracy'], row['epoch']))
+    """The row of the best epoch by the accuracy on the split it is chosen on, of equals the later; of at least one."""
+    return max(rows, key=lambda row: (row[f'{rated_by(row)}_accuracy'], row['epoch']))
 
 
 def typical_speed(rows: list[dict[str, Any]]) -> float:

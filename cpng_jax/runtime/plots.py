@@ -1,5 +1,6 @@
 """The plots of a run: accuracy and loss, chi over the epochs (Fig. 3), final beta (Fig. 4); helpers for pictures."""
 
+import functools
 import io
 import os
 import pathlib
@@ -43,18 +44,19 @@ def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     folder = pathlib.Path(workdir, 'plots')
     folder.mkdir(exist_ok=True)
     drawings: dict[str, Callable[[Rows], Figure]] = {
-        'accuracy_and_loss.png': accuracy_and_loss,
+        'accuracy_and_loss.png': functools.partial(accuracy_and_loss, test=metrics.read_test(workdir)),
         'chi.png': chi_per_layer,
         'beta.png': final_beta,
     }
     return [save(draw(rows), folder / name) for name, draw in drawings.items()]
 
 
-def accuracy_and_loss(rows: Rows, *, stacked: bool = False) -> 'Figure':
-    """Draws accuracy and loss of the training and the test split against the epoch.
+def accuracy_and_loss(rows: Rows, *, test: dict[str, Any] | None = None, stacked: bool = False) -> 'Figure':
+    """Draws accuracy and loss of training against the epoch, and of the split that the best epoch is chosen on.
 
     Args:
       rows: the rows of the epochs.
+      test: what was measured on the test split at the end, see `metrics.read_test`.
       stacked: one below the other, for a narrow page, instead of side by side.
 
     Returns:
@@ -62,19 +64,22 @@ def accuracy_and_loss(rows: Rows, *, stacked: bool = False) -> 'Figure':
     """
     figure = new_figure(5, 6.4) if stacked else new_figure(10, 4)
     left, right = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
-    epochs = [row['epoch'] for row in rows]
+    epochs, rated = [row['epoch'] for row in rows], metrics.rated_by(rows[-1])
     for axes, what, factor in ((left, 'accuracy', 100), (right, 'loss', 1)):
-        for split, colour in (('train', QUIET), ('test', ACCENT)):
+        for split, colour in (('train', QUIET), (rated, ACCENT)):
             values = _floats([row[f'{split}_{what}'] for row in rows], factor)
             axes.plot(epochs, values, color=colour, marker=_marker(epochs), label=split)
         _epoch_axis(axes, epochs)
         tidy(axes)
     best = metrics.best_epoch(rows)
-    left.plot(best['epoch'], 100 * best['test_accuracy'], 'o', color=ACCENT, markerfacecolor='white', markersize=8)
-    last = rows[-1]['test_accuracy']
-    left.set_title(f'Test accuracy: last {last:.2%}, best {best["test_accuracy"]:.2%} (epoch {best["epoch"]})')
+    last, highest = rows[-1][f'{rated}_accuracy'], best[f'{rated}_accuracy']
+    left.plot(best['epoch'], 100 * highest, 'o', color=ACCENT, markerfacecolor='white', markersize=8)
+    title = f'{rated.capitalize()} accuracy: last {last:.2%}, best {highest:.2%} (epoch {best["epoch"]})'
+    if test:
+        title += f'\ntest: last {test["test_accuracy"]:.2%}, best by validation {test["best_test_accuracy"]:.2%}'
+    left.set_title(title)
     left.set_ylabel('accuracy [%]')
-    right.set_title(f'Test loss: last {_floats([rows[-1]["test_loss"]])[0]:.3f}')
+    right.set_title(f'{rated.capitalize()} loss: last {_floats([rows[-1][f"{rated}_loss"]])[0]:.3f}')
     right.set_ylabel('loss [nats]')
     left.legend(loc='best', frameon=False)
     right.legend(loc='best', frameon=False)

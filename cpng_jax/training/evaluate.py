@@ -1,4 +1,4 @@
-"""Evaluation of a state or a checkpoint on the test split; each example counts exactly once."""
+"""Evaluation of a state or a checkpoint on a split; each example counts exactly once."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -32,13 +32,22 @@ class Accuracy(NamedTuple):
         """Share of the examples classified correctly."""
         return self.correct / self.examples
 
+    def row(self, split: str) -> dict[str, float]:
+        """Loss and accuracy by the names that metrics have them under."""
+        return {f'{split}_loss': self.loss, f'{split}_accuracy': self.accuracy}
 
-def evaluate_split(setup: Setup, state: TrainState) -> Accuracy:
-    """Evaluates a state on the test split; each example counts exactly once.
+    def in_words(self) -> str:
+        """Accuracy, counts and loss for a message."""
+        return f'accuracy {self.accuracy:.2%} ({self.correct} of {self.examples}), loss {self.loss:.4f}'
+
+
+def evaluate_split(setup: Setup, state: TrainState, split: str = 'test') -> Accuracy:
+    """Evaluates a state on a split; each example counts exactly once.
 
     Args:
       setup: from `build`.
       state: to evaluate.
+      split: 'test', or 'validation' of a data set that has one.
 
     Returns:
       Mean cross entropy in nats, and the number of examples classified correctly.
@@ -48,7 +57,7 @@ def evaluate_split(setup: Setup, state: TrainState) -> Accuracy:
     sums = [
         setup.eval_step(state, sharding.put_batch(batch, setup.mesh))
         for batch in eval_batches(
-            setup.dataset.test,
+            getattr(setup.dataset, split),
             batch_size,
             prepare=setup.dataset.prepare,
             threads=setup.config.data.threads,
@@ -80,14 +89,17 @@ def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
 
 
 def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
-    """Restores the checkpoint that `config.eval.checkpoint` names and evaluates it on the test split (`--mode=eval`).
+    """Restores the checkpoint that `config.eval.checkpoint` names and evaluates it (`--mode=eval`).
+
+    On the test split, and on that for validation where there is one.
 
     Args:
       setup: from `build`.
       workdir: folder of the run.
 
     Returns:
-      `step`, `test_loss`, `test_accuracy`, `correct` and `examples`.
+      `step`, `test_loss`, `test_accuracy`, `correct` and `examples`; with a validation split also `validation_loss` and
+      `validation_accuracy`.
 
     Raises:
       UserError: the workdir has no checkpoint, or belongs to another configuration.
@@ -101,18 +113,12 @@ def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     state = restore(setup, workdir)
     if state is None:
         raise UserError(f'There is no checkpoint in {workdir} yet: train at least one epoch first.')
-    result = evaluate_split(setup, state)
+    measured = {split: evaluate_split(setup, state, split) for split in sorted({'test', setup.rated_by})}
     step = int(state.step)
     if distributed.is_primary():
-        print(
-            f'{config.eval.checkpoint} checkpoint, step {step}: test accuracy {result.accuracy:.2%} '
-            f'({result.correct} of {result.examples}), loss {result.loss:.4f}',
-            flush=True,
-        )
-    return {
-        'step': step,
-        'test_loss': result.loss,
-        'test_accuracy': result.accuracy,
-        'correct': result.correct,
-        'examples': result.examples,
-    }
+        words = [f'{split} {result.in_words()}' for split, result in measured.items()]
+        print(f'{config.eval.checkpoint} checkpoint, step {step}: {"; ".join(words)}', flush=True)
+    numbers = {}
+    for split, result in measured.items():
+        numbers |= result.row(split)
+    return {'step': step, **numbers, 'correct': measured['test'].correct, 'examples': measured['test'].examples}

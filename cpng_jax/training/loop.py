@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from cpng_jax.runtime.checkpoint_reader import FOLDER, steps_in
 from cpng_jax.runtime.config import Config, validate
 from cpng_jax.runtime.console import Display, end_message, epoch_line, memory_line, start_message
 from cpng_jax.runtime.errors import DivergedError, UserError
-from cpng_jax.runtime.metrics import MetricsWriter
+from cpng_jax.runtime.metrics import MetricsWriter, rated_by, read_test
 from cpng_jax.runtime.plots import plot_run
 from cpng_jax.runtime.prefetch import Prefetcher, Timer
 from cpng_jax.runtime.profile import Profile, memory_usage
@@ -35,7 +36,7 @@ MODES = ('train', 'eval', 'summary')
 
 Results = dict[str, Any]
 
-_NO_RESULTS: Results = {'test_accuracy': 0.0, 'best_accuracy': 0.0, 'best_epoch': 0}
+_NO_RESULTS: Results = {'best_accuracy': 0.0, 'best_epoch': 0}
 
 
 def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') -> dict[str, Any]:
@@ -80,7 +81,9 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
       workdir: folder of the run.
 
     Returns:
-      `step`, `test_accuracy`, `best_accuracy` and `best_epoch`.
+      `step`, `test_accuracy` of the last epoch, and `best_accuracy` and `best_epoch`, chosen on the test split. With a
+      validation split these are chosen on that: there are also `validation_accuracy` of the last epoch, and
+      `best_test_accuracy` of the best.
 
     Raises:
       UserError: the workdir belongs to another configuration, is that of a run under way, cannot be written, or the
@@ -125,7 +128,7 @@ def _train_from(
     start: weights.Start | None,
     raised: Raised,
 ) -> Results:
-    """Makes the remaining steps; returns the last and best accuracy."""
+    """Makes the remaining steps; returns the last and best accuracies."""
     config, first, primary = setup.config, int(state.step), distributed.is_primary()
     writer = MetricsWriter(workdir, first_step=first, silent=not primary)
     console = None if primary else Console(quiet=True)
@@ -141,7 +144,7 @@ def _train_from(
             display.print(start.message())
             writer.write('start', first, start.row())
         if first == setup.steps:
-            return results
+            return results | _test(setup, workdir, checkpoints, state, results, writer)
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
         train_step = setup.train_step
@@ -153,6 +156,7 @@ def _train_from(
             display.print(memory_line(memory))
         timer = Timer(prefetcher, config.batch_size, first)
         stop.listen()
+        began = time.monotonic()
         for step in range(first + 1, setup.steps + 1):
             with profile.before(step):
                 state = train_step(state, batch)
@@ -165,6 +169,8 @@ def _train_from(
                 throughput = timer.throughput(step)
                 state, row = _end_epoch(setup, state, batch)
                 row |= throughput
+                row['seconds'] = time.monotonic() - began
+                began = time.monotonic()
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
                 display.print(epoch_line(row, results, config.epochs))
@@ -182,7 +188,7 @@ def _train_from(
                 checkpoints.wait()
                 raise Stopped(stop.signal, step, workdir)
         checkpoints.wait()
-    return results
+        return results | _test(setup, workdir, checkpoints, state, results, writer)
 
 
 def _start_message(setup: Setup, workdir: pathlib.Path, state: TrainState) -> str:
@@ -208,17 +214,16 @@ def _raised_message(setup: Setup, step: int, raised: Raised) -> str:
 
 
 def _end_epoch(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-    """Sets beta, measures the test split, and starts the next epoch's sums: returns the state and the epoch's row."""
+    """Sets beta, measures what epochs are rated by, and starts the next sums: returns the state and the epoch's row."""
     config = setup.config
     loss, accuracy = _running(state, config.batch_size)
     state, beta = setup.end_of_epoch(state, batch)
-    result = evaluate_split(setup, state)
+    result = evaluate_split(setup, state, setup.rated_by)
     row = {
         'epoch': setup.epoch(int(state.step)),
         'train_loss': loss,
         'train_accuracy': accuracy,
-        'test_loss': result.loss,
-        'test_accuracy': result.accuracy,
+        **result.row(setup.rated_by),
         'learning_rate': float(jnp.asarray(setup.learning_rate(int(state.step) - 1))),
         'chi_limit': config.cpng.chi_limit,
         'beta_init': config.cpng.beta_init,
@@ -243,7 +248,8 @@ def _save(checkpoints: Checkpoints, state: TrainState, results: Results, *, rate
     """Saves a checkpoint, at the end of an epoch rated by its accuracy; raises `DivergedError` for a bad state."""
     if not bool(all_finite(state)):
         _diverged('a weight or a running statistic', state, checkpoints)
-    checkpoints.save(int(state.step), state, results, results['test_accuracy'] if rated else None)
+    name = f'{rated_by(results)}_accuracy'
+    checkpoints.save(int(state.step), state, results, {name: results[name]} if rated else None)
 
 
 def _diverged(what: str, state: TrainState, checkpoints: Checkpoints) -> None:
@@ -257,8 +263,33 @@ def _diverged(what: str, state: TrainState, checkpoints: Checkpoints) -> None:
 
 
 def _rank(results: Results, row: dict[str, Any]) -> Results:
-    """Updates the last and the best test accuracy; of equals the later is the best, as for `Checkpoints`."""
-    results = results | {'test_accuracy': row['test_accuracy']}
-    if row['test_accuracy'] >= results['best_accuracy']:
-        results |= {'best_accuracy': row['test_accuracy'], 'best_epoch': row['epoch']}
+    """Updates the last and the best accuracy; of equals the later is the best, as for `Checkpoints`."""
+    name = f'{rated_by(row)}_accuracy'
+    results = results | {name: row[name]}
+    if row[name] >= results['best_accuracy']:
+        results |= {'best_accuracy': row[name], 'best_epoch': row['epoch']}
     return results
+
+
+def _test(
+    setup: Setup,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    results: Results,
+    writer: MetricsWriter,
+) -> Results:
+    """Measures the test split at the end of a run with a validation split: in the last epoch and in the best."""
+    if setup.rated_by == 'test':
+        return {}
+    row = distributed.from_primary(distributed.on_primary(lambda: read_test(workdir)))
+    if row is None or row['step'] != setup.steps:
+        last = best = evaluate_split(setup, state)
+        if results['best_epoch'] != setup.epoch(setup.steps):
+            restored = checkpoints.restore(setup.state_shapes, 'best', older=[state_v1.LAYOUT])
+            assert restored is not None  # the epoch that it is of has been saved
+            best = evaluate_split(setup, restored[0])
+        row = {'epoch': setup.epoch(setup.steps), 'best_epoch': results['best_epoch']}
+        row |= last.row('test') | best.row('best_test')
+        writer.write('test', setup.steps, row)
+    return {name: row[name] for name in ('test_accuracy', 'best_test_accuracy')}

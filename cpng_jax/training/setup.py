@@ -33,7 +33,7 @@ class Setup(NamedTuple):
 
     Attributes:
       config: what it was built from.
-      dataset: training and test examples.
+      dataset: training, test and maybe validation examples.
       mesh: devices that share a batch.
       model: the network.
       example: one black image, or a recording without events, as the network takes it.
@@ -72,6 +72,11 @@ class Setup(NamedTuple):
     train_batches: Callable[..., TrainBatches]
     steps_per_epoch: int
     steps: int
+
+    @property
+    def rated_by(self) -> str:
+        """The split that is measured each epoch, and that the best epoch is chosen on: validation, or else test."""
+        return 'test' if self.dataset.validation is None else 'validation'
 
     def epoch(self, step: int) -> int:
         """The epoch, counted from 1, that contains or ends with a step."""
