@@ -23,9 +23,11 @@ def random_crop(image: np.ndarray, padding: int, rng: np.random.Generator) -> np
     """
     if not padding:
         return image
-    height, width, _ = image.shape
+    height, width, channels = image.shape
     top, left = rng.integers(0, 2 * padding + 1, size=2)
-    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    # np.pad does the same in ten times as long, a third of the time that an image of 28 x 28 takes in all.
+    padded = np.zeros((height + 2 * padding, width + 2 * padding, channels), image.dtype)
+    padded[padding:-padding, padding:-padding] = image
     return padded[top : top + height, left : left + width]
 
 
