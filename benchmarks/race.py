@@ -21,8 +21,6 @@ Works on a GPU too, if both environments see it, with --dtype=bfloat16 and --cha
 """
 
 import dataclasses
-import os
-import pathlib
 import platform
 from collections.abc import Iterator
 
@@ -33,6 +31,7 @@ from benchmarks.contest import PEERS, Result, Spread, contest
 from benchmarks.memory import table
 from benchmarks.process import peers_python
 from cpng_jax.runtime import command
+from cpng_jax.runtime.environment import processor
 from cpng_jax.runtime.errors import UserError
 
 CASES = ('lif', *NETWORKS)
@@ -40,10 +39,7 @@ CASES = ('lif', *NETWORKS)
 
 def machine() -> str:
     """Names the processor, the cores that may be used, and the system."""
-    info = pathlib.Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-    return f'{models[0] if models else platform.machine()}, {os.cpu_count()} cores, {platform.system()}'
+    return f'{processor()}, {platform.system()}'
 
 
 def pairs(cases: list[Case], peers: list[str]) -> Iterator[tuple[Case, str]]:

@@ -1,14 +1,10 @@
-"""The folder of a run, which belongs to one configuration: `config.json`, `environment.json` with versions."""
+"""The folder of a run, which belongs to one configuration: `config.json`, `environment.json` with what made it."""
 
 import contextlib
-import importlib.metadata
 import json
 import pathlib
-import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
-
-import jax
 
 from cpng_jax.runtime import files
 from cpng_jax.runtime.config import (
@@ -21,6 +17,7 @@ from cpng_jax.runtime.config import (
     refuse_idle,
     validate,
 )
+from cpng_jax.runtime.environment import environment
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.lock import held
 
@@ -29,8 +26,6 @@ _PATIENCE = 5
 
 Raised = dict[str, tuple[Any, Any]]
 """Values before and now of the keys by which a run has become longer."""
-
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'scikit-learn')
 
 
 def check(workdir: pathlib.Path, config: Config, keys: Keys, *, longer: bool = False) -> Raised:
@@ -117,11 +112,11 @@ class Acquired(NamedTuple):
 
 
 def acquire(workdir: pathlib.Path, config: Config, keys: Keys, *, step: Callable[[], int] = lambda: 0) -> Acquired:
-    """Makes the folder, or checks that it belongs to the same configuration, and notes the package versions.
+    """Makes the folder, or checks that it belongs to the same configuration, and notes versions, devices and commit.
 
     Takes its lock, so that no other run writes to it; then writes `config.json`, and `environment.json` with an entry
-    for each change of versions or devices. Where a key that grows is raised, `config_history.json` keeps what it was
-    and at which step.
+    for each change of these. Where a key that grows is raised, `config_history.json` keeps what it was and at which
+    step.
 
     Args:
       workdir: folder of the run.
@@ -146,7 +141,7 @@ def acquire(workdir: pathlib.Path, config: Config, keys: Keys, *, step: Callable
                 was = {name: before for name, (before, _) in raised.items()}
                 _append(workdir / 'config_history.json', {'step': step(), **was})
             write_json(workdir / 'config.json', config.to_dict())
-            _append(workdir / 'environment.json', _environment())
+            _append(workdir / 'environment.json', environment())
             return Acquired(lock.pop_all(), raised)
     except OSError as error:
         raise UserError(f'Cannot write to the workdir {workdir}: {error.strerror}.') from error
@@ -182,20 +177,3 @@ def _stored(workdir: pathlib.Path) -> dict[str, Any] | None:
     if stored is not None and not isinstance(stored, dict):
         raise UserError(f'{path} is damaged (it holds no keys). Restore it, or choose another --workdir.')
     return stored
-
-
-def _environment() -> dict[str, Any]:
-    """Versions and devices, for whoever asks later what a result was made with."""
-    return {
-        'python': platform.python_version(),
-        'platform': platform.platform(),
-        'packages': {name: _version(name) for name in ('cpng-jax', *_PACKAGES)},
-        'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
