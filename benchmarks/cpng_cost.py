@@ -25,11 +25,12 @@ from benchmarks import cases, ours
 from benchmarks.cases import NETWORKS, Arrays, Case
 from benchmarks.contest import Spread
 from benchmarks.memory import table
+from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.runtime import command
 from cpng_jax.training import set_beta, setup
 from cpng_jax.training.setup import Setup
-from cpng_jax.training.step import compiler_options, network_input
+from cpng_jax.training.step import compiler_options
 
 EPOCH_IMAGES = 50_000
 

@@ -17,12 +17,12 @@ from benchmarks import cases
 from benchmarks.cases import NETWORKS, Arrays, Case
 from benchmarks.worker import Work
 from cpng_jax import lif
+from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.runtime import sharding
 from cpng_jax.runtime.config import Config
 from cpng_jax.training import setup
 from cpng_jax.training.setup import Setup
-from cpng_jax.training.step import network_input
 
 VERSIONS = {'jax': jax.__version__}
 DIFFERS = ''

@@ -18,7 +18,9 @@ from cpng_jax.control import cpng
 from cpng_jax.control.cpng import CPNGConfig, CPNGReport, CPNGState
 from cpng_jax.control.effective_domain import beta_for_chi, chi
 from cpng_jax.control.layer_tree import like_beta
+from cpng_jax.models.inputs import network_input
 from cpng_jax.models.vgg import VGG
+from cpng_jax.models.zoo import card, load
 from cpng_jax.nn.layers import Conv, Dense, TdBN, avg_pool
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.neuron import LIF, lif
@@ -41,11 +43,14 @@ __all__ = [
     'TdBN',
     'avg_pool',
     'beta_for_chi',
+    'card',
     'chi',
     'cpng',
     'lif',
     'like_beta',
+    'load',
     'mean_output_cross_entropy',
     'membrane_stats',
+    'network_input',
     'spike',
 ]

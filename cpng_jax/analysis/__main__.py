@@ -23,8 +23,7 @@ try:
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
     from cpng_jax.runtime import command, paths
-    from cpng_jax.runtime.config import nearest
-    from cpng_jax.runtime.errors import UserError, files_named
+    from cpng_jax.runtime.errors import UserError, files_named, nearest
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.analysis: the package {missing.name} is not installed: pip install -r requirements.txt')
 

@@ -10,13 +10,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from cpng_jax.analysis.compared import Compared, check_comparable, check_options, spread_examples
+from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import plots, tables
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import weights as weights_file
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
-from cpng_jax.training.step import batch_loss, network_input
+from cpng_jax.training.step import batch_loss
 
 _NOTE = (
     'Norm of the gradient of each kernel by the loss (Eq. 5), divided by the norm of the kernel, on {images} training '

@@ -19,9 +19,9 @@ try:
 
     from cpng_jax.experiments import catalogue, figures, grid, tables
     from cpng_jax.runtime import command, distributed, files, lock, paths, workdir
-    from cpng_jax.runtime.config import nearest, validate
+    from cpng_jax.runtime.config import validate
     from cpng_jax.runtime.config_file import DEFAULT_CONFIG
-    from cpng_jax.runtime.errors import UserError, files_named
+    from cpng_jax.runtime.errors import UserError, files_named, nearest
     from cpng_jax.training import keys
 except ModuleNotFoundError as missing:
     sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')

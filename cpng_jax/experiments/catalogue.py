@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cpng_jax.nn.surrogate import SURROGATES
-from cpng_jax.runtime.config import Config, Retired, flatten, nearest
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.config import Config, Retired, flatten
+from cpng_jax.runtime.errors import UserError, nearest
 
 FIXED = {'cpng.enabled': False}
 CPNG = {'cpng.enabled': True}

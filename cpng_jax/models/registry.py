@@ -13,8 +13,7 @@ from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.layers import TdBN
-from cpng_jax.runtime.config import Config, nearest
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, nearest
 
 
 class Variant(NamedTuple):
@@ -113,12 +112,12 @@ def _checked_fields(name: str, known: Sequence[str], given: Mapping[str, Any]) -
     return fields
 
 
-def build(config: Config, classes: int) -> nn.Module:
+def build(config: Mapping[str, Any], classes: int) -> nn.Module:
     """Makes the network that a configuration describes.
 
     Args:
-      config: the whole configuration: `model` holds the network's name and fields, `neuron`, `norm` and
-        `cpng.beta_init` and `cpng.per` the settings of its layers.
+      config: the whole configuration, a `ConfigDict` or nested mappings: `model` holds the network's name and fields,
+        `neuron`, `norm` and `cpng.beta_init` and `cpng.per` the settings of its layers.
       classes: number of outputs.
 
     Returns:
@@ -127,30 +126,30 @@ def build(config: Config, classes: int) -> nn.Module:
     Raises:
       UserError: no network has that name, or it has no such field or value.
     """
-    name = config.model.name
+    name = config['model']['name']
     if name not in MODELS:
         raise UserError(f'config.model.name is {name!r}, expected one of {", ".join(MODELS)}.')
     variant = MODELS[name]
     known = [field.name for field in dataclasses.fields(variant.module)]
-    given = {field: value for field, value in config.model.items() if field != 'name'}
+    given = {field: value for field, value in config['model'].items() if field != 'name'}
     fields = _checked_fields(name, known, given)
-    norm_fields = dict(config.norm.items())
+    norm_fields = dict(config['norm'].items())
     alpha_residual = norm_fields.pop('alpha_residual')
     if 'alpha_residual' in known:
         fields['alpha_residual'] = alpha_residual
-    fields['remat'] = config.remat
-    neuron, norm = _neuron(config), functools.partial(TdBN, v_th=config.neuron.v_th, **norm_fields)
+    fields['remat'] = config['remat']
+    neuron, norm = _neuron(config), functools.partial(TdBN, v_th=config['neuron']['v_th'], **norm_fields)
     try:
         return variant.module(classes=classes, neuron=neuron, norm=norm, **fields)
     except TypeError as error:
         raise UserError(f'config.model does not describe a network {name}: {error}.') from error
 
 
-def _neuron(config: Config) -> Callable[[], nn.Module]:
+def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:
     """The layers of neurons that a configuration describes, once it has been checked that their kind can do so."""
-    fields = dict(config.neuron.items())
+    fields = dict(config['neuron'].items())
     name = fields.pop('kind')
-    kind, counted, per_channel = KINDS[name], config.cpng.chi == 'counted', config.cpng.per == 'channel'
+    kind, counted, per_channel = KINDS[name], config['cpng']['chi'] == 'counted', config['cpng']['per'] == 'channel'
     if fields['implementation'] == 'pallas' and (counted or per_channel or fields['learn_tau'] or not kind.pallas):
         able = ' or '.join(other for other in KINDS if KINDS[other].pallas)
         raise UserError(
@@ -170,4 +169,4 @@ def _neuron(config: Config) -> Callable[[], nn.Module]:
         )
     if fields['learn_tau'] and not 0 < fields['tau'] < 1:
         raise UserError(f'config.neuron.tau is {fields["tau"]}, expected a number between 0 and 1 for it to be learnt.')
-    return functools.partial(kind.module, beta_init=config.cpng.beta_init, per_channel=per_channel, **fields)
+    return functools.partial(kind.module, beta_init=config['cpng']['beta_init'], per_channel=per_channel, **fields)

@@ -11,9 +11,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cpng_jax.runtime import distributed, signals, streams
-from cpng_jax.runtime.config import ConfigDict, Retired, flatten, instead_of, nearest
+from cpng_jax.runtime.config import ConfigDict, Retired, flatten, instead_of
 from cpng_jax.runtime.config_file import DEFAULT_CONFIG, load
-from cpng_jax.runtime.errors import LostProcessError, UserError
+from cpng_jax.runtime.errors import LostProcessError, UserError, nearest
 from cpng_jax.runtime.paths import local
 from cpng_jax.runtime.signals import Stopped
 

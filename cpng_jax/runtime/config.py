@@ -4,14 +4,13 @@ Which keys there are is handed in, `Keys`. Further keys of `model` are the field
 checked when it is built.
 """
 
-import difflib
 import json
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, nearest
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -175,20 +174,6 @@ def from_flat(flat: Mapping[str, Any]) -> Config:
         section, name = _section(config, key)
         section[name] = value
     return config
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """Says which known key a misspelt one is most like.
-
-    Args:
-      key: the key that does not exist.
-      known: the keys that do.
-
-    Returns:
-      The known key that is spelt most alike.
-    """
-    # Keys of the same section first: model.tme_steps is nearer to model.time_steps than to any other key.
-    return max(known, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())
 
 
 def validate(config: Config | Mapping[str, Any], keys: Keys) -> None:

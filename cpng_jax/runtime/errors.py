@@ -1,7 +1,8 @@
-"""The exceptions whose messages are meant for the user, without a traceback."""
+"""The exceptions whose messages are meant for the user, without a traceback, and what helps to write them."""
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -35,3 +36,17 @@ def files_named() -> Iterator[None]:
     except OSError as error:
         what = 'a file' if error.filename is None else error.filename
         raise UserError(f'Cannot read or write {what}: {error.strerror or error}.') from error
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Says which known key a misspelt one is most like.
+
+    Args:
+      key: the key that does not exist.
+      known: the keys that do.
+
+    Returns:
+      The known key that is spelt most alike.
+    """
+    # Keys of the same section first: model.tme_steps is nearer to model.time_steps than to any other key.
+    return max(known, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())

@@ -99,6 +99,15 @@ def load_config(workdir: pathlib.Path, keys: Keys) -> Config:
     return from_flat(flat)
 
 
+def load_environments(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads what a run was made with: an entry of `environment` for each change, the latest last.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return _read_list(workdir / 'environment.json')
+
+
 class Acquired(NamedTuple):
     """A folder that is this run's to write to.
 
@@ -149,11 +158,17 @@ def acquire(workdir: pathlib.Path, config: Config, keys: Keys, *, step: Callable
 
 def _append(path: pathlib.Path, entry: dict[str, Any]) -> None:
     """Adds an entry to a list that a file holds, unless it is the last one already."""
+    entries = _read_list(path)
+    if entries[-1:] != [entry]:
+        write_json(path, [*entries, entry])
+
+
+def _read_list(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The list that a file holds; an empty one where there is no file."""
     entries = _read(path) or []
     if not isinstance(entries, list):
         raise UserError(f'{path} is damaged (it holds no list). Move it away.')
-    if entries[-1:] != [entry]:
-        write_json(path, [*entries, entry])
+    return entries
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

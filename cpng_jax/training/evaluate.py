@@ -8,8 +8,8 @@ import jax
 from cpng_jax.data.pipeline import eval_batches
 from cpng_jax.runtime import checkpoint_reader, distributed, sharding
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.runtime.workdir import check
-from cpng_jax.training import keys, state_v1
+from cpng_jax.runtime.workdir import check, load_config
+from cpng_jax.training import keys, state_v1, weights
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 
@@ -113,12 +113,62 @@ def evaluate_checkpoint(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     state = restore(setup, workdir)
     if state is None:
         raise UserError(f'There is no checkpoint in {workdir} yet: train at least one epoch first.')
-    measured = {split: evaluate_split(setup, state, split) for split in sorted({'test', setup.rated_by})}
     step = int(state.step)
+    return _measured(setup, state, f'{config.eval.checkpoint} checkpoint, step {step}') | {'step': step}
+
+
+def evaluate_weights(setup: Setup) -> dict[str, Any]:
+    """Evaluates the weights that `config.init_from` names; nothing is written.
+
+    Args:
+      setup: from `build`.
+
+    Returns:
+      See `evaluate_checkpoint`; `step` is None for weights of no run.
+
+    Raises:
+      UserError: there are no such weights, they are not those of the network, or `config.init_skip` leaves some out.
+    """
+    start = weights.start(setup.config, setup.state_shapes.variables)
+    assert start is not None, 'config.init_from is set'
+    # Beta has no effect on what a network answers.
+    left = [name for name in start.left if not name.startswith('surrogate/')]
+    if left:
+        raise UserError(
+            f'config.init_skip is {setup.config.init_skip!r}, which leaves {left[0]} at its initial values: '
+            'an evaluation needs all weights.'
+        )
+    given = distributed.arrays_from_primary(start.given)
+    return _measured(setup, setup.initial_state(given), start.source) | {'step': start.step}
+
+
+def evaluate(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
+    """Evaluates what `--mode=eval` asks for: a checkpoint of the workdir, or the weights that `config.init_from` names.
+
+    The latter where `init_from` is set and the workdir is not that of a run which started from there.
+
+    Args:
+      setup: from `build`.
+      workdir: folder of the run.
+
+    Returns:
+      See `evaluate_checkpoint`.
+
+    Raises:
+      UserError: there are no such weights, or they are not those of the network.
+    """
+    source = setup.config.init_from
+    began_there = (workdir / 'config.json').is_file() and load_config(workdir, keys.table()).init_from == source
+    return evaluate_weights(setup) if source and not began_there else evaluate_checkpoint(setup, workdir)
+
+
+def _measured(setup: Setup, state: TrainState, name: str) -> dict[str, Any]:
+    """Evaluates a state, on the test split and on that for validation, and says the result by a name in a line."""
+    measured = {split: evaluate_split(setup, state, split) for split in sorted({'test', setup.rated_by})}
     if distributed.is_primary():
         words = [f'{split} {result.in_words()}' for split, result in measured.items()]
-        print(f'{config.eval.checkpoint} checkpoint, step {step}: {"; ".join(words)}', flush=True)
+        print(f'{name}: {"; ".join(words)}', flush=True)
     numbers = {}
     for split, result in measured.items():
         numbers |= result.row(split)
-    return {'step': step, **numbers, 'correct': measured['test'].correct, 'examples': measured['test'].examples}
+    return {**numbers, 'correct': measured['test'].correct, 'examples': measured['test'].examples}

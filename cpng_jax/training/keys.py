@@ -25,8 +25,8 @@ from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.neuron import IMPLEMENTATIONS
 from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime import tables
-from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Only, Retired, nearest
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Only, Retired
+from cpng_jax.runtime.errors import UserError, nearest
 
 RETIRED = {'neuron.ds_atgo': Retired('neuron.kind', since='0.2', values={True: 'ds_atgo', False: 'lif'})}
 
@@ -83,14 +83,14 @@ def _of_rules_that_heed(setting: str) -> tuple[Only, ...]:
 
 def _run() -> list[Key]:
     seeds = Range(lambda value: type(value) is int and 0 <= value < 2**32, 'an integer from 0 to 2**32 - 1')
-    of_source = (Only('init_from', ('the folder of a run or a weights file',), ('',)),)
+    of_source = (Only('init_from', ('the folder of a run, a weights file or zoo/NAME',), ('',)),)
     return [
         _key('seed', 0, seeds, 'training.setup',
              'of initial weights, order of the data, augmentation'),
         _key('epochs', 300, integer(1), 'training.setup',
              'passes over the training data; may be raised within a workdir', grows=True),
         _key('init_from', '', TEXT, 'training.weights',
-             'folder of a run, or a weights file, whose weights, running statistics and beta it starts from', '0.2'),
+             'run folder, weights file or zoo/NAME, whose weights, running statistics and beta it starts from', '0.2'),
         _key('init_checkpoint', 'latest', choice('latest', 'best'), 'training.weights',
              'which checkpoint of that run', '0.2', only=of_source),
         _key('init_skip', '', TEXT, 'training.weights',

@@ -26,7 +26,7 @@ from cpng_jax.runtime.sharding import replicated
 from cpng_jax.runtime.signals import Stopped, StopRequest
 from cpng_jax.runtime.workdir import Raised, acquire, check_effects
 from cpng_jax.training import keys, state_v1, weights
-from cpng_jax.training.evaluate import evaluate_checkpoint, evaluate_split
+from cpng_jax.training.evaluate import evaluate, evaluate_split
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import EpochTotals, TrainState, all_finite
 from cpng_jax.training.step import Batch
@@ -68,7 +68,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
     distributed.start(config, stops=mode == 'train')
     try:
         setup = build(config)
-        return evaluate_checkpoint(setup, folder) if mode == 'eval' else train(setup, folder)
+        return evaluate(setup, folder) if mode == 'eval' else train(setup, folder)
     except jax.errors.JaxRuntimeError as error:
         raise distributed.translate_error(error) from error
 

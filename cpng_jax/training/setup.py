@@ -19,13 +19,14 @@ from cpng_jax.control.controller import Controller, Settings
 from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.models import registry
+from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import metrics, paths, sharding
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import objective, optim, set_beta, weights
 from cpng_jax.training.state import TrainState, begin
-from cpng_jax.training.step import EvalStep, Prepare, make_eval_step, make_train_step, network_input
+from cpng_jax.training.step import EvalStep, Prepare, make_eval_step, make_train_step
 
 
 class Setup(NamedTuple):

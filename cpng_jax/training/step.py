@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -55,23 +54,6 @@ Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
 EvalStep = Callable[[TrainState, Batch], EvalSums]
 
 
-def network_input(images: Array, mean: np.ndarray, std: np.ndarray, dtype: str = 'float32') -> Array:
-    """Brings a batch into the form that networks take, each channel to zero mean and unit variance (A.1).
-
-    Args:
-      images: uint8, static `[B, H, W, C]` or frames of events `[B, T, H, W, C]`.
-      mean: of the training images by channel, in units of 0 to 1.
-      std: standard deviation of the training images by channel, in the same units.
-      dtype: that the network computes in.
-
-    Returns:
-      `[B, H, W, C]` or `[T, B, H, W, C]`.
-    """
-    mean, std = (value.astype(np.float32).reshape((1,) * (images.ndim - 1) + (-1,)) for value in (mean, std))
-    scaled = ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
-    return jnp.moveaxis(scaled, 1, 0) if images.ndim == 5 else scaled
-
-
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -92,7 +74,7 @@ def make_train_step(
       model: the network.
       optimizer: from optax.
       mesh: devices that share the batch.
-      prepare: brings images into the form that the network takes, see `network_input`.
+      prepare: brings images into the form that the network takes, see `models.inputs.network_input`.
       state_sharding: of the state, a state of shardings; replicated if not given.
       loss: of each example, from logits `[T, B, classes]` and labels.
       mix: changes images and labels of a batch, given the number of the step.
@@ -173,7 +155,7 @@ def batch_loss(
     Args:
       model: the network.
       variables: its collections `params`, `batch_stats` and `surrogate`.
-      images: in the form that the network takes, see `network_input`.
+      images: in the form that the network takes, see `models.inputs.network_input`.
       labels: of the images.
       loss: of each example, from logits `[T, B, classes]` and labels.
 
@@ -259,7 +241,7 @@ def make_eval_step(model: nn.Module, mesh: Mesh, prepare: Prepare) -> EvalStep:
     Args:
       model: the network.
       mesh: devices that share the batch.
-      prepare: brings images into the form that the network takes, see `network_input`.
+      prepare: brings images into the form that the network takes, see `models.inputs.network_input`.
 
     Returns:
       Maps a state and a batch to the sums over the examples whose `weight` is 1.

@@ -5,6 +5,7 @@ import pathlib
 import jax.numpy as jnp
 
 from cpng_jax.data.pipeline import eval_batches
+from cpng_jax.models.inputs import network_input
 from cpng_jax.models.summary import Summary, input_density, summarise
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.workdir import check
@@ -12,7 +13,6 @@ from cpng_jax.training import keys
 from cpng_jax.training.evaluate import restore
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import TrainState
-from cpng_jax.training.step import network_input
 
 # Test images on which the share of nonzero inputs is measured.
 _MEASURED = 16

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpng_jax.runtime import arrays
-from cpng_jax.runtime.arrays import Arrays
+from cpng_jax.models import zoo
+from cpng_jax.runtime import arrays, npz
 from cpng_jax.runtime.checkpoint_reader import shape_text
-from cpng_jax.runtime.config import Config, nearest
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError, nearest
+from cpng_jax.runtime.npz import Arrays
 from cpng_jax.runtime.paths import local
 
 PyTree = Any
@@ -67,8 +68,9 @@ def start(config: Config, variables: PyTree, workdir: pathlib.Path | None = None
     """Reads what `config.init_from` names, and checks it against the network.
 
     Args:
-      config: `init_from` is the folder of a run or a weights file, or '' for none; `init_checkpoint` says which of the
-        run's checkpoints; `init_skip` which arrays stay at their initial values. Beta does, too, where no rule sets it.
+      config: `init_from` is the folder of a run, a weights file or an entry of the zoo, or '' for none;
+        `init_checkpoint` says which of the run's checkpoints; `init_skip` which arrays stay at their initial values.
+        Beta does, too, where no rule sets it.
       variables: of the network: arrays, or their shapes and dtypes.
       workdir: folder of the run that starts, which cannot be what it starts from.
 
@@ -80,7 +82,7 @@ def start(config: Config, variables: PyTree, workdir: pathlib.Path | None = None
     """
     if not config.init_from:
         return None
-    path = local(config.init_from, 'config.init_from')
+    path = zoo.located(local(config.init_from, 'config.init_from'))
     if workdir is not None and path.resolve() == workdir.resolve():
         raise UserError(
             f'config.init_from is {config.init_from!r}, the workdir itself: a run goes on from its own checkpoint '
@@ -94,18 +96,22 @@ def start(config: Config, variables: PyTree, workdir: pathlib.Path | None = None
 
 
 def _read(path: pathlib.Path, which: str) -> tuple[Arrays, str, int | None]:
-    """Arrays of a run or a weights file, what they are from in words, and the step."""
-    if path.is_dir():
+    """Arrays of a run, a weights file or an entry of the zoo, what they are from in words, and the step."""
+    if path.is_dir() and not zoo.is_entry(path):
         saved = arrays.read_checkpoint(path, COLLECTIONS, which)
         return saved.arrays, f'{path}, checkpoint of step {saved.step}', saved.step
     if not path.exists():
-        raise UserError(f'config.init_from is {str(path)!r}, which is neither the folder of a run nor a weights file.')
-    if which != 'latest':
         raise UserError(
-            f'config.init_checkpoint is {which!r} and config.init_from {str(path)!r}, a weights file, which has one '
-            'state alone: leave init_checkpoint out.'
+            f'config.init_from is {str(path)!r}, which is neither the folder of a run nor a weights file; the zoo that '
+            f'comes with cpng_jax has {", ".join(f"zoo/{name}" for name in zoo.names()) or "nothing"}.'
         )
-    return arrays.read_npz(path), str(path), None
+    if which != 'latest':
+        kind = 'an entry of the zoo' if path.is_dir() else 'a weights file'
+        raise UserError(
+            f'config.init_checkpoint is {which!r} and config.init_from {str(path)!r}, {kind}, which has one state '
+            'alone: leave init_checkpoint out.'
+        )
+    return zoo.read(path) if path.is_dir() else npz.read(path), str(path), None
 
 
 def fitted(
@@ -251,7 +257,7 @@ def write(path: pathlib.Path, variables: Mapping[str, PyTree]) -> None:
     Raises:
       UserError: the file is there already, or cannot be written.
     """
-    arrays.write_npz(path, {name: np.asarray(leaf) for name, leaf in flat(variables).items()})
+    npz.write(path, {name: np.asarray(leaf) for name, leaf in flat(variables).items()})
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -260,7 +266,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: it cannot be read, or is no such file.
     """
-    return nested(arrays.read_npz(path))
+    return nested(npz.read(path))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -273,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         workdir, out = local(flags.workdir, '--workdir'), local(flags.out, '--out')
         saved = arrays.read_checkpoint(workdir, COLLECTIONS, flags.checkpoint)
-        arrays.write_npz(out, saved.arrays)
+        npz.write(out, saved.arrays)
     except UserError as error:
         print(f'weights: {error}', file=sys.stderr)
         return 2

@@ -11,9 +11,9 @@ import scipy.stats
 from matplotlib.image import imread
 
 from cpng_jax.analysis import histograms, membrane
+from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training.step import network_input
 
 
 def test_sums_of_a_batch_are_those_of_numpy():

@@ -10,9 +10,9 @@ from cpng_jax.analysis import saliency
 from cpng_jax.analysis.compared import Compared, spread_examples
 from cpng_jax.analysis.saliency import smooth_grad
 from cpng_jax.data.dataset import ArraySource
+from cpng_jax.models.inputs import network_input
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training.setup import build
-from cpng_jax.training.step import network_input
 
 pytestmark = pytest.mark.trains
 

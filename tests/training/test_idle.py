@@ -18,12 +18,12 @@ from cpng_jax.control.controller import FirstLayer, Observed
 from cpng_jax.control.effective_domain import chi_by_layer
 from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake
 from cpng_jax.models import registry
+from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import SURROGATES, spike
 from cpng_jax.runtime.config import flatten, refuse_idle, validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import keys, objective, optim, setup
-from cpng_jax.training.step import network_input
 
 TABLE = keys.table()
 

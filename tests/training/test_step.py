@@ -11,6 +11,7 @@ from configs import digits
 from cpng_jax.control import rules
 from cpng_jax.control.controller import Settings
 from cpng_jax.control.layer_tree import like_beta
+from cpng_jax.models.inputs import network_input
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import RunningMoments, TdBN
 from cpng_jax.nn.losses import mean_output_cross_entropy
@@ -19,7 +20,7 @@ from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
 from cpng_jax.training import optim, set_beta
 from cpng_jax.training.state import all_finite, create
-from cpng_jax.training.step import make_eval_step, make_train_step, micro_batches, network_input
+from cpng_jax.training.step import make_eval_step, make_train_step, micro_batches
 from tests import forked
 
 pytestmark = pytest.mark.trains

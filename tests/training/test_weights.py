@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from cpng_jax.control.cpng import CPNGState
 from cpng_jax.models.vgg import VGG
-from cpng_jax.runtime import arrays, metrics
+from cpng_jax.runtime import arrays, metrics, npz
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
@@ -177,7 +177,7 @@ def test_the_command_writes_a_file_that_the_network_runs_on(tmp_path, tiny_confi
     np.testing.assert_array_equal(built.model.apply(variables, images), built.model.apply(state.variables, images))
     again = tmp_path / 'again.npz'
     weights.write(again, state.variables)
-    assert arrays.read_npz(again).keys() == arrays.read_npz(file).keys()
+    assert npz.read(again).keys() == npz.read(file).keys()
     tiny_config.init_from = str(again)
     start = weights.start(tiny_config, built.state_shapes.variables)
     assert start is not None
