@@ -65,11 +65,11 @@ def make(
     # The values of free keys, such as folders of this machine, tell nothing of the weights.
     flat = flatten(base) | {name: value for name, value in flatten(config).items() if name in changes}
     epoch, saved = _finished(workdir, config, which)
-    rounded = _rounded(saved, dtype)
+    stored = rounded(saved, dtype)
     setup = build(_for_evaluation(config, base))
-    given = weights.fitted(rounded, setup.state_shapes.variables, source=str(workdir)).given
+    given = weights.fitted(stored, setup.state_shapes.variables, source=str(workdir)).given
     state = setup.initial_state(given)
-    overrides = [_flag(name, flat[name]) for name in changes]
+    overrides = [flag(name, flat[name]) for name in changes]
     found = {
         'format': zoo.FORMAT,
         'name': out.name,
@@ -85,7 +85,7 @@ def make(
         'evaluated_with': environment(),
         'config': flat,
     }
-    return _write(out, found, rounded)
+    return _write(out, found, stored)
 
 
 def _finished(workdir: pathlib.Path, config: Config, which: str) -> tuple[int, arrays.Saved]:
@@ -104,13 +104,18 @@ def _finished(workdir: pathlib.Path, config: Config, which: str) -> tuple[int, a
     return epochs[saved.step], saved
 
 
-def _rounded(saved: arrays.Saved, dtype: str) -> npz.Arrays:
+def rounded(saved: arrays.Saved, dtype: str) -> npz.Arrays:
+    """Rounds the arrays of a checkpoint to a dtype.
+
+    Raises:
+      UserError: a value is too large for it.
+    """
     with np.errstate(over='ignore'):
-        rounded = {name: array.astype(dtype) for name, array in saved.arrays.items()}
-    for name, array in rounded.items():
+        found = {name: array.astype(dtype) for name, array in saved.arrays.items()}
+    for name, array in found.items():
         if not np.isfinite(array).all():
             raise UserError(f'--dtype is {dtype}, which {name} does not fit into: take float32.')
-    return rounded
+    return found
 
 
 def _for_evaluation(config: Config, base: Config) -> Config:
@@ -124,22 +129,32 @@ def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> 
     """What is known of the training."""
     rows = metrics.read_epochs(workdir)
     seconds = [row.get('seconds') for row in rows]
-    chosen = f'of epoch {epoch}, the last: nothing was chosen'
-    if which == 'best':
-        split = metrics.rated_by(rows[-1])
-        chosen = f'of epoch {epoch}, the best of {config.epochs} on the {split} split'
-        if split == 'test':
-            chosen += ', so that its accuracy there is flattered'
-    if (workdir / 'config_history.json').exists():
-        chosen += '; epochs were raised on the way, which a run from the start does not repeat'
+    raised = (workdir / 'config_history.json').exists()
     return {
         'seed': config.seed,
         'epochs': config.epochs,
         'epoch': epoch,
-        'weights': chosen,
+        'weights': chosen(config, epoch, which, rows[-1])
+        + '; epochs were raised on the way, which a run from the start does not repeat' * raised,
         # Of runs of a version that did not write it down it is not known.
         'seconds': None if None in seconds else round(sum(seconds), 1),
     }
+
+
+def chosen(config: Config, epoch: int, which: str, row: Mapping[str, Any]) -> str:
+    """Says in words how the weights of a run were chosen.
+
+    Args:
+      config: of the run.
+      epoch: that they are of.
+      which: checkpoint, 'latest' or 'best'.
+      row: metrics of an epoch, which tell what the best was chosen on.
+    """
+    if which == 'latest':
+        return f'of epoch {epoch}, the last: nothing was chosen'
+    split = metrics.rated_by(row)
+    flattered = ', so that its accuracy there is flattered' * (split == 'test')
+    return f'of epoch {epoch}, the best of {config.epochs} on the {split} split{flattered}'
 
 
 def _result(measured: Accuracy) -> dict[str, Any]:
@@ -159,7 +174,7 @@ def _data(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _flag(name: str, value: Any) -> str:
+def flag(name: str, value: Any) -> str:
     """The flag that changes a key, for a shell."""
     return shlex.quote(f'--config.{name}={_tuples(value)}')
 
@@ -171,7 +186,7 @@ def _tuples(value: Any) -> Any:
 def _commands(name: str, configuration: str, overrides: list[str]) -> dict[str, str]:
     """The command that trained, and the one whose last line has the digits of the card."""
     program = f'python train.py --config=configs/{configuration}.py'
-    evaluation = [flag for flag in overrides if not flag.lstrip("'").startswith('--config.init_')]
+    evaluation = [each for each in overrides if not each.lstrip("'").startswith('--config.init_')]
     return {
         'train': ' '.join([program, f'--workdir=runs/{name}', *overrides]),
         'evaluate': ' '.join([program, '--mode=eval', f'--config.init_from=zoo/{name}', *evaluation]),
@@ -179,12 +194,12 @@ def _commands(name: str, configuration: str, overrides: list[str]) -> dict[str, 
 
 
 @files_named()
-def _write(out: pathlib.Path, found: dict[str, Any], rounded: npz.Arrays) -> dict[str, Any]:
+def _write(out: pathlib.Path, found: dict[str, Any], stored: npz.Arrays) -> dict[str, Any]:
     """Writes the folder beside its place and moves it there; returns the card."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f'{out.name}.{uuid.uuid4().hex}.tmp')
     try:
-        npz.write(temporary / zoo.WEIGHTS, rounded)
+        npz.write(temporary / zoo.WEIGHTS, stored)
         contents = (temporary / zoo.WEIGHTS).read_bytes()
         found = found | {'bytes': len(contents), 'sha256': hashlib.sha256(contents).hexdigest()}
         (temporary / zoo.CARD).write_text(json.dumps(found, indent=2) + '\n', 'utf-8')
