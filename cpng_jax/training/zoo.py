@@ -27,7 +27,7 @@ import numpy as np
 
 from cpng_jax.models import zoo
 from cpng_jax.runtime import arrays, config_file, metrics, npz
-from cpng_jax.runtime.config import Config, differing, flatten, from_flat, validate
+from cpng_jax.runtime.config import Config, differing, flatten, validate
 from cpng_jax.runtime.environment import environment
 from cpng_jax.runtime.errors import UserError, files_named
 from cpng_jax.runtime.paths import local
@@ -62,11 +62,11 @@ def make(
     config, base = load_config(workdir, keys.table()), config_file.load(str(file))
     validate(base, keys.table())
     changes = differing(flatten(base), flatten(config), keys.table())
-    # The values of free keys, such as folders of this machine, tell nothing of the weights.
-    flat = flatten(base) | {name: value for name, value in flatten(config).items() if name in changes}
+    # What changes no result is as the file has it: folders of this machine tell nothing of the weights.
+    flat = flatten(config) | _free(base)
     epoch, saved = _finished(workdir, config, which)
     stored = rounded(saved, dtype)
-    setup = build(_for_evaluation(config, base))
+    setup = build(config)
     given = weights.fitted(stored, setup.state_shapes.variables, source=str(workdir)).given
     state = setup.initial_state(given)
     overrides = [flag(name, flat[name]) for name in changes]
@@ -118,11 +118,10 @@ def rounded(saved: arrays.Saved, dtype: str) -> npz.Arrays:
     return found
 
 
-def _for_evaluation(config: Config, base: Config) -> Config:
-    """The configuration of the run, with where the data lie, and how they are read, from the configuration file."""
-    free = {key.name for key in keys.table().known.values() if key.free}
-    given = {name: value for name, value in flatten(base).items() if name in free}
-    return from_flat(flatten(config) | given)
+def _free(config: Config) -> dict[str, Any]:
+    """The keys of a configuration that change no result, with their values."""
+    flat = flatten(config)
+    return {key.name: flat[key.name] for key in keys.table().known.values() if key.free}
 
 
 def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> dict[str, Any]:
