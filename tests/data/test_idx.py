@@ -151,6 +151,7 @@ def test_placed_files_come_first_then_the_package_then_a_download(tmp_path, monk
     place(manual(tmp_path), {'train-labels-idx1-ubyte': files['train-labels-idx1-ubyte']})
     idx.prepare('fashion_mnist', tmp_path, published(package=('dataset-x', folder)))
     assert pairs(load(tmp_path).train) == sorted(zip(map(bytes, examples('train')[0]), np.arange(20) % 10, strict=True))
+    place(folder, files)
     (folder / 't10k-images-idx3-ubyte.gz').unlink()
     with pytest.raises(
         UserError, match=r'Cannot download fashion_mnist .*t10k-images-idx3-ubyte\.gz on a mach'
