@@ -2,6 +2,9 @@
 
 Without CPNG (`--config.cpng.enabled=False`) 75.6 %; with TET as well (`--config.loss.name=tet`, and Adam as in
 `cifar10_dvs_vgg11_tet.py`) 82.3 %. First: `python -m cpng_jax.data.prepare cifar10_dvs`.
+
+The best epoch is chosen on the test split, as in the paper; `--config.data.validation=0.1` keeps a tenth of the
+training examples to choose by.
 """
 
 from configs import base

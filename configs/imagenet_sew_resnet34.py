@@ -2,6 +2,9 @@
 
 Integrate-and-fire neurons with the reset detached, as the authors of SEW-ResNet. First:
 `python -m cpng_jax.data.prepare imagenet2012`.
+
+The best epoch is chosen on the test split, as in the paper; `--config.data.validation=0.1` keeps a tenth of the
+training examples to choose by.
 """
 
 from configs import base

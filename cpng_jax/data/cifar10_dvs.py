@@ -16,7 +16,7 @@ from absl import logging
 
 from cpng_jax.data import tfds_builders
 from cpng_jax.data.aedat import SENSOR, read_aedat
-from cpng_jax.data.dataset import Dataset, Example
+from cpng_jax.data.dataset import ArraySource, Dataset, Example, Subset
 from cpng_jax.data.events import Events, cached_frames, random_shift
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
@@ -120,10 +120,11 @@ def load(config: Config) -> Dataset:
         sensor=SENSOR,
     )
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    train, test = split_indices(counts, config.split)
+    recorded = ArraySource(frames, labels)
+    train, test = (Subset(recorded, indices) for indices in split_indices(counts, config.split))
     return Dataset(
-        train=Frames(frames, labels, train),
-        test=Frames(frames, labels, test),
+        train=train,
+        test=test,
         augment=random_shift(config),
         class_names=list(_ARCHIVES),
         image_shape=frames.shape[1:],
@@ -131,21 +132,6 @@ def load(config: Config) -> Dataset:
         mean=np.zeros(2, np.float32),
         std=np.full(2, 1 / 255, np.float32),
     )
-
-
-class Frames:
-    """A split of the frames that lie in a file."""
-
-    def __init__(self, frames: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
-        """Selects the recordings at `indices` from all frames, uint8 `[N, T, H, W, 2]`, and labels, int32 `[N]`."""
-        self.frames, self.labels, self.indices = frames, labels, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Example:
-        place = self.indices[index]
-        return {'image': np.array(self.frames[place]), 'label': self.labels[place]}
 
 
 def split_indices(counts: list[int], split: str) -> tuple[np.ndarray, np.ndarray]:

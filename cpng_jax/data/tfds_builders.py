@@ -278,7 +278,8 @@ def _decoded(
 def _decoded_before(path: pathlib.Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
     """What was kept of a split; None where nothing was, or not this, or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        # np.load leaves a file open that it finds damaged.
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as kept:
             images, labels = kept['images'], kept['labels']
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

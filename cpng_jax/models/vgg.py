@@ -32,6 +32,8 @@ class VGG(SpikingNetwork):
     @nn.nowrap
     def hidden(self, x: Array, time_steps: int, train: bool) -> Array:
         """Runs all layers but the last: `[T or 1, B, H, W, C]` to `[T, B, features]`."""
+        if not self.stages and not self.head:
+            raise ValueError('VGG needs a spiking layer, got stages=() and head=().')
         layer, unit = 0, None  # of images; then spikes, and averages of four
         for index, widths in enumerate(self.stages):
             for features in widths:

@@ -121,10 +121,10 @@ def _data() -> list[Key]:
         _key('data.per_class', 0, integer(0), 'data',
              'training examples of each class, the first ones, for training on few labels; 0 for all', '0.2',
              only=_of_data(*_GREY, 'digits_events', 'cifar10', 'cifar100')),
-        _key('data.validation', 0.0, _SHARE, 'data, training.loop',
+        _key('data.validation', 0.0, _SHARE, 'data',
              'share of the training examples, of each class, that is not learnt from but chosen by: the best epoch is '
              'that of the best validation accuracy, and the test split is measured at the end; 0 chooses on the test '
-             'split, as the paper does', '0.3'),
+             'split, as the paper does', '0.2'),
         _key('data.threads', 2, integer(0), 'training.setup, training.evaluate',
              'threads that read and augment; 0 does it in the training loop', free=True),
         _key('data.workers', 0, integer(0), 'training.setup, training.evaluate',

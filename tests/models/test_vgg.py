@@ -156,3 +156,51 @@ def test_every_parameter_gets_a_gradient(small):
 def test_errors(message, model, shape):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct(shape, np.float32))
+
+
+def test_fully_connected_layers_alone():
+    """784-400-400-10 with norms, by hand: weights and biases, and scale and bias of each norm."""
+    model = VGG(10, (), head=(400, 400), head_norm=True, time_steps=5)
+    variables, calls = run_abstractly(model, (2, 28, 28, 1))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params'])) == (
+        784 * 400 + 400 + 400 * 400 + 400 + 400 * 10 + 10 + 2 * 2 * 400
+    )
+    assert list(variables['surrogate']) == ['fc01_lif', 'fc02_lif']
+    shapes = {module.name: shape for module, shape in calls if isinstance(module, LIF)}
+    assert shapes == {'fc01_lif': (5, 2, 400), 'fc02_lif': (5, 2, 400)}
+    # The image is multiplied once, its currents serve at each time step.
+    assert next(shape for module, shape in calls if module.name == 'fc01') == (1, 2, 400)
+
+
+def test_a_norm_in_the_head_is_that_of_the_convolutions():
+    """Equal to the currents normalised by float64 numpy, which the neurons get at each time step."""
+    model = VGG(3, (), head=(6,), head_norm=True, time_steps=3, norm=functools.partial(TdBN, v_th=0.5))
+    x = normal(8, 4, 4, 1)
+    variables = model.init(KEY, x)
+    _, seen = model.apply(variables, x, train=True, mutable=['potentials', 'batch_stats'])
+    dense = variables['params']['fc01']['dense']
+    currents = x.reshape(8, 16).astype(np.float64) @ dense['kernel'] + dense['bias']
+    expected = 0.5 * (currents - currents.mean(0)) / np.sqrt(currents.var(0) + 1e-5)
+    np.testing.assert_allclose(seen['potentials']['fc01_lif']['potentials'][0], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(seen['batch_stats']['fc01_norm']['norm']['mean'], 0.1 * currents.mean(0), rtol=1e-4)
+    # In evaluation the running statistics serve.
+    _, seen = model.apply(variables, x, mutable=['potentials'])
+    np.testing.assert_allclose(
+        seen['potentials']['fc01_lif']['potentials'][0], 0.5 * currents / np.sqrt(1 + 1e-5), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_kernels_of_five():
+    """32C5-P2-64C5-P2-1024 on 28 x 28, by hand."""
+    model = VGG(10, ((32,), (64,)), head=(1024,), pool_last=True, kernel_size=5, time_steps=5)
+    variables, calls = run_abstractly(model, (2, 28, 28, 1))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params'])) == (
+        25 * 32 + 2 * 32 + 25 * 32 * 64 + 2 * 64 + 7 * 7 * 64 * 1024 + 1024 + 1024 * 10 + 10
+    )
+    shapes = [shape for module, shape in calls if isinstance(module, LIF)]
+    assert shapes == [(5, 2, 28, 28, 32), (5, 2, 14, 14, 64), (5, 2, 1024)]
+
+
+def test_a_network_without_neurons_is_refused():
+    with pytest.raises(ValueError, match=r'VGG needs a spiking layer, got stages=\(\) and head=\(\)'):
+        VGG(10, ()).init(KEY, normal(2, 8, 8, 1))

@@ -40,7 +40,9 @@ def save_all(workdir, accuracies, keep=2):
     checkpoints = Checkpoints(workdir, keep=keep)
     state = make_state()
     for step, accuracy in enumerate(accuracies, start=1):
-        checkpoints.save(step, at_step(state, step), {'test_accuracy': accuracy, 'note': step}, accuracy)
+        checkpoints.save(
+            step, at_step(state, step), {'test_accuracy': accuracy, 'note': step}, {'test_accuracy': accuracy}
+        )
     checkpoints.wait()
     return checkpoints
 
@@ -98,7 +100,7 @@ def test_best_is_the_latest_while_none_is_rated(tmp_path):
 
 def test_a_step_is_saved_once(tmp_path):
     checkpoints = save_all(tmp_path, [0.5])
-    checkpoints.save(1, at_step(make_state(), 1), {'note': 'again'}, 0.6)
+    checkpoints.save(1, at_step(make_state(), 1), {'note': 'again'}, {'test_accuracy': 0.6})
     checkpoints.wait()
     restored = checkpoints.restore(make_state())
     checkpoints.close()
@@ -117,7 +119,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, item)
     assert int(restored[0].step) == 1
     assert (tmp_path / 'checkpoints' / 'broken' / '2').is_dir()
     # Its step can be saved again, and then counts.
-    checkpoints.save(2, at_step(make_state(), 2), {'note': 'new'}, 0.7)
+    checkpoints.save(2, at_step(make_state(), 2), {'note': 'new'}, {'test_accuracy': 0.7})
     checkpoints.wait()
     assert checkpoints.steps() == [1, 2]
     checkpoints.close()
@@ -176,7 +178,7 @@ OLDER = [Layout(lambda target: {'number': target.step}, lambda old, target: targ
 
 def save_as_before(workdir, step):
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(step, old_layout(at_step(make_state(), step)), {'note': step}, 0.5)
+    checkpoints.save(step, old_layout(at_step(make_state(), step)), {'note': step}, {'test_accuracy': 0.5})
     checkpoints.close()
 
 
@@ -188,7 +190,7 @@ def test_a_checkpoint_of_an_older_layout_is_brought_up_to_date(tmp_path):
     assert same(restored[0], at_step(make_state(), 1))
     assert restored[1] == {'note': 1}
     # What is saved from then on has today's layout, and both kinds may lie side by side.
-    checkpoints.save(2, at_step(make_state(), 2), {'note': 2}, 0.4)
+    checkpoints.save(2, at_step(make_state(), 2), {'note': 2}, {'test_accuracy': 0.4})
     checkpoints.wait()
     for which, step in (('latest', 2), ('best', 1)):
         restored = checkpoints.restore(make_state(seed=1), which, OLDER)
@@ -225,7 +227,7 @@ def test_a_checkpoint_of_no_known_layout_is_measured_by_that_of_today(tmp_path):
 def test_a_damaged_checkpoint_gives_way_to_one_of_an_older_layout(tmp_path):
     save_as_before(tmp_path, 1)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(2, at_step(make_state(), 2), {'note': 2}, 0.4)
+    checkpoints.save(2, at_step(make_state(), 2), {'note': 2}, {'test_accuracy': 0.4})
     checkpoints.close()
     damage(tmp_path, 2, 'state')
     checkpoints = Checkpoints(tmp_path)

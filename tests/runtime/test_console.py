@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cpng_jax.control import layer_tree
-from cpng_jax.runtime.console import Display, duration, epoch_line, start_message
+from cpng_jax.runtime.console import Display, duration, end_message, epoch_line, start_message
 
 ROW = {
     'epoch': 3,
@@ -30,6 +30,28 @@ def test_an_epoch_is_one_line():
         'epoch   3/40  train 50.0% loss 1.250  test 45.6% loss 1.500 (best 47.0%)  '
         'beta 1.00 1.20 2.00  chi 0.200 0.300 0.400  firing 20.0%  812 images/s, 7% waiting for data'
     )
+
+
+def by_validation(row):
+    """The row of a run with a validation split."""
+    renamed = {f'validation_{what}': row[f'test_{what}'] for what in ('accuracy', 'loss')}
+    return {key: value for key, value in row.items() if not key.startswith('test_')} | renamed
+
+
+def test_an_epoch_says_which_split_it_is_rated_by():
+    line = epoch_line(by_validation(ROW), {'best_accuracy': 0.47}, 40)
+    assert 'loss 1.250  validation 45.6% loss 1.500 (best 47.0%)  beta' in line
+    assert 'test' not in line
+
+
+def test_the_end_says_what_the_best_was_chosen_on(tmp_path):
+    results = {'best_accuracy': 0.47, 'best_epoch': 3}
+    first, _ = end_message(results | {'test_accuracy': 0.456}, tmp_path, []).splitlines()
+    assert first == 'test accuracy: last 45.60%, best 47.00% (epoch 3, chosen on test)'
+    results |= {'validation_accuracy': 0.456, 'test_accuracy': 0.44, 'best_test_accuracy': 0.45}
+    first, second, _ = end_message(results, tmp_path, []).splitlines()
+    assert first == 'validation accuracy: last 45.60%, best 47.00% (epoch 3)'
+    assert second == 'test accuracy: last 44.00%, of epoch 3, chosen on validation, 45.00%'
 
 
 @pytest.mark.parametrize(('step', 'how'), [(0, 'starts'), (7, 'goes on from step 7'), (20, 'is finished: step')])

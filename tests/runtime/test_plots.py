@@ -74,6 +74,20 @@ def test_accuracy_and_loss_show_the_rows():
     np.testing.assert_allclose(np.delete(losses, 2), [row['test_loss'] for row in rows if row['test_loss'] is not None])
 
 
+def test_accuracy_and_loss_show_the_split_that_the_best_is_chosen_on():
+    rows = make_rows(epochs=3)
+    for row in rows:
+        row |= {f'validation_{what}': row.pop(f'test_{what}') for what in ('accuracy', 'loss')}
+    test = {'test_accuracy': 0.5, 'best_test_accuracy': 0.625}
+    left, right = plots.accuracy_and_loss(rows, test=test).axes
+    np.testing.assert_allclose(left.get_lines()[1].get_ydata(), [100 * row['validation_accuracy'] for row in rows])
+    assert left.get_lines()[1].get_label() == 'validation'
+    first, second = left.get_title().splitlines()
+    assert first.startswith('Validation accuracy: last')
+    assert second == 'test: last 50.00%, best by validation 62.50%'
+    assert right.get_title().startswith('Validation loss')
+
+
 def test_a_loss_of_zero_is_not_taken_for_missing():
     rows = make_rows(epochs=2)
     rows[-1]['test_loss'] = 0.0

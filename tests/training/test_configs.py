@@ -30,6 +30,7 @@ PAPER = {
     'cifar10_dvs_vgg11_tet': ('cifar10_dvs', 'vgg11', 10, 72, 200, 'adam', 0.001, 4e-5, False),
     'imagenet_sew_resnet34': ('imagenet2012', 'sew_resnet34', 4, 544, 160, 'sgd', 0.01, 4e-5, False),
 }
+FASHION = {'fashion_mnist_mlp', 'fashion_mnist_cnn', 'fashion_mnist_deep'}
 CLASSES = {'cifar10': 10, 'cifar100': 100, 'cifar10_dvs': 10, 'imagenet2012': 1000}
 
 
@@ -41,6 +42,7 @@ def reduce(config):
     """The same experiment on random images, narrow and short."""
     config.data.fake = True
     config.data.fake_examples = 8
+    config.data.validation = 0.0
     config.batch_size = 4
     config.epochs = 1
     config.model.width = 1 / 16
@@ -80,7 +82,13 @@ def test_the_numbers_are_the_paper_s(name):
 
 
 def test_every_row_has_its_file():
-    assert set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'mnist5k'}
+    assert set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'mnist5k'} | FASHION
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_paper_s_data_are_chosen_on_as_in_the_paper_and_fashion_mnist_by_validation(name):
+    assert get(name).data.validation == (0.1 if name in FASHION else 0.0)
+    assert ('chosen on the test split' in (importlib.import_module(f'configs.{name}').__doc__ or '')) == (name in PAPER)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -34,7 +34,7 @@ def rewrite_as_v1(config, workdir, copy):
     write_json(copy / 'config.json', config.to_dict())
     (copy / 'metrics.jsonl').write_bytes((workdir / 'metrics.jsonl').read_bytes())
     old = Checkpoints(copy)
-    old.save(int(state.step), as_v1(state), progress, progress['test_accuracy'])
+    old.save(int(state.step), as_v1(state), progress, {'test_accuracy': progress['test_accuracy']})
     old.close()
 
 

@@ -50,7 +50,7 @@ def save(config, workdir, accuracies, layout=lambda state: state):
     """A run that was not trained, but has checkpoints: accuracy by step."""
     checkpoints = Checkpoints(workdir, keep=3)
     for step, accuracy in accuracies.items():
-        checkpoints.save(step, layout(state_of(config, step)), {'test_accuracy': accuracy}, accuracy)
+        checkpoints.save(step, layout(state_of(config, step)), {'test_accuracy': accuracy}, {'test_accuracy': accuracy})
     checkpoints.close()
     return workdir
 
