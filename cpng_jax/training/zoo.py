@@ -127,7 +127,7 @@ def _free(config: Config) -> dict[str, Any]:
 def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> dict[str, Any]:
     """What is known of the training."""
     rows = metrics.read_epochs(workdir)
-    seconds = [row.get('seconds') for row in rows]
+    timed = all('seconds' in row for row in rows)
     raised = (workdir / 'config_history.json').exists()
     return {
         'seed': config.seed,
@@ -136,7 +136,7 @@ def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> 
         'weights': chosen(config, epoch, which, rows[-1])
         + '; epochs were raised on the way, which a run from the start does not repeat' * raised,
         # Of runs of a version that did not write it down it is not known.
-        'seconds': None if None in seconds else round(sum(seconds), 1),
+        'seconds': round(sum(row['seconds'] for row in rows), 1) if timed else None,
     }
 
 
