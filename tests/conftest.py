@@ -1,5 +1,6 @@
 """Shared by the tests of the program: a configuration small enough to train in seconds, and what is compiled once."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -42,6 +43,12 @@ _LONG = ('test_processes.py', 'test_configs.py', 'test_loop.py', 'test_disk.py',
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Brings the tests of long files to the front, and leaves the rest in its order."""
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what has been imported out of the search for garbage, and searches less often: traces are much of it."""
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 # The first example of a test compiles: time says nothing here, least of all on a busy machine.
