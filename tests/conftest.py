@@ -6,6 +6,7 @@ import pathlib
 import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import pytest
@@ -74,3 +75,12 @@ def shrink() -> Callable[[Config], Config]:
 @pytest.fixture
 def tiny_config() -> Config:
     return _shrink(digits.get_config())
+
+
+@pytest.fixture(scope='session')
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, Any]]:
+    """A run of the tiny configuration with CPNG from start to end: its folder, to read only, and its result."""
+    from cpng_jax.training import loop  # here, for tests of the library alone need none of it
+
+    workdir = tmp_path_factory.mktemp('undisturbed')
+    return workdir, loop.run(_shrink(digits.get_config()), workdir)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
@@ -19,13 +18,6 @@ from cpng_jax.training.setup import build
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, stopped_at, wait_for_checkpoint
 
 STEPS = 33
-
-
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory, shrink):
-    """A run of the tiny configuration with CPNG from start to end: its folder and its result."""
-    workdir = tmp_path_factory.mktemp('undisturbed')
-    return workdir, loop.run(shrink(digits.get_config()), workdir)
 
 
 @pytest.mark.trains
