@@ -111,6 +111,6 @@ def assert_bitwise_equal(first, second):
 
 def epoch_rows(workdir):
     """Rows of the epochs without what depends on the clock."""
-    clock = ('seconds', 'images_per_second', 'data_wait')
+    clock = ('seconds', 'wall_seconds', 'images_per_second', 'data_wait')
     rows = [row for row in metrics.read(workdir) if row['event'] == 'epoch']
     return [{key: value for key, value in row.items() if key not in clock} for row in rows]

@@ -169,8 +169,8 @@ def _train_from(
                 throughput = timer.throughput(step)
                 state, row = _end_epoch(setup, state, batch)
                 row |= throughput
-                row['seconds'] = time.monotonic() - began
-                began = time.monotonic()
+                began, since = time.monotonic(), began
+                row['wall_seconds'] = began - since
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
                 display.print(epoch_line(row, results, config.epochs))

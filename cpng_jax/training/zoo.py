@@ -127,7 +127,8 @@ def _free(config: Config) -> dict[str, Any]:
 def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> dict[str, Any]:
     """What is known of the training."""
     rows = metrics.read_epochs(workdir)
-    timed = all('seconds' in row for row in rows)
+    # With the evaluations, which versions before 0.2 did not time.
+    seconds = [row.get('wall_seconds', row.get('seconds')) for row in rows]
     raised = (workdir / 'config_history.json').exists()
     return {
         'seed': config.seed,
@@ -136,7 +137,7 @@ def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> 
         'weights': chosen(config, epoch, which, rows[-1])
         + '; epochs were raised on the way, which a run from the start does not repeat' * raised,
         # Of runs of a version that did not write it down it is not known.
-        'seconds': round(sum(row['seconds'] for row in rows), 1) if timed else None,
+        'seconds': None if None in seconds else round(sum(seconds), 1),
     }
 
 

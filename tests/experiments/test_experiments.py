@@ -96,7 +96,7 @@ def test_results_in_a_folder_named_after_a_retired_key_are_found(tmp_path):
     stored['neuron']['ds_atgo'] = stored['neuron'].pop('kind') == 'ds_atgo'
     (old / 'config.json').write_text(json.dumps(stored))
     assert [cell.folder for cell in of()] == [old, second]
-    assert [cell.result() for cell in of()] == [{'epochs': 40}, None]
+    assert [result and result['epochs'] for result in map(grid.Cell.result, of())] == [40, None]
     workdir.check(old, of()[0].config, keys.table())
     first.mkdir(parents=True)
     assert of()[0].folder == first
@@ -210,6 +210,7 @@ def test_the_table_has_mean_spread_and_paired_differences():
     arms = (Arm('fixed', FIXED, {}), Arm('CPNG', CPNG, {}, 'fixed'), Arm('other', {}, {}, 'fixed'))
     plan = Plan('A title', 'Table 3', arms)
     row = dict.fromkeys(('best_accuracy', 'beta_mean', 'chi_mean', 'images_per_second'), 0.5) | {'diverged': ''}
+    row['validation_accuracy'] = float('nan')
     accuracies = {'fixed': [0.5, 0.75], 'CPNG': [0.5625, 0.875]}
     rows = [
         (grid.Cell(arm, seed, pathlib.Path(), None), row | {'test_accuracy': value})
@@ -223,10 +224,20 @@ def test_the_table_has_mean_spread_and_paired_differences():
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +9.38 (+6.25 to +12.50) | fixed |' in text
     assert '| other' not in text
     assert 'diverged' not in text
+    assert 'chosen on the test split' in text
+    by_validation = [(cell, row | {'validation_accuracy': 0.6}) for cell, row in rows]
+    assert 'chosen on a validation split' in tables.results_markdown(plan, by_validation)
     rows[0][1]['diverged'] = 'Training diverged'
     assert '1 runs diverged' in tables.results_markdown(plan, rows)
     # A seed that the baseline lacks is left out of the difference.
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +12.50 | fixed |' in tables.results_markdown(plan, rows[1:])
+
+
+def test_results_of_older_versions_are_read(tmp_path):
+    (tmp_path / 'result.json').write_text('{"test_accuracy": 0.5, "best_accuracy": 0.6, "diverged": ""}')
+    row = grid.Cell(Arm('fixed', {}, {}), 0, tmp_path, digits.get_config()).result()
+    assert row is not None
+    assert (row['test_accuracy'], row['best_accuracy'], str(row['validation_accuracy'])) == (0.5, 0.6, 'nan')
 
 
 @pytest.mark.trains

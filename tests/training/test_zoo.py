@@ -76,7 +76,7 @@ def test_the_card_tells_the_run(tiny, entry):
     }
     assert card['configuration'] == 'digits'
     assert card['weights'] == 'of epoch 1, the last: nothing was chosen'
-    assert card['seconds'] == pytest.approx(row['seconds'], abs=0.1)
+    assert card['seconds'] == pytest.approx(row['wall_seconds'], abs=0.1)
     assert card['environments'] == json.loads((workdir / 'environment.json').read_text())
     assert card['examples'] == {'train': 1150, 'validation': 287, 'test': 360}
     assert card['parameters'] == sum(
