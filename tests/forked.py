@@ -5,6 +5,7 @@ device of JAX, so that a program finds all as a new interpreter would.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -110,6 +111,7 @@ def _run(command: list[str], environment: dict[str, str], outputs: list[pathlib.
     os.environ.update(environment)
     jax.config.update('jax_platforms', environment.get('JAX_PLATFORMS'))  # else read while JAX is imported
     _keep_what_others_compile()
+    gc.freeze()  # what has been imported stays
     kind, *rest = command
     try:
         if kind == '-m':

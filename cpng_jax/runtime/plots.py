@@ -251,8 +251,10 @@ def _floats(values: list[float | None], factor: float = 1) -> list[float]:
 
 def to_png(figure: 'Figure') -> bytes:
     """Renders a figure as the bytes of a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     file = io.BytesIO()
-    figure.savefig(file, format='png')
+    FigureCanvasAgg(figure).print_png(file)  # draws once, where `savefig` draws twice
     return file.getvalue()
 
 

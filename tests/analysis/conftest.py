@@ -1,5 +1,7 @@
 """Two small runs that the analyses look at, one with CPNG and one without."""
 
+import shutil
+
 import pytest
 
 from configs import digits
@@ -7,24 +9,19 @@ from cpng_jax.analysis.run import Run
 from cpng_jax.training import loop
 
 
-def _train(tmp_path_factory, shrink, enabled):
-    config = shrink(digits.get_config())
-    config.cpng.enabled = enabled
-    workdir = tmp_path_factory.mktemp('runs') / ('cpng' if enabled else 'fixed')
-    loop.run(config, workdir)
-    return workdir
-
-
 @pytest.fixture(scope='session')
-def workdir(tmp_path_factory, shrink):
+def workdir(tmp_path_factory, undisturbed):
     """Folder of a finished run with CPNG."""
-    return _train(tmp_path_factory, shrink, True)
+    return shutil.copytree(undisturbed[0], tmp_path_factory.mktemp('runs') / 'cpng')
 
 
 @pytest.fixture(scope='session')
 def fixed_workdir(tmp_path_factory, shrink):
     """Folder of the same run without."""
-    return _train(tmp_path_factory, shrink, False)
+    config, workdir = shrink(digits.get_config()), tmp_path_factory.mktemp('runs') / 'fixed'
+    config.cpng.enabled = False
+    loop.run(config, workdir)
+    return workdir
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ IMAGES = np.float32(np.random.default_rng(2).normal(size=(4, 8, 8, 3)))
 # Maps so large that the gradient of a kernel is summed in parts; of 0 and 1.
 SPIKES = np.float32(np.random.default_rng(3).integers(0, 2, (1, 8, 48, 48, 3)))
 NETWORK = VGG(10, stages=((4,), (8,)), head=(6,), pool_last=True)
-VARIABLES = NETWORK.init(jax.random.key(0), IMAGES)
+VARIABLES = jax.jit(NETWORK.init)(jax.random.key(0), IMAGES)
 PARAMS = VARIABLES['params']
 REST = {name: value for name, value in VARIABLES.items() if name != 'params'}
 CONV = Conv(4)
-KERNEL = CONV.init(jax.random.key(0), SPIKES)
+KERNEL = jax.jit(CONV.init)(jax.random.key(0), SPIKES)
 
 
 def loss_of_neurons(currents, upstream, tau, v_th, beta, neurons=lif):

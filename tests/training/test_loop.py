@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
@@ -19,13 +18,6 @@ from cpng_jax.training.setup import build
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, stopped_at, wait_for_checkpoint
 
 STEPS = 33
-
-
-@pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory, shrink):
-    """A run of the tiny configuration with CPNG from start to end: its folder and its result."""
-    workdir = tmp_path_factory.mktemp('undisturbed')
-    return workdir, loop.run(shrink(digits.get_config()), workdir)
 
 
 @pytest.mark.trains
@@ -126,11 +118,12 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
 def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, tiny_config, options):
     tiny_config.cpng.update(options)
     tiny_config.epochs = 2
-    loop.run(tiny_config, tmp_path / 'whole')
+    built = build(tiny_config)
+    loop.train(built, tmp_path / 'whole')
 
     with stopped_at(6), pytest.raises(Stopped, match='SIGTERM: saved at step 5'):
-        loop.run(tiny_config, tmp_path / 'parts')
-    loop.run(tiny_config, tmp_path / 'parts')
+        loop.train(built, tmp_path / 'parts')
+    loop.run(tiny_config, tmp_path / 'parts')  # built once more, as by a new process
     assert_bitwise_equal(final_state(tiny_config, tmp_path / 'whole'), final_state(tiny_config, tmp_path / 'parts'))
     assert epoch_rows(tmp_path / 'whole') == epoch_rows(tmp_path / 'parts')
 
