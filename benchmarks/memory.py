@@ -19,7 +19,7 @@ from absl import flags
 from flax import linen as nn
 
 from configs import cifar100_vgg16, imagenet_sew_resnet34
-from cpng_jax.data import fake
+from cpng_jax import data
 from cpng_jax.models import registry
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.nn.losses import mean_output_cross_entropy
@@ -46,8 +46,8 @@ def network(config: Config) -> tuple[nn.Module, Shape]:
     Returns:
       The module and the shape `[1, H, W, C]` in `config.dtype`.
     """
-    shape_of, classes = fake.SHAPES[config.data.name]
-    return registry.build(config, classes), Shape((1, *shape_of(config.data)), jnp.dtype(config.dtype))
+    shape, classes = data.kind_of(config.data)
+    return registry.build(config, classes), Shape((1, *shape), jnp.dtype(config.dtype))
 
 
 def variables_of(model: nn.Module, image: Shape) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """CIFAR10 and CIFAR100 (Krizhevsky, 2009), through TFDS without TensorFlow."""
 
+import functools
 import io
 import pathlib
 import tarfile
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from cpng_jax.data import tfds_builders
-from cpng_jax.data.augment import standard
-from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics
+from cpng_jax.data.arrays import from_arrays
+from cpng_jax.data.dataset import Dataset
+from cpng_jax.data.entry import COLOUR, Entry, Kind
 from cpng_jax.data.tfds_builders import Archive
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
@@ -41,10 +43,11 @@ _EDGE = 32
 _IMAGE_BYTES = 3 * _EDGE * _EDGE
 
 
-def load10(config: Config) -> Dataset:
-    """Reads CIFAR10 into memory: 50,000 training and 10,000 test images of 32 x 32 pixels.
+def _load(name: str, config: Config) -> Dataset:
+    """Reads CIFAR into memory: 50,000 training and 10,000 test images of 32 x 32 pixels.
 
     Args:
+      name: 'cifar10' or 'cifar100'.
       config: `config.data`.
 
     Returns:
@@ -53,31 +56,42 @@ def load10(config: Config) -> Dataset:
     Raises:
       UserError: it has not been prepared, or is damaged.
     """
-    return _load('cifar10', config)
-
-
-def load100(config: Config) -> Dataset:
-    """Reads CIFAR100 into memory; otherwise as `load10`."""
-    return _load('cifar100', config)
-
-
-def _load(name: str, config: Config) -> Dataset:
     builder = tfds_builders.open_builder(name, local(config.dir, 'config.data.dir'))
+    names = builder.info.features['label'].names
     # TFDS shuffles what it writes; ids restore the order of the archive.
     place = lambda example: bytes(example['id'])
-    train, test = (
-        ArraySource(*tfds_builders.read_images(builder, split, (_EDGE, _EDGE, 3), place)) for split in ('train', 'test')
+    train, test = (tfds_builders.read_images(builder, split, (_EDGE, _EDGE, 3), place) for split in ('train', 'test'))
+    return from_arrays(config, train, test, class_names=names)
+
+
+def prepare(name: str, data_dir: pathlib.Path, archives: tuple[Archive, ...] | None = None) -> None:
+    """Makes CIFAR10 or CIFAR100 from its archive, which is downloaded if it was not placed.
+
+    Args:
+      name: 'cifar10' or 'cifar100'.
+      data_dir: where data sets lie.
+      archives: what it is made from, if not the published one.
+
+    Raises:
+      UserError: the archive cannot be had or is not the published one, or the disk cannot be written to.
+    """
+    archives = archives or ARCHIVES[name]
+    placed = tfds_builders.manual_folder(data_dir) / archives[0].file
+    if placed.exists():
+        tfds_builders.verify(placed, archives[0])
+    tfds_builders.write(builder_class(name, archives), data_dir)
+
+
+def _entry(name: str, classes: int) -> Entry:
+    return Entry(
+        functools.partial(_load, name),
+        lambda _: Kind((_EDGE, _EDGE, 3), classes),
+        ('dir', *COLOUR),
+        functools.partial(prepare, name),
     )
-    mean, std = channel_statistics(train.images)
-    return Dataset(
-        train=train,
-        test=test,
-        augment=standard(config, channels=3),
-        class_names=builder.info.features['label'].names,
-        image_shape=(_EDGE, _EDGE, 3),
-        mean=mean,
-        std=std,
-    )
+
+
+CIFAR10, CIFAR100 = _entry('cifar10', 10), _entry('cifar100', 100)
 
 
 def builder_class(name: str, archives: tuple[Archive, ...]) -> Any:

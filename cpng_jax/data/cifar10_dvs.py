@@ -17,6 +17,7 @@ from absl import logging
 from cpng_jax.data import tfds_builders
 from cpng_jax.data.aedat import SENSOR, read_aedat
 from cpng_jax.data.dataset import ArraySource, Dataset, Example, Subset
+from cpng_jax.data.entry import EVENTS, Entry, event_frames
 from cpng_jax.data.events import Events, cached_frames, random_shift
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
@@ -116,15 +117,14 @@ def load(config: Config) -> Dataset:
         recordings,
         time_steps=config.time_steps,
         slicing=config.slicing,
-        size=config.event_size,
-        sensor=SENSOR,
+        size=(config.event_size, config.event_size),
+        sensor=(SENSOR, SENSOR),
     )
-    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    recorded = ArraySource(frames, labels)
-    train, test = (Subset(recorded, indices) for indices in split_indices(counts, config.split))
+    recorded = ArraySource(frames, np.repeat(np.arange(len(counts)), counts))
+    train, test = split_indices(counts, config.split)
     return Dataset(
-        train=train,
-        test=test,
+        train=Subset(recorded, train),
+        test=Subset(recorded, test),
         augment=random_shift(config),
         class_names=list(_ARCHIVES),
         image_shape=frames.shape[1:],
@@ -132,6 +132,9 @@ def load(config: Config) -> Dataset:
         mean=np.zeros(2, np.float32),
         std=np.full(2, 1 / 255, np.float32),
     )
+
+
+ENTRY = Entry(load, event_frames(len(_ARCHIVES)), ('dir', 'split', *EVENTS), prepare)
 
 
 def split_indices(counts: list[int], split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,6 @@ from cpng_jax.runtime.errors import UserError
 Example = dict[str, Any]
 """`image`: uint8 `[H, W, C]`, event counts `[T, H, W, C]`, or as raw as a source has it; `label`: int32 scalar."""
 
-# Of the examples of each class, where a data set comes without a test split of its own.
-_TEST_SHARE = 0.2
 # What a split for validation is drawn by, the same in every run, whatever its seed.
 _VALIDATION_SEED = 1
 
@@ -93,40 +91,6 @@ class Dataset:
     std: np.ndarray
     prepare: Callable[[Example], Example] = as_it_is
     validation: Source | None = None
-
-
-def split_arrays(
-    images: np.ndarray,
-    labels: np.ndarray,
-    augment: Augmentation,
-    statistics: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Dataset:
-    """Makes a data set of arrays in which nobody has split training from test: a fifth of each class is for the test.
-
-    Args:
-      images: uint8 `[N, H, W, C]`, or `[N, T, H, W, C]` of events.
-      labels: integer `[N]`, from 0 on; a class is named after its label.
-      augment: applied to each training example.
-      statistics: mean and standard deviation of each channel to normalise by; None measures those of the training
-        images.
-
-    Returns:
-      The `Dataset`, split the same way each time that the labels are the same.
-
-    Raises:
-      UserError: scikit-learn is not installed.
-    """
-    train, test = stratified_split(labels, _TEST_SHARE)
-    mean, std = channel_statistics(images[train]) if statistics is None else statistics
-    return Dataset(
-        train=ArraySource(images[train], labels[train]),
-        test=ArraySource(images[test], labels[test]),
-        augment=augment,
-        class_names=[str(label) for label in range(labels.max() + 1)],
-        image_shape=images.shape[1:],
-        mean=mean,
-        std=std,
-    )
 
 
 def labels_of(source: Source) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from cpng_jax.data.augment import standard
-from cpng_jax.data.dataset import Dataset, split_arrays
+from cpng_jax.data.arrays import from_arrays
+from cpng_jax.data.dataset import Dataset
+from cpng_jax.data.entry import IMAGES, Entry, Kind
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 
@@ -20,7 +21,7 @@ def load(config: Config) -> Dataset:
     Raises:
       UserError: scikit-learn is not installed.
     """
-    return split_arrays(*scans(), standard(config, channels=1))
+    return from_arrays(config, scans())
 
 
 def scans() -> tuple[np.ndarray, np.ndarray]:
@@ -38,3 +39,6 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
         raise UserError('The digits come with scikit-learn: pip install scikit-learn') from error
     pixels, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
     return np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1), labels
+
+
+ENTRY = Entry(load, lambda _: Kind((8, 8, 1), 10), IMAGES)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cpng_jax.data import digits
-from cpng_jax.data.dataset import Dataset, split_arrays
-from cpng_jax.data.events import Events, cached_frames, random_shift
+from cpng_jax.data.arrays import from_arrays
+from cpng_jax.data.dataset import Dataset
+from cpng_jax.data.entry import EVENTS, Entry, event_frames
+from cpng_jax.data.events import Events, cached_frames
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.paths import local
@@ -71,12 +73,10 @@ def load(config: Config) -> Dataset:
         lambda: recordings(images[..., 0] / 255, size, camera),
         time_steps=config.time_steps,
         slicing=config.slicing,
-        size=size,
-        sensor=size,
+        size=(size, size),
+        sensor=(size, size),
     )
-    # The network sees the counts as they are, which it would divide by 255.
-    as_they_are = np.zeros(2, np.float32), np.full(2, 1 / 255, np.float32)
-    return split_arrays(stored, labels, random_shift(config), as_they_are)
+    return from_arrays(config, (stored, labels))
 
 
 def recordings(images: np.ndarray, size: int, camera: Camera) -> Iterator[Events]:
@@ -147,3 +147,6 @@ def _interpolation(edge: int, size: int, shifts: np.ndarray) -> np.ndarray:
     """
     centres = (np.arange(size) + 0.5) * edge / size - 0.5 - shifts[:, None]
     return np.maximum(0, 1 - np.abs(centres[..., None] - np.arange(edge)))
+
+
+ENTRY = Entry(load, event_frames(10), ('dir', *EVENTS))

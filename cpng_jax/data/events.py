@@ -32,7 +32,9 @@ class Events(NamedTuple):
     t: np.ndarray
 
 
-def frames(events: Events, *, time_steps: int, slicing: str, size: int, sensor: int) -> np.ndarray:
+def frames(
+    events: Events, *, time_steps: int, slicing: str, size: tuple[int, int], sensor: tuple[int, int]
+) -> np.ndarray:
     """Counts the events of each time slice, pixel and polarity.
 
     Args:
@@ -41,11 +43,11 @@ def frames(events: Events, *, time_steps: int, slicing: str, size: int, sensor: 
       slicing: 'count' for slices of N // T events each, what is left over going to the last one (Fang et al. 2021,
         "Incorporating learnable membrane time constant", and SpikingJelly's split by number); 'time' for slices of
         equal duration.
-      size: edge of the frames in pixels.
-      sensor: edge of the sensor in pixels, at least `size`.
+      size: height and width H and W of the frames in pixels.
+      sensor: height and width of the sensor in pixels, at least `size`.
 
     Returns:
-      Counts, uint8 `[T, size, size, 2]`, OFF before ON; a count above 255 is stored as 255.
+      Counts, uint8 `[T, H, W, 2]`, OFF before ON; a count above 255 is stored as 255.
 
     Raises:
       ValueError: there are no events, `slicing` has no such value, or the frames are larger than the sensor.
@@ -54,8 +56,9 @@ def frames(events: Events, *, time_steps: int, slicing: str, size: int, sensor: 
         raise ValueError('events hold no event, expected at least one.')
     if slicing not in SLICINGS:
         raise ValueError(f'slicing is {slicing!r}, expected one of {", ".join(SLICINGS)}.')
-    if size > sensor:
-        raise ValueError(f'size is {size}, expected at most the {sensor} pixels of the sensor.')
+    (height, width), (rows, columns) = size, sensor
+    if height > rows or width > columns:
+        raise ValueError(f'size is {height} x {width}, expected at most the {rows} x {columns} pixels of the sensor.')
     if slicing == 'count':
         step = len(events.t) // time_steps
         # Fewer events than slices: each share is empty, and all that is left over goes to the last slice.
@@ -66,11 +69,11 @@ def frames(events: Events, *, time_steps: int, slicing: str, size: int, sensor: 
     # Each event falls into the pixel of the small frame that covers its place. This keeps every event, and its count
     # an integer, whereas resampling an image of counts would blur them and lose those between the samples. With 128
     # to 48 a pixel covers 2 or 3 pixels of the sensor in each direction.
-    column = events.x.astype(np.int64) * size // sensor
-    row = events.y.astype(np.int64) * size // sensor
-    cell = ((slices * size + row) * size + column) * 2 + events.polarity
-    counts = np.bincount(cell, minlength=time_steps * size * size * 2)
-    return np.minimum(counts, 255).astype(np.uint8).reshape(time_steps, size, size, 2)
+    column = events.x.astype(np.int64) * width // columns
+    row = events.y.astype(np.int64) * height // rows
+    cell = ((slices * height + row) * width + column) * 2 + events.polarity
+    counts = np.bincount(cell, minlength=time_steps * height * width * 2)
+    return np.minimum(counts, 255).astype(np.uint8).reshape(time_steps, height, width, 2)
 
 
 def flip_and_roll(frames: np.ndarray, rng: np.random.Generator, *, flip: bool, roll: int) -> np.ndarray:
@@ -119,8 +122,8 @@ def cached_frames(
     *,
     time_steps: int,
     slicing: str,
-    size: int,
-    sensor: int,
+    size: tuple[int, int],
+    sensor: tuple[int, int],
 ) -> np.ndarray:
     """Opens the frames of all recordings, which are integrated once and kept in a file.
 
@@ -134,12 +137,12 @@ def cached_frames(
       sensor: see there.
 
     Returns:
-      Read from the file as needed, not to be written to: uint8 `[count, T, size, size, 2]`.
+      Read from the file as needed, not to be written to: uint8 `[count, T, H, W, 2]`.
 
     Raises:
       UserError: the file cannot be written.
     """
-    shape = (count, time_steps, size, size, 2)
+    shape = (count, time_steps, *size, 2)
     stored = _open(path, shape)
     if stored is not None:
         return stored

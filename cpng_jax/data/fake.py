@@ -3,27 +3,13 @@
 The augmentation is that of the configuration; only ImageNet's decoding and cropping has nothing to work on.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
-from cpng_jax.data import idx
 from cpng_jax.data.augment import standard
 from cpng_jax.data.dataset import Dataset, Example
+from cpng_jax.data.entry import Kind
 from cpng_jax.data.events import random_shift
 from cpng_jax.runtime.config import Config
-
-# name -> (shape of an image from config.data, number of classes)
-SHAPES: dict[str, tuple[Callable[[Config], tuple[int, ...]], int]] = {
-    'digits': (lambda _: (8, 8, 1), 10),
-    'digits_events': (lambda config: (config.time_steps, config.event_size, config.event_size, 2), 10),
-    'mnist5k': (lambda _: (28, 28, 1), 10),
-    **dict.fromkeys(idx.DATASETS, (lambda _: idx.SHAPE, 10)),
-    'cifar10': (lambda _: (32, 32, 3), 10),
-    'cifar100': (lambda _: (32, 32, 3), 100),
-    'cifar10_dvs': (lambda config: (config.time_steps, config.event_size, config.event_size, 2), 10),
-    'imagenet2012': (lambda config: (config.image_size, config.image_size, 3), 1000),
-}
 
 # Different images; a split repeats them.
 _POOL = 64
@@ -44,17 +30,17 @@ class FakeSource:
         return {'image': self.images[index % len(self.images)], 'label': self.labels[index]}
 
 
-def load(config: Config) -> Dataset:
-    """Makes a data set of the shape of `config.name`, with `config.fake_examples` training examples.
+def load(config: Config, kind: Kind) -> Dataset:
+    """Makes a data set of random images, with `config.fake_examples` training examples.
 
     Args:
       config: `config.data`; with `per_class` above 0 there are so many training examples of each class.
+      kind: what the images are.
 
     Returns:
       The `Dataset`.
     """
-    shape_of, classes = SHAPES[config.name]
-    shape = shape_of(config)
+    shape, classes = kind
     return Dataset(
         train=FakeSource(config.per_class * classes or config.fake_examples, shape, classes),
         test=FakeSource(config.fake_examples // 4, shape, classes),

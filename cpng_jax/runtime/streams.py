@@ -56,6 +56,11 @@ def outlive_readers() -> None:
             setattr(sys, name, text)
 
 
+def note(sentence: object) -> None:
+    """Prints the name of the program and a sentence on standard error, for what goes on all the same."""
+    print(f'{program_name()}: {sentence}', file=sys.stderr, flush=True)
+
+
 def output_error() -> OSError | None:
     """Why what the program printed is not whole: None where it is, or where its reader had enough."""
     sys.stdout.flush()

@@ -13,12 +13,14 @@ import rich.box
 import rich.console
 import rich.table
 
+from cpng_jax import data
 from cpng_jax.control import from_run
 from cpng_jax.control.controller import Rule
 from cpng_jax.control.effective_domain import INTERVALS, domain_half_width
 from cpng_jax.control.options import BOOLEAN, TEXT, Option, Range, choice, integer, number
 from cpng_jax.control.rules import RULES
-from cpng_jax.data import DATASETS, idx
+from cpng_jax.data.events import SLICINGS
+from cpng_jax.data.photographs import RESIZES
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.registry import MODELS
 from cpng_jax.nn.kinds import KINDS
@@ -27,6 +29,7 @@ from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime import tables
 from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Only, Retired
 from cpng_jax.runtime.errors import UserError, nearest
+from cpng_jax.training.data_keys import modules, of_data
 
 RETIRED = {'neuron.ds_atgo': Retired('neuron.kind', since='0.2', values={True: 'ds_atgo', False: 'lif'})}
 
@@ -53,14 +56,8 @@ def _only(key: str, table: Iterable[str], has_effect: Callable[[str], bool]) -> 
     return (Only(key, choices, idle),) if idle else ()
 
 
-# Of names that others register nothing is known: their data sets may read any key, their rules the options of others.
-_DATASETS, _RULES = tuple(DATASETS), tuple(RULES)
-_EVENTS = ('digits_events', 'cifar10_dvs')
-_GREY = ('digits', 'mnist5k', *idx.DATASETS)
-
-
-def _of_data(*names: str) -> tuple[Only, ...]:
-    return _only('data.name', _DATASETS, lambda name: name in names)
+# Of rules that others register nothing is known: they may read the options of others.
+_RULES = tuple(RULES)
 
 
 def _of_nets(field: str) -> tuple[Only, ...]:
@@ -106,21 +103,18 @@ def _run() -> list[Key]:
 
 
 def _data() -> list[Key]:
-    events = 'data.digits_events, data.cifar10_dvs'
-    colour = ('cifar10', 'cifar100', 'imagenet2012')
-    of_events, of_images = _of_data(*_EVENTS), _of_data(*_GREY, *colour)
+    names = Range(data.is_name, data.names())
     return [
-        _key('data.name', 'digits', choice(*DATASETS), 'data',
-             'the data set'),
-        _key('data.dir', 'data', TEXT, 'data.cifar, data.cifar10_dvs, data.idx, data.imagenet, data.digits_events',
-             'where python -m cpng_jax.data.prepare has put it', free=True),
+        _key('data.name', 'digits', names, 'data',
+             'the data set; the last two are those of TFDS, and your own function', names=tuple(data.DATASETS)),
+        _key('data.dir', 'data', TEXT, modules('dir'),
+             'where python -m cpng_jax.data.prepare has put it, or the folder of images itself', free=True),
         _key('data.fake', False, BOOLEAN, 'data',
              "True takes random images of the data set's shape instead, for dry runs and benchmarks"),
         _key('data.fake_examples', 2048, integer(4), 'data.fake',
              'training images then; a quarter as many for the test', only=(Only('data.fake', ('True',), (False,)),)),
         _key('data.per_class', 0, integer(0), 'data',
-             'training examples of each class, the first ones, for training on few labels; 0 for all', '0.2',
-             only=_of_data(*_GREY, 'digits_events', 'cifar10', 'cifar100')),
+             'training examples of each class, the first ones, for training on few labels; 0 for all', '0.2'),
         _key('data.validation', 0.0, _SHARE, 'data',
              'share of the training examples, of each class, that is not learnt from but chosen by: the best epoch is '
              'that of the best validation accuracy, and the test split is measured at the end; 0 chooses on the test '
@@ -131,29 +125,32 @@ def _data() -> list[Key]:
              "processes that do so, each with its own threads; 0 for none but the program's own", free=True),
         _key('data.crop_padding', 0, integer(0), 'data.augment',
              'pixels added on each side before the random crop; other augmentations follow in the order of keys',
-             only=of_images),
+             only=of_data('crop_padding')),
         _key('data.flip', False, BOOLEAN, 'data.augment, data.events',
              'mirror half of the images'),
         _key('data.policy', 'none', choice('none', 'autoaugment', 'randaugment'), 'data.augment',
-             'changes of an image, drawn at random; not in the paper', only=_of_data(*colour)),
+             'changes of an image, drawn at random; not in the paper', only=of_data('policy')),
         _key('data.cutout', 0, integer(0), 'data.augment',
-             'edge of the square that is blanked, in pixels; not in the paper', only=of_images),
+             'edge of the square that is blanked, in pixels; not in the paper', only=of_data('cutout')),
         _key('data.mixup_alpha', 0.0, number(0), 'training.objective',
              'mixing within the batch, on the device; 0 for none; not in the paper'),
         _key('data.cutmix_alpha', 0.0, number(0), 'training.objective',
              'pasting within the batch, on the device; 0 for none; not in the paper'),
-        _key('data.image_size', 224, integer(1), 'data.imagenet, data.fake',
-             "edge of ImageNet's images", only=_of_data('imagenet2012')),
-        _key('data.event_size', 48, integer(1), f'{events}, data.fake',
-             'edge of the frames of event data', only=of_events),
-        _key('data.slicing', 'count', choice('count', 'time'), events,
-             'frames of equally many events, or time: of equal length', only=of_events),
+        _key('data.resize', 'crop', choice(*RESIZES), 'data.photographs',
+             'crop: random crops, in the test the centre; fixed: whole images, scaled to a square', '0.2',
+             only=of_data('resize')),
+        _key('data.image_size', 224, integer(1), 'data.photographs, data.entry',
+             'edge that images of any size are brought to', only=of_data('image_size')),
+        _key('data.event_size', 48, integer(1), f'{modules("event_size")}, data.recordings, data.entry',
+             'edge of the frames of event data', only=of_data('event_size')),
+        _key('data.slicing', 'count', choice(*SLICINGS), f'{modules("slicing")}, data.recordings',
+             'frames of equally many events, or time: of equal length', only=of_data('slicing')),
         _key('data.roll', 5, integer(0), 'data.events',
-             'pixels that training frames are shifted by at most', only=of_events),
-        _key('data.split', 'fixed', choice('fixed', 'random'), 'data.cifar10_dvs',
-             'which recordings of CIFAR10-DVS are for the test', only=_of_data('cifar10_dvs')),
-        _key('data.time_steps', None, integer(1), f'{events}, data.fake',
-             'frames of a recording', follows='model.time_steps', only=of_events),
+             'pixels that training frames are shifted by at most', only=of_data('roll')),
+        _key('data.split', 'fixed', choice('fixed', 'random'), modules('split'),
+             'which recordings of CIFAR10-DVS are for the test', only=of_data('split')),
+        _key('data.time_steps', None, integer(1), f'{modules("time_steps")}, data.recordings, data.entry',
+             'frames of a recording', follows='model.time_steps', only=of_data('time_steps')),
     ]
 
 
@@ -164,7 +161,7 @@ def _network() -> list[Key]:
         _key('model.width', 1.0, _POSITIVE, 'models.network',
              'factor on all channels'),
         _key('model.time_steps', 5, integer(1), 'models.network',
-             'T', only=_of_data(*(name for name in _DATASETS if name not in _EVENTS))),
+             'T', only=of_data('time_steps', reads=False)),
         _key('neuron.kind', 'lif', choice(*KINDS), 'models.registry',
              'what neurons do; all but lif are not in the paper', '0.2'),
         _key('neuron.tau', 0.5, number(0, 1), 'nn.neuron',

@@ -66,7 +66,7 @@ def place(data_dir, name, files):
     """Places an archive and prepares the data set from it."""
     file = cifar.ARCHIVES[name][0].file
     path = write_tar(data_dir / 'downloads' / 'manual' / file, files)
-    prepare.prepare_cifar(name, data_dir, (published(path, cifar.ARCHIVES[name][0].source),))
+    cifar.prepare(name, data_dir, (published(path, cifar.ARCHIVES[name][0].source),))
 
 
 def load(name, data_dir, **changes):
@@ -150,7 +150,7 @@ def test_the_published_checksum_is_demanded(tmp_path, capsys):
     archive = published(path, 'https://nowhere.invalid/x')
     path.write_bytes(path.read_bytes()[:-1] + b'?')
     with pytest.raises(UserError, match=f'its SHA-256 is .*, expected {archive.sha256}'):
-        prepare.prepare_cifar('cifar10', tmp_path, (archive,))
+        cifar.prepare('cifar10', tmp_path, (archive,))
     assert tfds_builders.prepared_folder('cifar10', tmp_path) is None
 
 
@@ -178,13 +178,13 @@ def test_a_truncated_archive_is_named(tmp_path):
     path = write_tar(tmp_path / 'downloads' / 'manual' / 'cifar-10-binary.tar.gz', cifar10_files()[0])
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(UserError, match=r'cifar-10-binary.tar.gz is damaged'):
-        prepare.prepare_cifar('cifar10', tmp_path, (published(path, 'https://nowhere.invalid/x'),))
+        cifar.prepare('cifar10', tmp_path, (published(path, 'https://nowhere.invalid/x'),))
 
 
 def test_without_a_network_the_user_learns_what_to_place_where(tmp_path):
     archive = Archive('cifar-10-binary.tar.gz', 'http://127.0.0.1:9/cifar-10-binary.tar.gz', 10, 'a' * 64)
     with pytest.raises(UserError, match=r'Cannot download cifar10 .*127.0.0.1:9/cifar-10') as error:
-        prepare.prepare_cifar('cifar10', tmp_path, (archive,))
+        cifar.prepare('cifar10', tmp_path, (archive,))
     assert f'place it in {tmp_path / "downloads" / "manual"}' in str(error.value)
 
 

@@ -72,7 +72,7 @@ def test_from_archives_to_frames(data_dir):
     dataset = cifar10_dvs.load(config(data_dir))
     assert dataset.class_names == list(CLASSES)
     assert dataset.image_shape == (4, 48, 48, 2)
-    options = dict(time_steps=4, slicing='count', size=48, sensor=128)
+    options = dict(time_steps=4, slicing='count', size=(48, 48), sensor=(128, 128))
     expected = np.stack(
         [[frames(read_aedat(aedat(100 * c + n), ''), **options) for n in range(RECORDINGS)] for c in range(10)]
     )

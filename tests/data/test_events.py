@@ -8,31 +8,41 @@ from cpng_jax.data.events import Events, cached_frames, flip_and_roll, frames
 from cpng_jax.runtime.errors import UserError
 
 
-def recording(count: int, sensor: int, seed: int, duration: int = 1000) -> Events:
+def recording(count: int, sensor: tuple[int, int], seed: int, duration: int = 1000) -> Events:
     rng = np.random.default_rng(seed)
-    x, y = rng.integers(sensor, size=(2, count))
+    y, x = rng.integers(sensor, size=(count, 2)).T
     return Events(x, y, rng.integers(2, size=count).astype(np.uint8), np.sort(rng.integers(duration, size=count)) + 77)
 
 
-def by_hand(events: Events, bounds, size: int, sensor: int) -> np.ndarray:
+def by_hand(events: Events, bounds, size: tuple[int, int], sensor: tuple[int, int]) -> np.ndarray:
     """Counts event by event between the given places in the stream."""
-    counts = np.zeros((len(bounds) - 1, size, size, 2), np.int64)
+    counts = np.zeros((len(bounds) - 1, *size, 2), np.int64)
     for step in range(len(counts)):
         for event in range(bounds[step], bounds[step + 1]):
-            row, column = int(events.y[event] * size / sensor), int(events.x[event] * size / sensor)
+            row, column = (
+                int(place[event] * of / whole)
+                for place, of, whole in zip((events.y, events.x), size, sensor, strict=True)
+            )
             counts[step, row, column, events.polarity[event]] += 1
     return np.minimum(counts, 255)
 
 
-SHAPES = dict(count=st.integers(1, 200), time_steps=st.integers(1, 12), size=st.integers(1, 8), seed=st.integers(0, 99))
+# Sensors are of 8 x 12 pixels.
+SENSOR = (8, 12)
+SHAPES = dict(
+    count=st.integers(1, 200),
+    time_steps=st.integers(1, 12),
+    size=st.tuples(st.integers(1, 8), st.integers(1, 12)),
+    seed=st.integers(0, 99),
+)
 
 
 @given(**SHAPES)
 def test_slices_of_equal_count(count, time_steps, size, seed):
-    events = recording(count, 8, seed)
-    counted = frames(events, time_steps=time_steps, slicing='count', size=size, sensor=8)
+    events = recording(count, SENSOR, seed)
+    counted = frames(events, time_steps=time_steps, slicing='count', size=size, sensor=SENSOR)
     bounds = [count // time_steps * step for step in range(time_steps)] + [count]
-    np.testing.assert_array_equal(counted, by_hand(events, bounds, size, 8))
+    np.testing.assert_array_equal(counted, by_hand(events, bounds, size, SENSOR))
     assert counted.dtype == np.uint8
     sums = counted.sum(axis=(1, 2, 3), dtype=np.int64)
     assert sums.sum() == count
@@ -41,17 +51,17 @@ def test_slices_of_equal_count(count, time_steps, size, seed):
 
 @given(**SHAPES, duration=st.integers(1, 500))
 def test_slices_of_equal_time(count, time_steps, size, seed, duration):
-    events = recording(count, 8, seed, duration)
-    counted = frames(events, time_steps=time_steps, slicing='time', size=size, sensor=8)
+    events = recording(count, SENSOR, seed, duration)
+    counted = frames(events, time_steps=time_steps, slicing='time', size=size, sensor=SENSOR)
     # Slice k begins at the time k / T of the recording, whose last microsecond belongs to it.
     starts = events.t[0] + np.arange(time_steps + 1) * (events.t[-1] + 1 - events.t[0]) / time_steps
-    np.testing.assert_array_equal(counted, by_hand(events, np.searchsorted(events.t, starts - 1e-9), size, 8))
+    np.testing.assert_array_equal(counted, by_hand(events, np.searchsorted(events.t, starts - 1e-9), size, SENSOR))
 
 
 def test_from_128_to_48_every_event_is_kept_and_no_pixel_is_empty():
     y, x = (axis.reshape(-1) for axis in np.indices((128, 128)))
     events = Events(x, y, np.ones(128**2, np.uint8), np.arange(128**2))
-    counted = frames(events, time_steps=1, slicing='count', size=48, sensor=128)
+    counted = frames(events, time_steps=1, slicing='count', size=(48, 48), sensor=(128, 128))
     assert counted[..., 1].sum() == 128**2
     assert set(np.unique(counted[..., 1])) == {4, 6, 9}
     assert not counted[..., 0].any()
@@ -59,17 +69,17 @@ def test_from_128_to_48_every_event_is_kept_and_no_pixel_is_empty():
 
 def test_counts_end_at_255():
     events = Events(*np.zeros((3, 300), np.uint8), np.arange(300))
-    assert frames(events, time_steps=1, slicing='count', size=1, sensor=1).tolist() == [[[[255, 0]]]]
+    assert frames(events, time_steps=1, slicing='count', size=(1, 1), sensor=(1, 1)).tolist() == [[[[255, 0]]]]
 
 
 def test_wrong_arguments_are_named():
-    events = recording(5, 8, 0)
+    events = recording(5, SENSOR, 0)
     with pytest.raises(ValueError, match="slicing is 'number', expected one of count, time"):
-        frames(events, time_steps=1, slicing='number', size=4, sensor=8)
-    with pytest.raises(ValueError, match='size is 9, expected at most the 8 pixels'):
-        frames(events, time_steps=1, slicing='time', size=9, sensor=8)
+        frames(events, time_steps=1, slicing='number', size=(4, 4), sensor=SENSOR)
+    with pytest.raises(ValueError, match='size is 9 x 9, expected at most the 8 x 12 pixels'):
+        frames(events, time_steps=1, slicing='time', size=(9, 9), sensor=SENSOR)
     with pytest.raises(ValueError, match='no event'):
-        frames(recording(0, 8, 0), time_steps=1, slicing='time', size=4, sensor=8)
+        frames(recording(0, SENSOR, 0), time_steps=1, slicing='time', size=(4, 4), sensor=SENSOR)
 
 
 def test_flip_and_roll_do_the_same_to_all_slices_and_nothing_else():
@@ -100,7 +110,7 @@ def test_flip_and_roll_can_be_switched_off():
         assert np.array_equal(flipped, stack) or np.array_equal(flipped, stack[:, :, ::-1])
 
 
-OPTIONS = dict(time_steps=2, slicing='count', size=4, sensor=8)
+OPTIONS = dict(time_steps=2, slicing='count', size=(4, 6), sensor=SENSOR)
 
 
 def test_frames_are_made_once_and_again_if_the_file_is_damaged(tmp_path):
@@ -109,7 +119,7 @@ def test_frames_are_made_once_and_again_if_the_file_is_damaged(tmp_path):
 
     def recordings():
         made.append(1)
-        return [recording(50, 8, seed) for seed in range(3)]
+        return [recording(50, SENSOR, seed) for seed in range(3)]
 
     first = cached_frames(path, 3, recordings, **OPTIONS)
     np.testing.assert_array_equal(first, [frames(events, **OPTIONS) for events in recordings()])
@@ -128,7 +138,7 @@ def test_frames_are_made_once_and_again_if_the_file_is_damaged(tmp_path):
 @pytest.mark.parametrize('error', [KeyboardInterrupt, UserError])
 def test_an_interruption_leaves_nothing_behind(tmp_path, error):
     def recordings():
-        yield recording(50, 8, 0)
+        yield recording(50, SENSOR, 0)
         raise error
 
     with pytest.raises(error):
@@ -142,5 +152,5 @@ def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.os, 'fsync', full)
     with pytest.raises(UserError, match=r'Cannot write the event frames to .*frames.npy: No space left on device'):
-        cached_frames(tmp_path / 'frames.npy', 1, lambda: [recording(5, 8, 0)], **OPTIONS)
+        cached_frames(tmp_path / 'frames.npy', 1, lambda: [recording(5, SENSOR, 0)], **OPTIONS)
     assert not list(tmp_path.iterdir())

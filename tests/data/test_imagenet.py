@@ -57,7 +57,7 @@ def place(data_dir, train, validation):
     (folder / imagenet.TRAIN_ARCHIVE).write_bytes(train)
     (folder / imagenet.VALIDATION_ARCHIVE).write_bytes(validation)
     names = (imagenet.TRAIN_ARCHIVE, imagenet.VALIDATION_ARCHIVE)
-    prepare.prepare_imagenet(
+    imagenet.prepare(
         data_dir, tuple(published(folder / name, 'https://nowhere.invalid')._replace(fetched=False) for name in names)
     )
 

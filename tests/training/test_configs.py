@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cpng_jax.data import fake
+from cpng_jax import data
 from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
@@ -224,4 +224,4 @@ def test_a_summary_needs_neither_data_nor_a_run(tmp_path, capsys):
     assert result['parameters'] == 21_797_672
     assert '36 beta layers' in capsys.readouterr().out
     assert not (tmp_path / 'run').exists()
-    assert set(fake.SHAPES) >= {get(name).data.name for name in NAMES}
+    assert {get(name).data.name for name in NAMES} <= {name for name, line in data.DATASETS.items() if line.kind}

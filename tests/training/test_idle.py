@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import re
 import types
@@ -11,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import base
 from cpng_jax import data
 from cpng_jax.control.controller import FirstLayer, Observed
 from cpng_jax.control.effective_domain import chi_by_layer
-from cpng_jax.data import cifar, cifar10_dvs, digits, digits_events, fake
+from cpng_jax.data import cifar10_dvs, digits, digits_events, fake, folder, tfds_builders
 from cpng_jax.models import registry
 from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
@@ -33,8 +35,8 @@ OTHER = {
     'data.name': 'digits_events', 'data.fake': True, 'data.fake_examples': 100, 'data.per_class': 2,
     'data.validation': 0.25,
     'data.crop_padding': 2, 'data.flip': True, 'data.policy': 'autoaugment', 'data.cutout': 4,
-    'data.mixup_alpha': 0.2, 'data.cutmix_alpha': 0.2, 'data.image_size': 12, 'data.event_size': 10,
-    'data.slicing': 'time', 'data.roll': 3, 'data.split': 'random', 'data.time_steps': 3,
+    'data.mixup_alpha': 0.2, 'data.cutmix_alpha': 0.2, 'data.resize': 'fixed', 'data.image_size': 12,
+    'data.event_size': 10, 'data.slicing': 'time', 'data.roll': 3, 'data.split': 'random', 'data.time_steps': 3,
     'model.name': 'resnet18', 'model.width': 2.0, 'model.time_steps': 3,
     'neuron.kind': 'ds_atgo', 'neuron.tau': 0.4, 'neuron.learn_tau': True, 'neuron.v_th': 0.7,
     'neuron.surrogate': 'rectangular', 'neuron.detach_reset': True,
@@ -72,7 +74,12 @@ def small(**changes):
     """A configuration whose parts take milliseconds to trace."""
     config = base.get_config()
     config.epochs, config.batch_size, config.model.time_steps = 20, 4, 2
-    edge = {'imagenet2012': 'image_size', 'digits_events': 'event_size', 'cifar10_dvs': 'event_size'}
+    edge = {
+        'imagenet2012': 'image_size',
+        'folder': 'image_size',
+        'digits_events': 'event_size',
+        'cifar10_dvs': 'event_size',
+    }
     name = changes.get('data.name', 'digits')
     if name in edge:
         config.data[edge[name]] = 8
@@ -111,35 +118,55 @@ def part(*read):
 
 
 @pytest.fixture(scope='module')
-def data_sets():
+def data_sets(tmp_path_factory):
     """The data sets by the same code as ever, with images and frames that are made up where files would be read."""
     images, labels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8), np.arange(40) % 4
 
     def frames(path, count, recordings, *, time_steps, slicing, size, sensor):
         drawn = np.random.default_rng([*slicing.encode()])
-        return drawn.integers(0, 4, (count, time_steps, size, size, 2), np.uint8)
+        return drawn.integers(0, 4, (count, time_steps, *size, 2), np.uint8)
 
     def shaped(config):
         config = config.copy_and_resolve_references()
         config.fake_examples, config.per_class = 40, 0
-        return fake.load(config)
+        return fake.load(config, data.kind_of(config))
 
     def in_memory(config):
         dataset = shaped(config)
         train = data.ArraySource(dataset.train.images, np.arange(40) % 4)
         return dataclasses.replace(dataset, train=train)
 
-    info = types.SimpleNamespace(features={'label': types.SimpleNamespace(names='abcd')})
+    encoded = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image[:, :24]).save(buffer, 'PNG')
+        encoded.append(buffer.getvalue())
+    records = [
+        {'image': image, 'label': label, 'file_name': 'an image'} for image, label in zip(encoded, labels, strict=True)
+    ]
+    classes = tmp_path_factory.mktemp('folder')
+    for index, image in enumerate(encoded):
+        path = classes / ('test' if index < 8 else 'train') / 'abcd'[labels[index]] / f'{index:02}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+
+    features = {'label': types.SimpleNamespace(names='abcd')}
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(features=features), data_path=tmp_path_factory.mktemp('tfds'))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, 'scans', lambda: (images[..., :1], labels))
         for module in (digits_events, cifar10_dvs):
             patch.setattr(module, 'cached_frames', frames)
         patch.setattr(cifar10_dvs, '_open', lambda folder: (folder, [20] * 10, None))
-        patch.setattr(cifar.tfds_builders, 'open_builder', lambda *_: types.SimpleNamespace(info=info))
-        read = lambda builder, split, shape, place: (images[..., : shape[-1]], labels)
-        patch.setattr(cifar.tfds_builders, 'read_images', read)
-        patch.setitem(data.DATASETS, 'mnist5k', in_memory)
-        patch.setitem(data.DATASETS, 'imagenet2012', shaped)
+        patch.setattr(tfds_builders, 'open_builder', lambda *_: builder)
+        patch.setattr(tfds_builders, 'records', lambda *_, **__: records)
+        patch.setattr(tfds_builders, 'read_all', iter)
+        patch.setattr(folder, 'local', lambda *_: classes)
+        patch.setattr(
+            tfds_builders,
+            'read_images',
+            lambda _, split, shape, place: (images[:, : shape[0], : shape[1], : shape[2]], labels),
+        )
+        patch.setitem(data.DATASETS, 'mnist5k', data.DATASETS['mnist5k']._replace(load=in_memory))
         yield
 
 
@@ -148,7 +175,7 @@ def data_of(config):
     dataset = data.load(config.data)
     rng = np.random.default_rng(0)
     seen = [dataset.augment(dataset.train[index], rng)['image'].tobytes() for index in range(4)]
-    tested = [dataset.test[index]['image'].tobytes() for index in range(min(20, len(dataset.test)))]
+    tested = [dataset.prepare(dataset.test[index])['image'].tobytes() for index in range(min(20, len(dataset.test)))]
     return digest(len(dataset.train), len(dataset.test), dataset.image_shape, seen, tested)
 
 
@@ -169,7 +196,7 @@ def optimizer_of(config):
 
 
 def network_of(config):
-    shape = fake.SHAPES[config.data.name][0](config.data)
+    shape = data.kind_of(config.data).image_shape
     # Frames of one size: traces of large images say no more.
     return traced(config, (*shape[:-3], 8, 8, shape[-1]))
 
