@@ -83,7 +83,7 @@ def _import(name: str, module: str) -> types.ModuleType:
         if error.name and f'{module}.'.startswith(f'{error.name}.'):
             raise UserError(
                 f'config.data.name is {name!r}, but there is no module {error.name!r} beside the configuration file, '
-                f'in the current folder {here}, or installed.'
+                f'in the current folder {here}, or installed: start where it lies, or put that folder on PYTHONPATH.'
             ) from error
         raise _failure(name, error) from error
     except (Exception, SystemExit) as error:
