@@ -1,6 +1,7 @@
 """The examples train, and set beta on the way."""
 
 import importlib
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import digits
 from cpng_jax import LIF, VGG, cpng, lif
+from cpng_jax.training import loop
 
 
 @pytest.mark.trains
@@ -48,3 +51,20 @@ def test_nnx_takes_a_whole_network_through_an_update():
         _, _, report = cpng.update(of(statistics), beta, cpng.init(beta))
         assert not report.skipped_layers()
         assert all(0 < chi < 1 for chi in jax.tree.leaves(report.chi))
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_the_page_shows_the_example_of_ones_own_data():
+    code = (ROOT / 'examples' / 'own_data.py').read_text()
+    assert f'<!-- example: own data -->\n```python\n{code}```\n' in (ROOT / 'docs' / 'data.md').read_text()
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize(('name', 'size'), [('images', 8), ('recordings', 16)])
+def test_ones_own_data_trains(tmp_path, shrink, name, size):
+    config = shrink(digits.get_config())
+    config.data.update(name=f'examples.own_data:{name}', dir=str(tmp_path), validation=0.2, roll=0, crop_padding=0)
+    config.data.event_size, config.batch_size, config.epochs = size, 16, 6
+    assert loop.run(config, tmp_path / 'run')['test_accuracy'] > 0.6

@@ -136,11 +136,13 @@ def centre_box(width: int, height: int, resize: int, size: int) -> Box:
 
 def _open(data: bytes, name: str) -> Any:
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise UserError('Photographs are decoded with Pillow: pip install pillow') from error
     try:
         return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise UserError(f'{name} cannot be decoded: it is no image, or damaged; replace it.') from error
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f'{name} cannot be decoded ({error}): replace it, or prepare the data set again.') from error
 

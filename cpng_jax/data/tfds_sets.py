@@ -114,13 +114,15 @@ def _folder(name: str, data_dir: pathlib.Path) -> pathlib.Path:
 def _feature(builder: Any, kind: Any, preferred: str) -> str:
     """The name of the feature of a kind: the preferred one, or else the only one."""
     features = builder.info.features
-    names = [key for key, feature in getattr(features, 'items', dict)() if isinstance(feature, kind)]
+    by_name = isinstance(features, tfds_builders.import_tfds().features.FeaturesDict)
+    known = dict(sorted(features.items())) if by_name else {}
+    names = [key for key, feature in known.items() if isinstance(feature, kind)]
     if preferred in names:
         return preferred
     if len(names) != 1:
-        listed = ', '.join(f'{key} ({type(feature).__name__})' for key, feature in getattr(features, 'items', dict)())
+        listed = ', '.join(f'{key} ({type(feature).__name__})' for key, feature in known.items()) or str(features)
         which = f'the {kind.__name__} features {" and ".join(names)}' if names else f'no {kind.__name__} feature'
-        raise _unusable(builder, f'{which}, expected one; its features are {listed or features}')
+        raise _unusable(builder, f'{which}, expected one; its features are {listed}')
     return names[0]
 
 
