@@ -25,7 +25,8 @@ from cpng_jax.runtime.paths import local
 
 _NAME, _VERSION = 'cifar10_dvs', '1.0.0'
 _ARTICLE = 'https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671'
-_FILES = 'https://ndownloader.figshare.com/files/'
+# By the number of a file: for programs, and for browsers; to a program the latter answers with nothing.
+_FILES, _FOR_BROWSERS = 'https://api.figshare.com/v2/file/download/', 'https://ndownloader.figshare.com/files/'
 # class: number of its archive at figshare, and its MD5 checksum as SpikingJelly's loader lists it
 _ARCHIVES = {
     'airplane': ('7712788', '0afd5c4bf9ae06af762a77b180354fdd'),
@@ -64,7 +65,10 @@ def prepare(data_dir: pathlib.Path) -> None:
     archives = {name: manual / f'{name}.zip' for name in _ARCHIVES}
     missing = [f'{name}.zip ({_FILES}{_ARCHIVES[name][0]})' for name, path in archives.items() if not path.is_file()]
     if missing:
-        raise UserError(f'CIFAR10-DVS lacks {", ".join(missing)}: download from {_ARTICLE} into {manual}.')
+        raise UserError(
+            f'CIFAR10-DVS lacks {", ".join(missing)}: download into {manual}, with a browser also from {_ARTICLE} or, '
+            f'with the same numbers, from {_FOR_BROWSERS}, which answers curl and wget with an empty file.'
+        )
     # All are looked at before the first is unpacked, since that takes minutes.
     members = {name: _members(path) for name, path in archives.items()}
     for name, path in archives.items():

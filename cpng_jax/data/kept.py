@@ -34,7 +34,7 @@ def kept(
         pass  # absent, damaged or something else: it can be made again
     arrays = make()
     contents = io.BytesIO()
-    np.savez(contents, **arrays)
+    np.savez(contents, **arrays)  # pyright: ignore[reportArgumentType]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, contents.getvalue())

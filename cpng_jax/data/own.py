@@ -61,7 +61,7 @@ def _function(name: str) -> Callable[[Config], Dataset]:
     if not match:
         raise UserError(f'config.data.name is {name!r}, expected package.module:function.')
     module = _import(name, match['module'])
-    function = getattr(module, match['function'], None)
+    function: Any = getattr(module, match['function'], None)
     if callable(function):
         return function
     where = getattr(module, '__file__', None) or match['module']

@@ -157,9 +157,10 @@ def test_missing_archives_are_named_with_where_they_are_and_where_they_belong(tm
     with pytest.raises(UserError) as caught:
         cifar10_dvs.prepare(tmp_path)
     assert str(caught.value) == (
-        'CIFAR10-DVS lacks dog.zip (https://ndownloader.figshare.com/files/7712818), '
-        'ship.zip (https://ndownloader.figshare.com/files/7712836): download from '
-        f'https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671 into {manual}.'
+        'CIFAR10-DVS lacks dog.zip (https://api.figshare.com/v2/file/download/7712818), '
+        f'ship.zip (https://api.figshare.com/v2/file/download/7712836): download into {manual}, with a browser also '
+        'from https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671 or, with the same numbers, from '
+        'https://ndownloader.figshare.com/files/, which answers curl and wget with an empty file.'
     )
 
 

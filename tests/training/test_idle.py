@@ -151,7 +151,9 @@ def data_sets(tmp_path_factory):
         path.write_bytes(image)
 
     features = {'label': types.SimpleNamespace(names='abcd')}
-    builder = types.SimpleNamespace(info=types.SimpleNamespace(features=features), data_path=tmp_path_factory.mktemp('tfds'))
+    builder = types.SimpleNamespace(
+        info=types.SimpleNamespace(features=features), data_path=tmp_path_factory.mktemp('tfds')
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, 'scans', lambda: (images[..., :1], labels))
         for module in (digits_events, cifar10_dvs):
