@@ -26,7 +26,8 @@ def kept(
       The arrays by name.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # np.load leaves a file open that it finds damaged.
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         if right(**arrays):
             return arrays
