@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_images
 from configs import base
 from cpng_jax import data
 from cpng_jax.data import imagenet, jpeg, prepare, tfds_builders
+from cpng_jax.data.dataset import labels_of
 from cpng_jax.data.pipeline import TrainBatches, eval_batches
 from cpng_jax.runtime.errors import UserError
 from tests.data.test_cifar import published
@@ -86,6 +87,16 @@ def test_the_encoded_images_are_those_put_in(prepared):
         assert example['label'] == LABELS[SYNSETS.index(name.split('_')[0])]
     assert len(dataset.class_names) == 1000
     assert [dataset.class_names[label] for label in LABELS] == SYNSETS
+
+
+def test_labels_are_known_without_the_images(prepared, monkeypatch):
+    dataset = load(prepared, validation=0.5)
+    assert dataset.validation is not None
+    for source in (dataset.train, dataset.validation):
+        assert sorted(labels_of(source)) == LABELS
+        assert [example['label'] for example in map(source.__getitem__, range(3))] == labels_of(source).tolist()
+    monkeypatch.setattr(tfds_builders, 'read_all', lambda _: pytest.fail('read again'))
+    np.testing.assert_array_equal(labels_of(load(prepared, validation=0.5).train), labels_of(dataset.train))
 
 
 def test_validation_labels_go_by_the_number_in_the_name(prepared):
