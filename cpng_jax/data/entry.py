@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
     Attributes:
       load: opens it, from `config.data`.
-      kind: says from `config.data` what it is, without its files where it is one of the known; None has it opened.
+      kind: says from `config.data` what it is to a network; None has it opened for that.
       keys: of `config.data` it reads, next to those that every data set has; None where nobody knows.
       prepare: makes it in a folder of data sets, for `python -m cpng_jax.data.prepare`; None where nothing has to be.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 from cpng_jax.data.dataset import Dataset, Example
 from cpng_jax.data.entry import PHOTOGRAPHS, Entry, Kind, photographs
-from cpng_jax.data.jpeg import decode_resize
+from cpng_jax.data.jpeg import decode_resize, import_pillow
 from cpng_jax.data.kept import kept
 from cpng_jax.data.photographs import make_dataset
 from cpng_jax.runtime import streams
@@ -62,7 +62,7 @@ class FolderSource:
 
 
 def load(config: Config) -> Dataset:
-    """Opens the images in `config.dir`. At the first use all are decoded on trial, later only those of other names.
+    """Opens the images in `config.dir`; at the first use, and after files came or went, all are decoded on trial.
 
     Args:
       config: `config.data`; `image_size` and `resize` say how images reach the network (`photographs.py`).
@@ -137,7 +137,8 @@ def _list(split: pathlib.Path) -> Split:
         counts.append(len(images))
     if others:
         streams.note(
-            f'{len(others)} files or folders in {split} are passed over, since they are no {_ENDINGS}: {others[0]}'
+            f'{len(others)} files or folders in {split} are passed over, since they are no {", ".join(_ENDINGS)}; '
+            f'the first is {others[0]}.'
         )
     return Split(classes, files, np.repeat(np.arange(len(classes), dtype=np.int32), counts))
 
@@ -161,6 +162,7 @@ def _digest(folder: pathlib.Path, splits: dict[str, Split]) -> str:
 
 def _decoded(folder: pathlib.Path, *sources: FolderSource) -> dict[str, np.ndarray]:
     """Decodes all images on trial, and says which cannot be."""
+    import_pillow()
     count = sum(map(len, sources))
     if count >= _MANY:
         streams.note(f'looking whether the {count:,} images in {folder} can be decoded; this is done once.')

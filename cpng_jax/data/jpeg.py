@@ -134,17 +134,30 @@ def centre_box(width: int, height: int, resize: int, size: int) -> Box:
     return Box(left * across, top * down, size * across, size * down)
 
 
-def _open(data: bytes, name: str) -> Any:
+def import_pillow() -> Any:
+    """Imports Pillow.
+
+    Returns:
+      Its module `Image`.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise UserError('Photographs are decoded with Pillow: pip install pillow') from error
+    return Image
+
+
+def _open(data: bytes, name: str) -> Any:
+    pillow = import_pillow()
     try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise UserError(f'{name} cannot be decoded: it is no image, or damaged; replace it.') from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f'{name} cannot be decoded ({error}): replace it, or prepare the data set again.') from error
+        return pillow.open(io.BytesIO(data))
+    except (OSError, ValueError, pillow.DecompressionBombError) as error:
+        # The text of the first is about an object of Python.
+        reason = 'it is no image, or damaged' if isinstance(error, pillow.UnidentifiedImageError) else error
+        raise UserError(f'{name} cannot be decoded ({reason}): replace it, or prepare the data set again.') from error
 
 
 def _decode(image: Any, box: Box, size: int, margin: int, name: str) -> np.ndarray:
