@@ -20,7 +20,7 @@ from absl import flags
 
 from configs import cifar10_resnet19
 from cpng_jax.data.augment import random_flip, standard
-from cpng_jax.data.dataset import Example
+from cpng_jax.data.dataset import ArraySource, Example
 from cpng_jax.data.jpeg import decode_random_resized_crop, decode_resize_centre_crop
 from cpng_jax.data.pipeline import TrainBatches
 from cpng_jax.runtime import command
@@ -101,7 +101,7 @@ def whole_pipeline(encoded: list[bytes], count: int, seed: int, threads: int) ->
         image = decode_random_resized_crop(example['image'], 224, rng)
         return {'image': random_flip(image, rng), 'label': example['label']}
 
-    source = [{'image': data, 'label': np.int32(0)} for data in encoded] * 1000
+    source = ArraySource(np.array(encoded * 1000, object), np.zeros(1000 * len(encoded)))
     steps = -(-count // _BATCH)
     with TrainBatches(source, augment, batch_size=_BATCH, seed=seed, threads=threads) as batches:
         next(batches)  # the threads have started

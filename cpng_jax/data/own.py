@@ -8,7 +8,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -61,9 +61,9 @@ def _function(name: str) -> Callable[[Config], Dataset]:
     if not match:
         raise UserError(f'config.data.name is {name!r}, expected package.module:function.')
     module = _import(name, match['module'])
-    function: Any = getattr(module, match['function'], None)
+    function = getattr(module, match['function'], None)
     if callable(function):
-        return function
+        return cast(Callable[[Config], Dataset], function)
     where = getattr(module, '__file__', None) or match['module']
     functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith('_')]
     near = f'; the nearest is {nearest(match["function"], functions)!r}' if functions else ''

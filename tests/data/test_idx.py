@@ -12,6 +12,7 @@ from configs import base
 from cpng_jax import data
 from cpng_jax.data import idx, prepare, tfds_builders
 from cpng_jax.data.tfds_builders import Archive
+from cpng_jax.runtime import files
 from cpng_jax.runtime.errors import UserError
 
 COUNTS = {'train': 20, 'test': 10}
@@ -129,7 +130,7 @@ def test_a_folder_that_cannot_be_written_to_is_read_all_the_same(prepared, monke
     def refuse(path, contents):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(tfds_builders.files, 'replace', refuse)
+    monkeypatch.setattr(files, 'replace', refuse)
     assert pairs(load(prepared).test) == expected
     assert not kept.exists()
 

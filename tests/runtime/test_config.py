@@ -224,7 +224,8 @@ def test_a_retired_key_says_what_to_write_instead():
         (
             {'data.name': 'digits_events', 'data.cutout': 4},
             "config.data.cutout is 4, which has no effect with config.data.name 'digits_events': leave it at 0, "
-            'or choose digits, mnist5k, cifar10, cifar100 or imagenet2012.',
+            'or choose digits, mnist5k, fashion_mnist, mnist, kmnist, cifar10, cifar100, imagenet2012, folder or '
+            'tfds:NAME.',
         ),
         (
             {'optim.name': 'adam', 'optim.momentum': 0.8},
