@@ -25,8 +25,8 @@ from cpng_jax.data.arrays import from_arrays
 from cpng_jax.data.dataset import ArraySource, Dataset, few_of_each, with_validation
 from cpng_jax.data.entry import Entry, Kind
 from cpng_jax.data.recordings import from_recordings
-from cpng_jax.runtime.config import Config, nearest
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError, nearest
 
 __all__ = [
     'DATASETS',

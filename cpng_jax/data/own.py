@@ -14,8 +14,8 @@ import numpy as np
 
 from cpng_jax.data.dataset import Dataset, Source
 from cpng_jax.data.entry import Entry
-from cpng_jax.runtime.config import Config, nearest
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.errors import UserError, nearest
 
 _NAME = re.compile(r'(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)')
 
