@@ -3,8 +3,9 @@
 The published neighbours are TSSL-BP (Zhang and Li, NeurIPS 2020) with the same layers at T = 5, 92.69 +- 0.09 %, and
 PLIF (Fang et al., ICCV 2021) with a larger network at T = 8, 93.85 % where a validation split chose the epoch. Here
 all currents are normalised by tdBN, images mirrored and shifted by up to two pixels; a tenth of the training images
-chooses the best epoch. First: `apt-get install dataset-fashion-mnist`, or a network, and
-`python -m cpng_jax.data.prepare fashion_mnist`.
+chooses the best epoch.
+
+First: `apt-get install dataset-fashion-mnist`; or, with a network, `python -m cpng_jax.data.prepare fashion_mnist`.
 """
 
 from configs import fashion_mnist_mlp

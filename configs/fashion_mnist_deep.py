@@ -1,8 +1,9 @@
 """Fashion-MNIST on a narrow spiking VGG of seventeen convolutions, T = 4, deep enough for width to matter.
 
 Not in the paper. A convolution on the whole image, then eight of 14 x 14 and eight of 7 x 7 pixels, so that an epoch
-stays affordable without an accelerator: `--config.data.per_class=100` learns from 1,000 images. First: `apt-get install
-dataset-fashion-mnist`, or a network, and `python -m cpng_jax.data.prepare fashion_mnist`.
+stays affordable without an accelerator: `--config.data.per_class=100` learns from 1,000 images.
+
+First: `apt-get install dataset-fashion-mnist`; or, with a network, `python -m cpng_jax.data.prepare fashion_mnist`.
 """
 
 from configs import fashion_mnist_mlp

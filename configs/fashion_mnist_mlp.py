@@ -2,8 +2,9 @@
 
 The published neighbour is TSSL-BP (Zhang and Li, NeurIPS 2020), 400-400 at T = 5: 89.75 +- 0.03 %. Here currents are
 normalised by tdBN, images mirrored and shifted by a pixel; schedule and weight decay were chosen on the validation
-split, a tenth of the training images, which also chooses the best epoch. First: `apt-get install
-dataset-fashion-mnist`, or a network, and `python -m cpng_jax.data.prepare fashion_mnist`.
+split, a tenth of the training images, which also chooses the best epoch.
+
+First: `apt-get install dataset-fashion-mnist`; or, with a network, `python -m cpng_jax.data.prepare fashion_mnist`.
 """
 
 from configs import base

@@ -19,6 +19,7 @@ from cpng_jax.data.arrays import from_arrays
 from cpng_jax.data.dataset import Dataset
 from cpng_jax.data.entry import IMAGES, Entry, Kind
 from cpng_jax.data.tfds_builders import Archive
+from cpng_jax.runtime import distributed, streams
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.paths import local
@@ -108,6 +109,8 @@ DATASETS = {
 def load(config: Config) -> Dataset:
     """Reads a data set into memory: 60,000 training and 10,000 test images of 28 x 28 pixels.
 
+    Where it has not been prepared and its files are at hand, placed or from the Debian package, that is done first.
+
     Args:
       config: `config.data`; `name` is a key of `DATASETS`.
 
@@ -115,11 +118,22 @@ def load(config: Config) -> Dataset:
       The `Dataset`.
 
     Raises:
-      UserError: it has not been prepared, or is damaged.
+      UserError: it has not been prepared and a file is missing or wrong, or it is damaged.
     """
-    builder = tfds_builders.open_builder(config.name, local(config.dir, 'config.data.dir'))
+    data_dir = local(config.dir, 'config.data.dir')
+    distributed.on_primary(lambda: _prepare_what_is_at_hand(config.name, data_dir))
+    builder = tfds_builders.open_builder(config.name, data_dir)
     train, test = (tfds_builders.read_images(builder, split, SHAPE, _digest) for split in ('train', 'test'))
     return from_arrays(config, train, test, class_names=builder.info.features['label'].names)
+
+
+def _prepare_what_is_at_hand(name: str, data_dir: pathlib.Path) -> None:
+    """Prepares a data set, unless that has been done, or something would have to be downloaded."""
+    source, manual = DATASETS[name], tfds_builders.manual_folder(data_dir) / name
+    if tfds_builders.prepared_folder(name, data_dir) or not all(_find(file, manual, source) for file in source.files):
+        return
+    streams.note(f'preparing {name} in {data_dir / name}, which is done once.')
+    prepare(name, data_dir)
 
 
 def _digest(example: Mapping[str, Any]) -> bytes:

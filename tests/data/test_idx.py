@@ -227,6 +227,24 @@ def test_where_nobody_published_the_contents_the_file_itself_is_compared(tmp_pat
         idx.prepare('kmnist', tmp_path, published(known=False))
 
 
+def test_what_is_at_hand_is_prepared_when_it_is_first_asked_for(tmp_path, monkeypatch, capfd):
+    folder = tmp_path / 'package'
+    monkeypatch.setitem(idx.DATASETS, 'fashion_mnist', published(package=('dataset-x', folder)))
+    with pytest.raises(UserError, match=r'fashion_mnist is not in .*: run python -m cpng_jax\.data\.prepare fashion'):
+        load(tmp_path)
+    files = contents()
+    place(folder, files)
+    assert len(load(tmp_path).train) == COUNTS['train']
+    assert 'preparing fashion_mnist in' in capfd.readouterr().err
+    for path in folder.iterdir():
+        path.unlink()
+    assert len(load(tmp_path).test) == COUNTS['test']
+    assert 'preparing' not in capfd.readouterr().err
+    place(folder, files | {IMAGES: files[IMAGES][:-1]})
+    with pytest.raises(UserError, match=r'train-images-idx3-ubyte\.gz is cut off'):
+        load(tmp_path / 'other')
+
+
 def test_the_command_knows_them(capsys):
     assert prepare.main(['fashion']) == 2
     assert 'fashion_mnist, mnist, kmnist' in capsys.readouterr().err
