@@ -33,8 +33,8 @@ def load(file: str) -> ConfigDict:
     path = pathlib.Path(name)
     try:
         if not path.is_file():
-            at_hand = f'those at hand are in {DEFAULT_CONFIG.parent}'
-            raise UserError(f'--config is {name!r}, which is not a file; {at_hand}.')
+            at_hand = f'; those at hand are in {DEFAULT_CONFIG.parent}' if _OURS.is_file() else ''
+            raise UserError(f'--config is {name!r}, which is not a file{at_hand}.')
         get_config = getattr(_run(path.resolve()), 'get_config', None)
         config = get_config and (get_config(argument) if argument else get_config())
     except UserError:
@@ -55,8 +55,9 @@ def _run(path: pathlib.Path) -> types.ModuleType:
     _find_ours_first()
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    if path.parent.name == _OURS.parent.name and str(path.parent) not in sys.modules['configs'].__path__:
-        sys.modules['configs'].__path__.append(str(path.parent))
+    ours = sys.modules.get('configs')
+    if ours and path.parent.name == _OURS.parent.name and str(path.parent) not in ours.__path__:
+        ours.__path__.append(str(path.parent))
     module = types.ModuleType(re.sub(r'\W', '_', str(path)))
     module.__file__, module.__package__ = str(path), ''
     sys.modules[module.__name__] = module  # where dataclasses look for what they are made from
@@ -66,6 +67,8 @@ def _run(path: pathlib.Path) -> types.ModuleType:
 
 def _find_ours_first() -> None:
     """Makes `configs` the folder of this repository, even where a package of that name comes first on the path."""
+    if not _OURS.is_file():  # the package was installed, which comes without
+        return
     found = getattr(sys.modules.get('configs'), '__file__', None)
     if found and pathlib.Path(found).resolve() == _OURS.resolve():
         return

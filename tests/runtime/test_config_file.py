@@ -77,6 +77,21 @@ def test_a_folder_of_ones_own_called_configs_adds_to_ours(tmp_path):
     assert flatten(config_file.load(str(folder / 'mine.py')))['data.name'] == 'digits'
 
 
+@pytest.mark.parametrize('folder', ['mine', 'configs'])
+def test_an_installed_package_has_no_configurations_and_reads_those_of_its_user(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(config_file, '_OURS', tmp_path / 'site-packages' / 'configs' / '__init__.py')
+    forget_configs()
+    file = tmp_path / folder / 'mine.py'
+    file.parent.mkdir()
+    file.write_text(
+        'from cpng_jax.runtime.config import defaults\nfrom cpng_jax.training import keys\n\n'
+        'def get_config():\n    return defaults(keys.table())\n'
+    )
+    assert flatten(config_file.load(str(file)))['data.name'] == 'digits'
+    with pytest.raises(UserError, match=r'--config is .*other\.py.*, which is not a file\.$'):
+        config_file.load(str(tmp_path / 'other.py'))
+
+
 def test_neighbours_hide_no_module(tmp_path):
     for name in ('jax', 'random', 'types', 'numpy', 'configs', 'cpng_jax', 'tests'):
         (tmp_path / f'{name}.py').write_text(f'raise RuntimeError("{name}.py beside the configuration was imported")\n')
