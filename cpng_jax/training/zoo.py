@@ -127,8 +127,9 @@ def _free(config: Config) -> dict[str, Any]:
 def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> dict[str, Any]:
     """What is known of the training."""
     rows = metrics.read_epochs(workdir)
-    # With the evaluations, which versions before 0.2 did not time.
+    # With the evaluations, which older versions did not time; nor did the oldest time anything.
     seconds = [row.get('wall_seconds', row.get('seconds')) for row in rows]
+    known = [value for value in seconds if value is not None]
     raised = (workdir / 'config_history.json').exists()
     return {
         'seed': config.seed,
@@ -137,7 +138,7 @@ def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> 
         'weights': chosen(config, epoch, which, rows[-1])
         + '; epochs were raised on the way, which a run from the start does not repeat' * raised,
         # Of runs of a version that did not write it down it is not known.
-        'seconds': None if None in seconds else round(sum(seconds), 1),
+        'seconds': round(sum(known), 1) if len(known) == len(rows) else None,
     }
 
 
