@@ -51,4 +51,4 @@ class EncodedRecords:
                 ) from error
 
         path = self._folder / f'labels-{self._split}-{self._label}.npz'
-        return kept(path, read)['labels'].astype(np.int32)
+        return kept(path, read, lambda labels: labels.shape == (len(self),))['labels'].astype(np.int32)

@@ -361,5 +361,7 @@ def test_the_command_of_an_entry_gives_the_digits_of_its_card(name, data_dir):
     assert [split for split, *_ in found] == [split for split in ('test', 'validation') if split in card]
     if folder:
         for split, correct, examples, loss in found:
-            assert (int(correct), int(examples)) == (card[split]['correct'], card[split]['examples'])
+            assert int(examples) == card[split]['examples']
+            # Another processor, or another way to compile, sums in another order: of thousands one may tip over.
+            assert abs(int(correct) - card[split]['correct']) <= int(examples) // 5000
             assert float(loss) == pytest.approx(card[split]['loss'], rel=1e-2)
