@@ -29,7 +29,7 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     if path.exists():
         raise UserError(f'{path} is there already and stays as it is: remove it, or choose another name.')
     contents = io.BytesIO()
-    np.savez(contents, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
+    np.savez_compressed(contents, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, contents.getvalue())
