@@ -46,7 +46,7 @@ class Cell(NamedTuple):
             return None
         try:
             # Results of older versions were all chosen on the test split.
-            return {'validation_accuracy': float('nan'), **json.loads(path.read_text())}
+            return {'validation_accuracy': None, **json.loads(path.read_text())}
         except ValueError as error:
             raise UserError(
                 f'{path} is damaged ({error}): remove it, and the cell is read from its run again.'
@@ -174,18 +174,19 @@ def measured(folder: pathlib.Path) -> Row:
       folder: of the run.
 
     Returns:
-      `test_accuracy` of the last epoch and `best_accuracy` of `best_epoch`; `validation_accuracy` of that epoch, NaN
+      `test_accuracy` of the last epoch and `best_accuracy` of `best_epoch`; `validation_accuracy` of that epoch, None
       where it was chosen on the test split; `train_loss`; the median of `images_per_second` over the epochs but the
       first; `beta_mean` and `chi_mean` over the layers of the last epoch;
       NaN, and 0 epochs, where no epoch has ended.
     """
     rows = metrics.read_epochs(folder)
     if not rows:
-        nothing = ('validation_accuracy', 'train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
+        nothing = ('train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
         return {
             'epochs': 0,
             **dict.fromkeys(('test_accuracy', 'best_accuracy'), float('nan')),
             'best_epoch': 0,
+            'validation_accuracy': None,
             **dict.fromkeys(nothing, float('nan')),
         }
     last, best = rows[-1], metrics.best_epoch(rows)
@@ -193,7 +194,7 @@ def measured(folder: pathlib.Path) -> Row:
         'epochs': last['epoch'],
         **_tested(folder, last, best),
         'best_epoch': best['epoch'],
-        'validation_accuracy': best.get('validation_accuracy', float('nan')),
+        'validation_accuracy': best.get('validation_accuracy'),
         'train_loss': _number(last['train_loss']),
         'images_per_second': metrics.typical_speed(rows),
         'beta_mean': float(np.mean(list(map(_number, last['beta'].values())))),

@@ -3,8 +3,6 @@
 import pathlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from cpng_jax.experiments.catalogue import Arm, Plan
 from cpng_jax.experiments.grid import Cell, Row
 from cpng_jax.experiments.statistics import Interval, mean_and_std, paired_difference
@@ -96,7 +94,7 @@ def results_markdown(plan: Plan, finished: Finished) -> str:
                 ]
             )
         )
-    by_validation = any(np.isfinite(row['validation_accuracy']) for _, row in finished)
+    by_validation = any(row['validation_accuracy'] is not None for _, row in finished)
     split = 'a validation split' if by_validation else 'the test split'
     notes = [
         f'# {plan.title} ({plan.source})',

@@ -104,6 +104,11 @@ def _checked_fields(name: str, known: Sequence[str], given: Mapping[str, Any]) -
     for field, range in _FIELD_RANGES.items():
         if field in fields and not range.accepts(fields[field]):
             raise UserError(f'config.model.{field} is {fields[field]!r}, expected {range.expected}.')
+    if 'stages' in fields and not fields['stages'] and not fields.get('head'):
+        raise UserError(
+            f'config.model.stages is {fields["stages"]!r}, expected the channels of at least one stage, or '
+            'config.model.head with a width: a network needs a spiking layer.'
+        )
     if len(fields.get('blocks', ())) != len(fields.get('widths', fields.get('blocks', ()))):
         raise UserError(
             f'config.model.blocks is {fields["blocks"]!r} and config.model.widths {fields["widths"]!r}: '

@@ -210,7 +210,7 @@ def test_the_table_has_mean_spread_and_paired_differences():
     arms = (Arm('fixed', FIXED, {}), Arm('CPNG', CPNG, {}, 'fixed'), Arm('other', {}, {}, 'fixed'))
     plan = Plan('A title', 'Table 3', arms)
     row = dict.fromkeys(('best_accuracy', 'beta_mean', 'chi_mean', 'images_per_second'), 0.5) | {'diverged': ''}
-    row['validation_accuracy'] = float('nan')
+    row['validation_accuracy'] = None
     accuracies = {'fixed': [0.5, 0.75], 'CPNG': [0.5625, 0.875]}
     rows = [
         (grid.Cell(arm, seed, pathlib.Path(), None), row | {'test_accuracy': value})
@@ -237,7 +237,7 @@ def test_results_of_older_versions_are_read(tmp_path):
     (tmp_path / 'result.json').write_text('{"test_accuracy": 0.5, "best_accuracy": 0.6, "diverged": ""}')
     row = grid.Cell(Arm('fixed', {}, {}), 0, tmp_path, digits.get_config()).result()
     assert row is not None
-    assert (row['test_accuracy'], row['best_accuracy'], str(row['validation_accuracy'])) == (0.5, 0.6, 'nan')
+    assert (row['test_accuracy'], row['best_accuracy'], row['validation_accuracy']) == (0.5, 0.6, None)
 
 
 @pytest.mark.trains
@@ -281,7 +281,7 @@ def test_a_cell_that_another_job_is_running_is_waited_for(tmp_path, monkeypatch,
         others.enter_context(held(cell.folder, 'The run'))
         grid.run_cells([cell], lambda cell, row: done.append((cell, row)))
     assert [cell for cell, _ in done] == cells
-    assert done[0][1] == {'other': True}
+    assert done[0][1]['other'] is True
     assert ran == [cells[1].folder]
     assert done[1][1]['epochs'] == 0
     out = capsys.readouterr().out

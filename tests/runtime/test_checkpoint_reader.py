@@ -23,7 +23,7 @@ def state(step):
 def save_all(workdir, accuracies, keep=2):
     checkpoints = Checkpoints(workdir, keep=keep)
     for step, accuracy in enumerate(accuracies, start=1):
-        checkpoints.save(step, state(step), {'step': step}, {'test_accuracy': accuracy})
+        checkpoints.save(step, state(step), {'step': step}, None if accuracy is None else {'test_accuracy': accuracy})
     checkpoints.close()
 
 
