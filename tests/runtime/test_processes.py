@@ -29,8 +29,9 @@ def run_together(workdir, config, processes=2, devices=2, mode='train'):
 
 
 def by_step(config):
-    """Two epochs with a look at the loss, and Algorithm 1, after each step."""
+    """Two epochs, rated by a validation split, with a look at the loss, and Algorithm 1, after each step."""
     config.epochs = 2
+    config.data.validation = 0.02  # and there are eleven steps in an epoch, as without
     config.cpng.every = 'batch'
     config.log.every_steps = 1
     config.checkpoint.every_steps = 20
@@ -64,7 +65,11 @@ def assert_same_science(first, second, config):
     for mine, theirs in zip(epoch_rows(first), epoch_rows(second), strict=True):
         for name in ('chi', 'beta', 'chi_min', 'firing_rate'):
             np.testing.assert_allclose(list(mine[name].values()), list(theirs[name].values()), rtol=1e-3)
-        assert mine['test_loss'] == pytest.approx(theirs['test_loss'], rel=1e-3)
+        assert mine['validation_loss'] == pytest.approx(theirs['validation_loss'], rel=1e-3)
+    tested = [metrics.read_test(workdir) for workdir in (first, second)]
+    assert tested[0] and tested[1]
+    for name in ('test_loss', 'best_test_loss'):
+        assert tested[0][name] == pytest.approx(tested[1][name], rel=1e-3)
     states = [final_state(config, workdir) for workdir in (first, second)]
     for name, value in states[0].items():
         np.testing.assert_allclose(value, states[1][name], rtol=1e-2, atol=1e-4, err_msg=name)
