@@ -285,11 +285,13 @@ def _test(
     row = distributed.from_primary(distributed.on_primary(lambda: read_test(workdir)))
     if row is None or row['step'] != setup.steps:
         last = best = evaluate_split(setup, state)
-        if results['best_epoch'] != setup.epoch(setup.steps):
+        epoch = best_epoch = setup.epoch(setup.steps)
+        if results['best_epoch'] != epoch:
             restored = checkpoints.restore(setup.state_shapes, 'best', older=[state_v1.LAYOUT])
             assert restored is not None  # the epoch that it is of has been saved
-            best = evaluate_split(setup, restored[0])
-        row = {'epoch': setup.epoch(setup.steps), 'best_epoch': results['best_epoch']}
+            # Where that cannot be read another stands in for it, and the row says which.
+            best, best_epoch = evaluate_split(setup, restored[0]), setup.epoch(int(restored[0].step))
+        row = {'epoch': epoch, 'best_epoch': best_epoch}
         row |= last.row('test') | best.row('best_test')
         writer.write('test', setup.steps, row)
     return {name: row[name] for name in ('test_accuracy', 'best_test_accuracy')}
