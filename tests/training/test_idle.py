@@ -18,7 +18,7 @@ from configs import base
 from cpng_jax import data
 from cpng_jax.control.controller import FirstLayer, Observed
 from cpng_jax.control.effective_domain import chi_by_layer
-from cpng_jax.data import cifar10_dvs, digits, digits_events, fake, folder, tfds_builders
+from cpng_jax.data import cifar10_dvs, digits, digits_events, fake, folder, idx, tfds_builders
 from cpng_jax.models import registry
 from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
@@ -160,6 +160,7 @@ def data_sets(tmp_path_factory):
             patch.setattr(module, 'cached_frames', frames)
         patch.setattr(cifar10_dvs, '_open', lambda folder: (folder, [20] * 10, None))
         patch.setattr(tfds_builders, 'open_builder', lambda *_: builder)
+        patch.setattr(idx, '_prepare_what_is_at_hand', lambda *_: None)
         patch.setattr(tfds_builders, 'records', lambda *_, **__: records)
         patch.setattr(tfds_builders, 'read_all', iter)
         patch.setattr(folder, 'local', lambda *_: classes)
