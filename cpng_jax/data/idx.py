@@ -160,7 +160,7 @@ def prepare(name: str, data_dir: pathlib.Path, source: Idx | None = None) -> Non
     hint = ''
     if source.package:
         hint = f'On Debian and Ubuntu, apt-get install {source.package[0]} has the files: run this command again then. '
-    tfds_builders.write(_builder_class(name, source, contents, manual), data_dir, hint)
+    tfds_builders.write(_builder_class(name, source, contents), data_dir, place=manual, otherwise=hint)
 
 
 ENTRIES = {
@@ -243,7 +243,7 @@ def _parsed(contents: bytes, path: pathlib.Path, file: IdxFile, again: str) -> n
     return np.frombuffer(contents, np.uint8, offset=head)
 
 
-def _builder_class(name: str, source: Idx, contents: Mapping[IdxFile, np.ndarray], manual: pathlib.Path) -> Any:
+def _builder_class(name: str, source: Idx, contents: Mapping[IdxFile, np.ndarray]) -> Any:
     """The TFDS builder that does without TensorFlow, and fetches what is not at hand."""
     genuine = tfds_builders.import_tfds().builder_cls(name)
     to_fetch = tuple(file.archive for file in source.files if file not in contents)
@@ -253,7 +253,6 @@ def _builder_class(name: str, source: Idx, contents: Mapping[IdxFile, np.ndarray
         name = data_set
         url_infos = checksums
         archives = to_fetch
-        place = manual
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             fetched = {

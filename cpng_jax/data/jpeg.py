@@ -6,6 +6,7 @@ enough pixels for what is asked for.
 
 import io
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,9 +49,7 @@ def decode_random_resized_crop(
     Raises:
       UserError: Pillow cannot decode the image, or is not installed.
     """
-    image = _open(data, name)
-    width, height = image.size
-    return _decode(image, random_box(width, height, rng), size, _RANDOM_MARGIN, name)
+    return _decode(data, lambda width, height: random_box(width, height, rng), size, _RANDOM_MARGIN, name)
 
 
 def decode_resize_centre_crop(data: bytes, resize: int, size: int, *, name: str = 'an image') -> np.ndarray:
@@ -68,9 +67,7 @@ def decode_resize_centre_crop(data: bytes, resize: int, size: int, *, name: str 
     Raises:
       UserError: Pillow cannot decode the image, or is not installed.
     """
-    image = _open(data, name)
-    width, height = image.size
-    return _decode(image, centre_box(width, height, resize, size), size, _CENTRE_MARGIN, name)
+    return _decode(data, lambda width, height: centre_box(width, height, resize, size), size, _CENTRE_MARGIN, name)
 
 
 def decode_resize(data: bytes, size: int, *, name: str = 'an image') -> np.ndarray:
@@ -87,8 +84,7 @@ def decode_resize(data: bytes, size: int, *, name: str = 'an image') -> np.ndarr
     Raises:
       UserError: Pillow cannot decode the image, or is not installed.
     """
-    image = _open(data, name)
-    return _decode(image, Box(0, 0, *image.size), size, _CENTRE_MARGIN, name)
+    return _decode(data, lambda width, height: Box(0, 0, width, height), size, _CENTRE_MARGIN, name)
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
@@ -160,11 +156,13 @@ def _open(data: bytes, name: str) -> Any:
         raise UserError(f'{name} cannot be decoded ({reason}): replace it, or prepare the data set again.') from error
 
 
-def _decode(image: Any, box: Box, size: int, margin: int, name: str) -> np.ndarray:
-    """Decodes no more than the rectangle needs, and scales it."""
+def _decode(data: bytes, box_in: Callable[[int, int], Box], size: int, margin: int, name: str) -> np.ndarray:
+    """Decodes no more than a rectangle of the image needs, given by the image's width and height, and scales it."""
     from PIL import Image
 
+    image = _open(data, name)
     width, height = image.size
+    box = box_in(width, height)
     try:
         # The size given is the least; the image, and with it the crop, may come larger. Formats other than JPEG come
         # as they are.

@@ -4,6 +4,7 @@ TFDS reads ArrayRecord files without TensorFlow, but the builders it ships need 
 subclasses of those that only read the archives in another way, so what they write are the genuine data sets.
 """
 
+import functools
 import hashlib
 import io
 import pathlib
@@ -94,7 +95,9 @@ def prepared_folder(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
     return max(versions, key=number, default=None)
 
 
-def write(builder_class: Any, data_dir: pathlib.Path, otherwise: str = '') -> None:
+def write(
+    builder_class: Any, data_dir: pathlib.Path, *, place: pathlib.Path | None = None, otherwise: str = ''
+) -> None:
     """Makes a data set; what an earlier attempt has left unfinished is removed first.
 
     TFDS writes into a folder whose name begins with `incomplete` and renames it at the end, so a data set is there as
@@ -103,6 +106,7 @@ def write(builder_class: Any, data_dir: pathlib.Path, otherwise: str = '') -> No
     Args:
       builder_class: of TFDS.
       data_dir: where data sets lie.
+      place: where a user puts what cannot be downloaded, if not in `manual_folder`.
       otherwise: what else a user can do where there is no download, a sentence.
 
     Raises:
@@ -110,6 +114,7 @@ def write(builder_class: Any, data_dir: pathlib.Path, otherwise: str = '') -> No
         process is making the same data set.
     """
     tfds = import_tfds()
+    no_download = functools.partial(_no_download, builder_class, place or manual_folder(data_dir), otherwise=otherwise)
     config = tfds.download.DownloadConfig(manual_dir=manual_folder(data_dir), try_download_gcs=False)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -123,11 +128,11 @@ def write(builder_class: Any, data_dir: pathlib.Path, otherwise: str = '') -> No
     except UserError:
         raise
     except tfds.download.DownloadError as error:
-        raise _no_download(builder_class, data_dir, error, otherwise) from error
+        raise no_download(error) from error
     except OSError as error:
         # requests reports a network that is not there as an OSError too, without a file.
         if error.filename is None and error.strerror is None:
-            raise _no_download(builder_class, data_dir, error, otherwise) from error
+            raise no_download(error) from error
         raise UserError(f'Cannot write {builder_class.name} to {data_dir}: {error.strerror or error}.') from error
     except Exception as error:
         if type(error).__name__ == 'NonMatchingChecksumError':
@@ -146,12 +151,12 @@ def _reach(archives: tuple[Archive, ...], data_dir: pathlib.Path) -> None:
             requests.head(archive.source, timeout=20)
 
 
-def _no_download(builder_class: Any, data_dir: pathlib.Path, error: Exception, otherwise: str) -> UserError:
+def _no_download(builder_class: Any, place: pathlib.Path, error: Exception, *, otherwise: str) -> UserError:
     files = ' and '.join(archive.source for archive in builder_class.archives if archive.fetched)
     reason = str(error).splitlines()[0][:200]
     return UserError(
         f'Cannot download {builder_class.name} ({reason}). {otherwise}Fetch {files} on a machine that can, '
-        f'place it in {getattr(builder_class, "place", manual_folder(data_dir))} and run this command again.'
+        f'place it in {place} and run this command again.'
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from cpng_jax.models import zoo
 from cpng_jax.runtime import arrays, npz
@@ -232,14 +233,7 @@ def flat(variables: Mapping[str, PyTree]) -> dict[str, Any]:
 
 def nested(named: Mapping[str, Any]) -> dict[str, Any]:
     """Lays arrays out as a network takes them, the inverse of `flat`: `model.apply(nested(named), images)`."""
-    variables: dict[str, Any] = {}
-    for name, leaf in named.items():
-        *path, last = name.split('/')
-        folder = variables
-        for part in path:
-            folder = folder.setdefault(part, {})
-        folder[last] = leaf
-    return variables
+    return traverse_util.unflatten_dict(dict(named), sep='/')
 
 
 def replaced(variables: Mapping[str, PyTree], given: Mapping[str, Any]) -> dict[str, PyTree]:

@@ -38,6 +38,8 @@ from cpng_jax.training.setup import Setup, build
 
 DTYPES = ('float32', 'float16')
 
+Rows = list[dict[str, Any]]
+
 
 def make(
     workdir: pathlib.Path, out: pathlib.Path, *, file: pathlib.Path, which: str = 'latest', dtype: str = 'float32'
@@ -64,7 +66,8 @@ def make(
     changes = differing(flatten(base), flatten(config), keys.table())
     # What changes no result is as the file has it: folders of this machine tell nothing of the weights.
     flat = flatten(config) | _free(base)
-    epoch, saved = _finished(workdir, config, which)
+    rows = metrics.read_epochs(workdir)
+    epoch, saved = _finished(workdir, rows, config, which)
     stored = rounded(saved, dtype)
     setup = build(config)
     given = weights.fitted(stored, setup.state_shapes.variables, source=str(workdir)).given
@@ -75,7 +78,7 @@ def make(
         'name': out.name,
         'configuration': file.stem,
         'overrides': overrides,
-        **_training(workdir, config, epoch, which),
+        **_training(workdir, rows, config, epoch, which),
         **{split: _result(evaluate_split(setup, state, split)) for split in sorted({'test', setup.rated_by})},
         **_data(setup),
         'dtype': dtype,
@@ -88,9 +91,8 @@ def make(
     return _write(out, found, stored)
 
 
-def _finished(workdir: pathlib.Path, config: Config, which: str) -> tuple[int, arrays.Saved]:
+def _finished(workdir: pathlib.Path, rows: Rows, config: Config, which: str) -> tuple[int, arrays.Saved]:
     """The epoch, and the arrays, that an entry is made of."""
-    rows = metrics.read_epochs(workdir)
     done = rows[-1]['epoch'] if rows else 0
     if done < config.epochs:
         raise UserError(f'The run in {workdir} has finished {done} of {config.epochs} epochs: train to the end first.')
@@ -124,9 +126,8 @@ def _free(config: Config) -> dict[str, Any]:
     return {key.name: flat[key.name] for key in keys.table().known.values() if key.free}
 
 
-def _training(workdir: pathlib.Path, config: Config, epoch: int, which: str) -> dict[str, Any]:
+def _training(workdir: pathlib.Path, rows: Rows, config: Config, epoch: int, which: str) -> dict[str, Any]:
     """What is known of the training."""
-    rows = metrics.read_epochs(workdir)
     # With the evaluations, which older versions did not time; nor did the oldest time anything.
     seconds = [row.get('wall_seconds', row.get('seconds')) for row in rows]
     known = [value for value in seconds if value is not None]
