@@ -23,7 +23,8 @@ from cpng_jax.models.vgg import VGG
 from cpng_jax.models.zoo import card, load
 from cpng_jax.nn.layers import Conv, Dense, TdBN, avg_pool
 from cpng_jax.nn.losses import mean_output_cross_entropy
-from cpng_jax.nn.neuron import LIF, lif
+from cpng_jax.nn.neuron import lif
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_stats
 from cpng_jax.nn.surrogate import Surrogate, spike
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from cpng_jax.control.controller import Controller, Rule, Settings, stateless
 from cpng_jax.control.effective_domain import beta_of_width
-from cpng_jax.nn.neuron import DECAY
+from cpng_jax.nn.neuron_layer import DECAY
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from cpng_jax.nn.layers import Conv, TdBN
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.nn.time_loop import Normalised
 

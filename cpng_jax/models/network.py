@@ -9,7 +9,7 @@ from flax.errors import ScopeParamShapeError
 
 from cpng_jax.models.blocks import rematerialised, scaled, time_first
 from cpng_jax.nn.layers import Dense, TdBN
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
 
 

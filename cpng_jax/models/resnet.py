@@ -9,7 +9,7 @@ from flax import linen as nn
 from cpng_jax.models.blocks import ConvBlock, ConvNorm
 from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.nn.layers import TdBN
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.nn.time_loop import Normalised
 

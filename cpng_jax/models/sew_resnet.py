@@ -11,7 +11,7 @@ from cpng_jax.models.blocks import ConvBlock
 from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.models.resnet import residual_stages
 from cpng_jax.nn.layers import TdBN, max_pool
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
 
 # name -> g(spikes of the branch, spikes of the shortcut) (Fang et al., Table 1)

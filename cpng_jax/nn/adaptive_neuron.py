@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_terms, check_decay, number_of_steps
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
 
@@ -50,6 +50,7 @@ def adapted_lif(
     v_th: float = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
+    scale: ArrayLike = 1.0,
     time_steps: int | None = None,
 ) -> Adapted:
     """Runs a layer of neurons whose threshold follows their potentials (Eq. 5 and 7 of DS-ATGO).
@@ -62,6 +63,7 @@ def adapted_lif(
       v_th: threshold at the start, which that of a step is compared with.
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
+      scale: factor of the surrogate gradient, scalar or broadcastable to `[...]`.
       time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
 
     Returns:
@@ -87,7 +89,7 @@ def adapted_lif(
         if threshold is None:
             threshold = jnp.mean(seen) + jnp.std(seen)
         widening = 1 + jnp.tanh(threshold - v_th)
-        s = spike(u, beta / widening, threshold, surrogate)
+        s = spike(u, beta / widening, threshold, surrogate, scale)
         return (u, s), Adapted(s.astype(out), v_th + (seen - threshold) / widening, threshold)
 
     rest = jnp.zeros_like(total[0])
@@ -130,22 +132,24 @@ class AdaptedLIF(LIF):
             raise ValueError(
                 'AdaptedLIF takes and gives no state: it has a threshold for each time step, counted from the first.'
             )
-        terms = as_terms(currents)
+        terms = self.probed(as_terms(currents))
         beta, tau = self.width(terms), self.decay()
         steps = number_of_steps(terms, time_steps)
         running = self.variable('batch_stats', 'threshold', lambda: jnp.full(steps, self.v_th, jnp.float32))
         training = self.is_mutable_collection('batch_stats') and not self.is_initializing()
         spikes, near, thresholds = adapted_lif(
-            currents,
+            terms,
             beta,
             None if training else running.value,
             tau=tau,
             v_th=self.v_th,
             surrogate=self.surrogate,
             detach_reset=self.detach_reset,
+            scale=self.height(terms),
             time_steps=time_steps,
         )
         if training:
             running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * thresholds
-        self.report(spikes, membrane_stats(near, self.per_channel), None, lambda: near)
-        return spikes
+        measured = membrane_stats(time_loop.sum_of(terms), self.per_channel) if self.measures('currents') else None
+        self.report(spikes, membrane_stats(near, self.per_channel), None, measured, lambda: near)
+        return self.probe('probe_spikes', spikes)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from flax import linen as nn
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 
 
 class Kind(NamedTuple):

@@ -1,12 +1,9 @@
-"""Leaky integrate-and-fire neurons: the time loop (Eq. 2) and its linen module."""
+"""Leaky integrate-and-fire neurons as functions of their currents (Eq. 2); `neuron_layer` has their linen module."""
 
-import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast, overload
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_state, as_terms, check_decay, number_of_steps
@@ -15,9 +12,6 @@ from cpng_jax.nn.surrogate import TRIANGULAR, Array, ArrayLike, Surrogate, broad
 from cpng_jax.nn.time_loop import Neurons, Parameters, Terms
 
 IMPLEMENTATIONS = ('scan', 'pallas')
-
-# Name of the parameter that a learnt decay is the sigmoid of.
-DECAY = 'decay'
 
 
 @overload
@@ -32,6 +26,7 @@ def lif(
     time_steps: int | None = None,
     implementation: str = 'scan',
     per_channel: bool = False,
+    scale: ArrayLike = 1.0,
     initial_state: ArrayLike | None = None,
     return_state: Literal[False] = False,
 ) -> tuple[Array, MembraneStats]: ...
@@ -47,6 +42,7 @@ def lif(
     time_steps: int | None = None,
     implementation: str = 'scan',
     per_channel: bool = False,
+    scale: ArrayLike = 1.0,
     initial_state: ArrayLike | None = None,
     return_state: Literal[True],
 ) -> tuple[Array, MembraneStats, Array]: ...
@@ -61,6 +57,7 @@ def lif(
     time_steps: int | None = None,
     implementation: str = 'scan',
     per_channel: bool = False,
+    scale: ArrayLike = 1.0,
     initial_state: ArrayLike | None = None,
     return_state: bool = False,
 ) -> Any:
@@ -92,6 +89,8 @@ def lif(
       implementation: 'scan', or 'pallas' for the kernels of `pallas_loop`, which are for one GPU, take numbers for tau
         and v_th, and have not been tried on one yet.
       per_channel: measure each channel, the last axis of `currents`, by itself.
+      scale: factor of the surrogate gradient: its height apart from its width, scalar or broadcastable to `[...]`; like
+        beta it may be traced, and its gradient is 0. 1 is the paper's. `scale_for_gain` finds one.
       initial_state: what the reset has left of the membrane potentials before the first step, `[...]`: the state that
         the chunk before returned; 0 if not given.
       return_state: also return the state after the last step.
@@ -111,21 +110,22 @@ def lif(
     neurons = Neurons(
         get_surrogate(surrogate), detach_reset, number_of_steps(terms, time_steps), per_channel=per_channel
     )
-    parameters, streams = Parameters(beta, tau, v_th), return_state or initial_state is not None
-    ran = _run(terms, parameters, neurons, implementation, as_state(initial_state, terms), streams=streams)
+    parameters, streams = Parameters(beta, tau, v_th, scale), return_state or initial_state is not None
+    ran = run_layer(terms, parameters, neurons, implementation, as_state(initial_state, terms), streams=streams)
     return (ran.spikes, ran.stats, ran.state) if return_state else (ran.spikes, ran.stats)
 
 
-class _Ran(NamedTuple):
+class Ran(NamedTuple):
     """What a layer did: spikes, what was measured, the state it is left in; None of what was not asked for."""
 
     spikes: Array
     stats: MembraneStats
     distances: MembraneDistances | None = None
+    currents: MembraneStats | None = None
     state: Array | None = None
 
 
-def _run(
+def run_layer(
     terms: Terms,
     parameters: Parameters,
     neurons: Neurons,
@@ -133,7 +133,7 @@ def _run(
     state: Array | None,
     *,
     streams: bool,
-) -> _Ran:
+) -> Ran:
     """Runs a layer by one of the implementations; `streams` says that it takes a state or gives one."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
@@ -142,14 +142,15 @@ def _run(
         if streams:
             raise ValueError("implementation is 'pallas', expected 'scan' with initial_state or return_state.")
         return _run_kernels(terms, parameters, neurons)
-    spikes, measured, state = time_loop.integrate(terms, _as_arrays(parameters, terms), neurons, state)
+    spikes, measured, state = time_loop.integrate(terms, as_arrays(parameters, terms), neurons, state)
     measured = jax.lax.stop_gradient(measured)
     # All parts are of one size, so that the share among all potentials is the mean of theirs.
     distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
-    return _Ran(spikes, pooled(measured, neurons.per_channel), distances, state)
+    of_currents = None if measured.currents is None else pooled(measured.currents, neurons.per_channel)
+    return Ran(spikes, pooled(measured.membrane, neurons.per_channel), distances, of_currents, state)
 
 
-def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> _Ran:
+def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> Ran:
     """The same by the Pallas kernels."""
     if neurons.count or neurons.per_channel:
         raise ValueError(
@@ -158,12 +159,15 @@ def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> _Ran
     from cpng_jax.nn import pallas_loop  # here, since importing Pallas takes long and little else needs it
 
     total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
-    beta, tau, v_th = parameters
-    spikes, mean, variance = pallas_loop.integrate(total, beta, cast(float, tau), cast(float, v_th), neurons)
-    return _Ran(spikes, MembraneStats(mean, variance))
+    beta, tau, v_th, scale = parameters
+    spikes, mean, variance = pallas_loop.integrate(
+        total, beta, cast(float, tau), cast(float, v_th), neurons, scale=scale
+    )
+    # The kernels have no use for the currents' moments: measured by XLA, in a pass of its own.
+    return Ran(spikes, MembraneStats(mean, variance), currents=membrane_stats(total) if neurons.currents else None)
 
 
-def _as_arrays(parameters: Parameters, terms: Terms) -> Parameters:
+def as_arrays(parameters: Parameters, terms: Terms) -> Parameters:
     """The parameters as floating arrays, each checked to broadcast to the potentials of a step."""
     u = terms[0].values[0]
     return Parameters(*(broadcastable(name, value, u) for name, value in parameters._asdict().items()))
@@ -198,7 +202,7 @@ def potentials(
     check_decay(tau)
     # The surrogate gradient and its width have no part in the forward pass: any will do.
     neurons = Neurons(TRIANGULAR, detach_reset=False, time_steps=number_of_steps(terms, time_steps))
-    parameters = _as_arrays(Parameters(1.0, tau, v_th), terms)
+    parameters = as_arrays(Parameters(1.0, tau, v_th), terms)
     return time_loop.potentials(terms, parameters, neurons, as_state(initial_state, terms))
 
 
@@ -210,6 +214,7 @@ def lif_reference(
     v_th: ArrayLike = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
+    scale: ArrayLike = 1.0,
     initial_state: ArrayLike | None = None,
     return_state: bool = False,
 ) -> tuple[Any, ...]:
@@ -222,6 +227,7 @@ def lif_reference(
       v_th: threshold, scalar or broadcastable to `[...]`.
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
+      scale: factor of the surrogate gradient, scalar or broadcastable to `[...]`.
       initial_state: what the reset has left of the membrane potentials before the first step, `[...]`.
       return_state: also return the state after the last step.
 
@@ -239,7 +245,7 @@ def lif_reference(
 
     def step(u_after_reset: Array, current: Array) -> tuple[Array, tuple[Array, Array]]:
         u = jnp.asarray(tau * u_after_reset + current, total.dtype)
-        s = spike(u, beta, v_th, surrogate)
+        s = spike(u, beta, v_th, surrogate, scale)
         u_after_reset = u * (1 - (jax.lax.stop_gradient(s) if detach_reset else s))
         return u_after_reset, (u, s.astype(out))
 
@@ -248,130 +254,3 @@ def lif_reference(
     left, (of_all_steps, spikes) = jax.lax.scan(step, rest, total)
     stats = membrane_stats(of_all_steps)
     return (spikes, stats, left) if return_state else (spikes, stats)
-
-
-class LIF(nn.Module):
-    """A layer of LIF neurons with a surrogate width of its own.
-
-    The width is the variable `beta` of the mutable collection `surrogate`, float32, a scalar or one for each channel.
-    When the collections `membrane`, `distances` and `firing_rate` are mutable, the layer writes there its
-    `MembraneStats`, its `MembraneDistances`, which are counted only then, and the share of neurons and time steps that
-    spiked; when `potentials` is, all potentials before the reset, `[T, B, ...]`. Each is a variable by the name of its
-    collection, next to where `beta` is in `surrogate`, so that NNX, where all are attributes of one object, can tell
-    them apart. `cpng.update` takes such a collection as it is; `like_beta` puts its leaves in the place of the betas,
-    for `jax.tree.map`.
-
-    Give every activation a LIF of its own: two activations that share one would share one beta.
-
-    Attributes:
-      tau: decay of the membrane potential per time step; 1 is integrate-and-fire.
-      v_th: threshold.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
-      beta_init: width at initialisation.
-      detach_reset: drop the gradient through the reset.
-      implementation: 'scan' or 'pallas', see `lif`.
-      per_channel: a width and `MembraneStats` for each channel, the last axis, instead of for the layer.
-      learn_tau: learn the decay: it is the sigmoid of the parameter `decay`, a float32 scalar, and starts at `tau`.
-    """
-
-    tau: float = 0.5
-    v_th: float = 1.0
-    surrogate: str | Surrogate = 'triangular'
-    beta_init: float = 1.0
-    detach_reset: bool = False
-    implementation: str = 'scan'
-    per_channel: bool = False
-    learn_tau: bool = False
-
-    @overload
-    def __call__(
-        self,
-        currents: Currents,
-        time_steps: int | None = None,
-        *,
-        initial_state: ArrayLike | None = None,
-        return_state: Literal[False] = False,
-    ) -> Array: ...
-    @overload
-    def __call__(
-        self,
-        currents: Currents,
-        time_steps: int | None = None,
-        *,
-        initial_state: ArrayLike | None = None,
-        return_state: Literal[True],
-    ) -> tuple[Array, Array]: ...
-    @nn.compact
-    def __call__(
-        self,
-        currents: Currents,
-        time_steps: int | None = None,
-        *,
-        initial_state: ArrayLike | None = None,
-        return_state: bool = False,
-    ) -> Any:
-        """Computes the spikes of the layer.
-
-        Args:
-          currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`; or
-            `Normalised`, as `TdBN.deferred` gives it; or a sequence of such terms, which are added.
-          time_steps: T, if it is not that of `currents`.
-          initial_state: what the reset has left of the membrane potentials before the first step, `[B, ...]`: the state
-            that the chunk of a stream before this one returned; 0 if not given.
-          return_state: also return the state after the last step.
-
-        Returns:
-          Spikes `[T, B, ...]`, in the dtype of `currents`; with `return_state` `(spikes, state)`, the state `[B, ...]`
-          in at least float32.
-        """
-        terms = as_terms(currents)
-        parameters = Parameters(self.width(terms), self.decay(), self.v_th)
-        neurons = Neurons(
-            get_surrogate(self.surrogate),
-            self.detach_reset,
-            number_of_steps(terms, time_steps),
-            count=self.is_mutable_collection('distances') and not self.is_initializing(),
-            per_channel=self.per_channel,
-        )
-        state, streams = as_state(initial_state, terms), return_state or initial_state is not None
-        ran = _run(terms, parameters, neurons, self.implementation, state, streams=streams)
-        u = lambda: time_loop.potentials(terms, _as_arrays(parameters, terms), neurons, state)
-        self.report(ran.spikes, ran.stats, ran.distances, u)
-        return (ran.spikes, ran.state) if return_state else ran.spikes
-
-    # Helpers are not methods that Flax wraps: whoever captures the values of methods has the spikes alone.
-
-    @nn.nowrap
-    def decay(self) -> ArrayLike:
-        """The decay of the membrane potential: `tau`, or what has been learnt."""
-        if not self.learn_tau:
-            return self.tau
-        if not 0 < self.tau < 1:
-            raise ValueError(f'tau must lie strictly between 0 and 1 to be learnt, got {self.tau}.')
-        logit = math.log(self.tau / (1 - self.tau))
-        return nn.sigmoid(self.param(DECAY, nn.initializers.constant(logit), (), jnp.float32))
-
-    @nn.nowrap
-    def width(self, terms: Terms) -> Array:
-        """The width parameter beta, a scalar or one for each channel of the currents."""
-        if not self.beta_init > 0:
-            raise ValueError(f'beta_init must be greater than 0, got {self.beta_init}.')
-        shape = terms[0].shape[-1:] if self.per_channel else ()
-        return self.variable('surrogate', 'beta', lambda: jnp.full(shape, self.beta_init, jnp.float32)).value
-
-    @nn.nowrap
-    def report(
-        self, spikes: Array, stats: MembraneStats, distances: MembraneDistances | None, u: Callable[[], Array]
-    ) -> None:
-        """Writes what is asked for into the collections of measurements; `u` computes the potentials."""
-        if self.is_initializing():
-            return
-        if self.is_mutable_collection('membrane'):
-            self.put_variable('membrane', 'membrane', stats)
-        if distances is not None:
-            self.put_variable('distances', 'distances', distances)
-        if self.is_mutable_collection('firing_rate'):
-            rate = jnp.mean(jax.lax.stop_gradient(spikes), dtype=jnp.float32)
-            self.put_variable('firing_rate', 'firing_rate', rate)
-        if self.is_mutable_collection('potentials'):
-            self.put_variable('potentials', 'potentials', u())

@@ -34,6 +34,7 @@ def integrate(
     v_th: float,
     neurons: Neurons,
     *,
+    scale: ArrayLike = 1.0,
     interpret: bool | None = None,
 ) -> tuple[Array, Array, Array]:
     """Runs the neurons over time (Eq. 2) and measures their potentials; backward Eq. 7 and 8.
@@ -46,6 +47,7 @@ def integrate(
       v_th: threshold, a Python number for the same reason.
       neurons: the rest of the description. The function of its surrogate runs inside the kernel: it may use
         `jax.numpy` and Python numbers, but no arrays from outside.
+      scale: factor of the surrogate gradient, a scalar, which may be traced like beta.
       interpret: let JAX interpret the kernels; by default wherever there is no GPU.
 
     Returns:
@@ -55,18 +57,19 @@ def integrate(
 
     Raises:
       TypeError: `currents` is not floating.
-      ValueError: `beta` is no scalar, `tau` or `v_th` no number, tau lies outside 0 to 1, or `currents` has no
-        element or neither 1 nor T time steps.
+      ValueError: `beta` or `scale` is no scalar, `tau` or `v_th` no number, tau lies outside 0 to 1, or `currents` has
+        no element or neither 1 nor T time steps.
     """
-    currents, beta = jnp.asarray(currents), jnp.asarray(beta)
+    currents, beta, scale = jnp.asarray(currents), jnp.asarray(beta), jnp.asarray(scale)
     if not jnp.issubdtype(currents.dtype, jnp.floating):
         raise TypeError(f'currents must be floating, got dtype {currents.dtype}.')
     if currents.ndim == 0 or currents.size == 0:
         raise ValueError(f'currents must be [T, ...] with at least one element, got shape {currents.shape}.')
     if len(currents) not in (1, neurons.time_steps):
         raise ValueError(f'currents must have 1 or {neurons.time_steps} time steps, got {len(currents)}.')
-    if beta.ndim:
-        raise ValueError(f'beta must be a scalar, got shape {beta.shape}: only the reference lif takes arrays.')
+    for name, value in (('beta', beta), ('scale', scale)):
+        if value.ndim:
+            raise ValueError(f'{name} must be a scalar, got shape {value.shape}: only the reference lif takes arrays.')
     for name, value in (('tau', tau), ('v_th', v_th)):
         if isinstance(value, jax.Array) or np.ndim(value):
             raise ValueError(f'{name} must be a Python number, got {value!r}: only the reference lif takes arrays.')
@@ -74,26 +77,34 @@ def integrate(
         raise ValueError(f'tau must lie in 0 to 1, got {tau}.')
     if interpret is None:
         interpret = jax.default_backend() != 'gpu'
-    if not jnp.issubdtype(beta.dtype, jnp.floating):
-        beta = beta.astype(jnp.float32)
-    return _integrate(currents, beta, float(tau), float(v_th), neurons, interpret)
+    shape = tuple(
+        value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32) for value in (beta, scale)
+    )
+    return _integrate(currents, shape, float(tau), float(v_th), neurons, interpret)
+
+
+_Shape = tuple[Array, ...]
+"""Width and height of the surrogate gradient."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _integrate(
-    currents: Array, beta: Array, tau: float, v_th: float, neurons: Neurons, interpret: bool
+    currents: Array, shape: _Shape, tau: float, v_th: float, neurons: Neurons, interpret: bool
 ) -> tuple[Array, Array, Array]:
-    del beta  # Only the backward pass has a use for it.
+    del shape  # Only the backward pass has a use for it.
     return _run_forward(currents, tau, v_th, neurons, interpret, keep=False)[0]
 
 
+_Residuals = tuple[Array, _Shape, Array]
+
+
 def _forward(
-    currents: Array, beta: Array, tau: float, v_th: float, neurons: Neurons, interpret: bool
-) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    currents: Array, shape: _Shape, tau: float, v_th: float, neurons: Neurons, interpret: bool
+) -> tuple[tuple[Array, Array, Array], _Residuals]:
     results, (potentials,) = _run_forward(currents, tau, v_th, neurons, interpret, keep=True)
     # Of the currents, their number of time steps alone, as the length of an array without elements: residuals are
     # arrays.
-    return results, (potentials, beta, jnp.zeros((len(currents), 0)))
+    return results, (potentials, shape, jnp.zeros((len(currents), 0)))
 
 
 def _backward(
@@ -101,11 +112,11 @@ def _backward(
     v_th: float,
     neurons: Neurons,
     interpret: bool,
-    residuals: tuple[Array, ...],
+    residuals: _Residuals,
     cotangents: tuple[Array, Array, Array],
-) -> tuple[Array, Array]:
+) -> tuple[Array, _Shape]:
     # asarray: under jit JAX may hand a constant back as a Python number.
-    potentials, beta, given = map(jnp.asarray, residuals)
+    potentials, (beta, scale), given = jax.tree.map(jnp.asarray, residuals)
     upstream, *_ = cotangents  # Those of mean and variance are dropped: they are measurements.
     time_steps, size = potentials.shape
     block, scalar = _block(time_steps), pl.BlockSpec((1,), lambda i: (0,))
@@ -113,13 +124,17 @@ def _backward(
         functools.partial(_backward_kernel, tau=tau, v_th=v_th, neurons=neurons, size=size),
         name='lif_backward',
         grid=(pl.cdiv(size, _BLOCK),),
-        in_specs=[block, block, scalar],
+        in_specs=[block, block, scalar, scalar],
         out_specs=_block(len(given)),
         out_shape=jax.ShapeDtypeStruct((len(given), size), upstream.dtype),
         compiler_params=plt.CompilerParams(),
         interpret=interpret,
-    )(upstream.reshape(time_steps, size), potentials, beta.astype(potentials.dtype).reshape(1))
-    return d_currents.reshape(len(given), *upstream.shape[1:]), jnp.zeros_like(beta)
+    )(
+        upstream.reshape(time_steps, size),
+        potentials,
+        *(value.astype(potentials.dtype).reshape(1) for value in (beta, scale)),
+    )
+    return d_currents.reshape(len(given), *upstream.shape[1:]), (jnp.zeros_like(beta), jnp.zeros_like(scale))
 
 
 _integrate.defvjp(_forward, _backward)
@@ -203,9 +218,9 @@ def _forward_kernel(currents, shift, spikes, sums, squares, *potentials, tau, v_
     sums[0], squares[0] = jnp.sum(total), jnp.sum(total_square)
 
 
-def _backward_kernel(upstream, potentials, beta, d_currents, *, tau, v_th, neurons: Neurons, size) -> None:
+def _backward_kernel(upstream, potentials, beta, scale, d_currents, *, tau, v_th, neurons: Neurons, size) -> None:
     dtype = potentials.dtype
-    inside, width = _inside(size), beta[0]
+    inside, width, height = _inside(size), beta[0], scale[0]
     constant = d_currents.shape[0] < neurons.time_steps
 
     def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -216,7 +231,7 @@ def _backward_kernel(upstream, potentials, beta, d_currents, *, tau, v_th, neuro
         if not neurons.detach_reset:
             d_spike = d_spike - later * tau * u  # Eq. 8
         x = u - v_th
-        d_u = d_spike * neurons.surrogate.gradient(x, width) + jnp.where(x >= 0, 0, later * tau)  # Eq. 7
+        d_u = d_spike * (height * neurons.surrogate.gradient(x, width)) + jnp.where(x >= 0, 0, later * tau)  # Eq. 7
         if constant:
             return d_u, total + d_u
         plt.store(d_currents.at[t, :], d_u.astype(d_currents.dtype), mask=inside)

@@ -55,21 +55,24 @@ def nothing_measured(collection: str, beta: Any) -> Any:
     """Makes statistics of zeros, in the layout of a collection of measurements.
 
     Args:
-      collection: 'membrane' or 'distances'.
+      collection: 'membrane', 'currents', 'distances' or 'firing_rate'.
       beta: pytree of arrays, one leaf per layer.
 
     Returns:
-      The pytree with a `MembraneStats`, or a `MembraneDistances`, in the place of each beta; no two arrays are one.
+      The pytree with a `MembraneStats`, a `MembraneDistances` or a rate in the place of each beta; no two arrays are
+      one.
 
     Raises:
       ValueError: no collection of statistics has that name.
     """
     zeros = lambda *more: jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, *more), jnp.float32), beta)
-    if collection == 'membrane':
+    if collection in ('membrane', 'currents'):
         return jax.tree.map(MembraneStats, zeros(), zeros())
     if collection == 'distances':
         return jax.tree.map(MembraneDistances, zeros(len(DISTANCES)))
-    raise ValueError(f"collection must be 'membrane' or 'distances', got {collection!r}.")
+    if collection == 'firing_rate':
+        return zeros()
+    raise ValueError(f"collection must be 'membrane', 'currents', 'distances' or 'firing_rate', got {collection!r}.")
 
 
 def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
@@ -98,35 +101,43 @@ def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
 
 
 class Measured(NamedTuple):
-    """What is measured of the potentials before the reset, of each example at each step.
+    """What is measured of each example at each step.
 
     Attributes:
-      mean: `[T, B]`, or `[T, B, C]` of each channel.
-      variance: biased, of the same shape.
+      membrane: of the potentials before the reset, `[T, B]`, or `[T, B, C]` of each channel.
       shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
+      currents: of the currents, of the shapes of `membrane`; None where not asked for.
     """
 
-    mean: Array
-    variance: Array
+    membrane: MembraneStats
     shares: Array | None = None
+    currents: MembraneStats | None = None
 
 
-def measure(u: Array, v_th: Array, *, count: bool, per_channel: bool) -> Measured:
+def measure(
+    u: Array, v_th: Array, current: Array | None = None, *, count: bool = False, per_channel: bool = False
+) -> Measured:
     """Measures the potentials of one time step, each example by itself.
 
     Args:
       u: membrane potentials before the reset, `[B, ...]`.
       v_th: threshold, broadcastable to `u`.
+      current: the currents of the step, `[B, ...]`, to measure them too.
       count: also measure how many potentials are near the threshold.
       per_channel: mean and variance of each channel, the last axis, by itself.
 
     Returns:
       `Measured`, of `[B]` or `[B, C]`.
     """
-    axes = tuple(range(1, u.ndim - per_channel))
-    mean = jnp.mean(u, axes, keepdims=True)
     shares = _shares(jnp.abs(u - v_th.astype(u.dtype))) if count else None
-    return Measured(jnp.squeeze(mean, axes), jnp.mean(jnp.square(u - mean), axes), shares)
+    currents = None if current is None else _of_each_example(current, per_channel)
+    return Measured(_of_each_example(u, per_channel), shares, currents)
+
+
+def _of_each_example(x: Array, per_channel: bool) -> MembraneStats:
+    axes = tuple(range(1, x.ndim - per_channel))
+    mean = jnp.mean(x, axes, keepdims=True)
+    return MembraneStats(jnp.squeeze(mean, axes), jnp.mean(jnp.square(x - mean), axes))
 
 
 def _shares(distance: Array) -> Array:
@@ -155,18 +166,18 @@ def _counted(distance: Array) -> Array:
     return jnp.where(finite, near.astype(flat.dtype) / flat.shape[-1], jnp.nan)
 
 
-def pooled(measured: Measured, per_channel: bool = False) -> MembraneStats:
+def pooled(parts: MembraneStats, per_channel: bool = False) -> MembraneStats:
     """Mean and variance of all potentials, from those of parts of equal size: the law of total variance.
 
     Args:
-      measured: of each example at each time step.
+      parts: of each example at each time step.
       per_channel: of each channel by itself.
 
     Returns:
       Scalars, or `[C]` per channel. No gradient flows through them.
     """
-    between = membrane_stats(measured.mean, per_channel)
-    variance = jax.lax.stop_gradient(measured.variance)
+    between = membrane_stats(parts.mean, per_channel)
+    variance = jax.lax.stop_gradient(parts.variance)
     within = jnp.mean(variance, axis=tuple(range(variance.ndim - per_channel)))
     return MembraneStats(between.mean, within + between.variance)
 
@@ -175,7 +186,7 @@ def join_layers(old: Any, new: Any, share: ArrayLike) -> Any:
     """Statistics of two sets of potentials taken together, layer by layer.
 
     Args:
-      old: pytree with a `MembraneStats` or a `MembraneDistances` for each layer.
+      old: pytree with a `MembraneStats`, a `MembraneDistances` or a mean for each layer.
       new: the same of other potentials.
       share: of `new` in the whole, 0 to 1.
 
@@ -185,8 +196,8 @@ def join_layers(old: Any, new: Any, share: ArrayLike) -> Any:
     return jax.tree.map(lambda a, b: _join(a, b, share), old, new, is_leaf=is_stats)
 
 
-def _join(old: Stats, new: Stats, share: ArrayLike) -> Stats:
-    if isinstance(old, MembraneDistances) or isinstance(new, MembraneDistances):
+def _join(old: Any, new: Any, share: ArrayLike) -> Any:
+    if not isinstance(old, MembraneStats):
         return jax.tree.map(lambda a, b: a + (b - a) * share, old, new)
     difference = new.mean - old.mean
     variance = old.variance + (new.variance - old.variance) * share + share * (1 - share) * jnp.square(difference)

@@ -25,7 +25,7 @@ class Surrogate:
       name: what messages call it.
       gradient: `f(x, beta)`, the surrogate derivative at distance `x = u - v_th` from the
         threshold; both arguments are arrays of one dtype and broadcast. It should integrate to
-        1 over x for every beta, as the delta function does.
+        1 over x for every beta, as the delta function does; `spike` and `lif` take a factor besides.
       support: half the width, in units of 1/beta, of the interval outside of which `gradient`
         is 0; `math.inf` where it never is.
       half_width: half the width, in units of 1/beta, of the effective domain that chi counts.
@@ -91,34 +91,43 @@ def get_surrogate(surrogate: str | Surrogate) -> Surrogate:
     return SURROGATES[surrogate]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _spike(x: Array, beta: Array, surrogate: Surrogate) -> Array:
-    del beta, surrogate
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _spike(x: Array, beta: Array, scale: Array, surrogate: Surrogate) -> Array:
+    del beta, scale, surrogate
     return (x >= 0).astype(x.dtype)
 
 
-def _spike_forward(x: Array, beta: Array, surrogate: Surrogate) -> tuple[Array, tuple[Array, Array]]:
-    return _spike(x, beta, surrogate), (x, beta)
+_Residuals = tuple[Array, Array, Array]
 
 
-def _spike_backward(surrogate: Surrogate, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, beta = residuals
+def _spike_forward(x: Array, beta: Array, scale: Array, surrogate: Surrogate) -> tuple[Array, _Residuals]:
+    return _spike(x, beta, scale, surrogate), (x, beta, scale)
+
+
+def _spike_backward(surrogate: Surrogate, residuals: _Residuals, cotangent: Array) -> _Residuals:
+    x, beta, scale = residuals
     # At least float32: squares of potentials overflow float16, and 8 bits of bfloat16 blur the edge of the domain.
     compute = at_least_float32(x.dtype)
     # asarray: under jit JAX may hand a constant back as a Python number.
-    derivative = surrogate.gradient(jnp.asarray(x, compute), jnp.asarray(beta, compute))
-    return (cotangent.astype(compute) * derivative).astype(x.dtype), jnp.zeros_like(beta)
+    derivative = surrogate.gradient(jnp.asarray(x, compute), jnp.asarray(beta, compute)) * jnp.asarray(scale, compute)
+    return (cotangent.astype(compute) * derivative).astype(x.dtype), jnp.zeros_like(beta), jnp.zeros_like(scale)
 
 
 _spike.defvjp(_spike_forward, _spike_backward)
 
 
-def spike(u: ArrayLike, beta: ArrayLike, v_th: ArrayLike = 1.0, surrogate: str | Surrogate = 'triangular') -> Array:
+def spike(
+    u: ArrayLike,
+    beta: ArrayLike,
+    v_th: ArrayLike = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    scale: ArrayLike = 1.0,
+) -> Array:
     """Emits a spike where the membrane potential reaches the threshold; backward, the surrogate gradient.
 
-    Forward `H(u - v_th)` with `H(0) = 1` (Eq. 2), backward `f(u - v_th)` (Eq. 3 and 4), computed in
-    at least float32 and returned in the dtype of `u`. `beta` is an ordinary array argument:
-    changing it never recompiles, and its cotangent is zero. `v_th` gets the gradient of `u - v_th`.
+    Forward `H(u - v_th)` with `H(0) = 1` (Eq. 2), backward `scale * f(u - v_th)` (Eq. 3 and 4), computed in
+    at least float32 and returned in the dtype of `u`. `beta` and `scale` are ordinary array arguments:
+    changing them never recompiles, and their cotangents are zero. `v_th` gets the gradient of `u - v_th`.
     It can be differentiated backwards alone, see `lif`: forwards JAX raises a TypeError.
 
     Args:
@@ -126,21 +135,24 @@ def spike(u: ArrayLike, beta: ArrayLike, v_th: ArrayLike = 1.0, surrogate: str |
       beta: width parameter, greater than 0; scalar or of a shape that broadcasts to that of `u`.
       v_th: threshold; scalar or of a shape that broadcasts to that of `u`.
       surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      scale: factor of the surrogate gradient: its height apart from its width; scalar or of a shape that broadcasts to
+        that of `u`. 1 is the paper's.
 
     Returns:
       Spikes, 0 or 1, with the shape and dtype of `u`.
 
     Raises:
       TypeError: `u` is not floating.
-      ValueError: unknown surrogate, or `beta` or `v_th` does not broadcast to the shape of `u`.
+      ValueError: unknown surrogate, or `beta`, `scale` or `v_th` does not broadcast to the shape of `u`.
     """
     u = jnp.asarray(u)
     if not jnp.issubdtype(u.dtype, jnp.floating):
         raise TypeError(f'u must be floating, got dtype {u.dtype}.')
     surrogate = get_surrogate(surrogate)
     beta = broadcastable('beta', beta, u)
+    scale = broadcastable('scale', scale, u)
     v_th = broadcastable('v_th', v_th, u)
-    return _spike(*varying_alike((u - v_th.astype(u.dtype), beta)), surrogate)
+    return _spike(*varying_alike((u - v_th.astype(u.dtype), beta, scale)), surrogate)
 
 
 def broadcastable(name: str, value: ArrayLike, u: Array) -> Array:

@@ -30,6 +30,7 @@ class Neurons(NamedTuple):
       time_steps: T; currents with one time step are those of every step.
       count: also measure how many potentials are near the threshold.
       per_channel: measure mean and variance of each channel, the last axis, by itself.
+      currents: also measure mean and variance of the currents.
     """
 
     surrogate: Surrogate
@@ -37,6 +38,7 @@ class Neurons(NamedTuple):
     time_steps: int
     count: bool = False
     per_channel: bool = False
+    currents: bool = False
 
     @property
     def unroll(self) -> int:
@@ -54,11 +56,13 @@ class Parameters(NamedTuple):
       beta: width parameter of the surrogate gradient, a scalar or broadcastable to `[B, ...]`.
       tau: decay of the membrane potential per time step, 0 to 1, of such a shape.
       v_th: threshold, of such a shape.
+      scale: factor of the surrogate gradient, of such a shape.
     """
 
     beta: ArrayLike
     tau: ArrayLike
     v_th: ArrayLike
+    scale: ArrayLike = 1.0
 
 
 class Affine(NamedTuple):
@@ -116,7 +120,7 @@ def integrate(
 
     Args:
       currents: pre-synaptic, the terms of a sum, `[T, B, ...]`, or `[1, B, ...]` for the same at every step.
-      parameters: floating arrays; that of beta gets a cotangent of zero.
+      parameters: floating arrays; those of beta and scale get a cotangent of zero.
       neurons: the rest of the description.
       state: what the reset has left of the potentials before the first step, `[B, ...]`; None for 0.
 
@@ -133,9 +137,9 @@ def _integrate(
 ) -> tuple[Array, Measured, Array]:
     dtype, v_th = currents[0].values.dtype, jnp.asarray(parameters.v_th)
     # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
-    emit = lambda u, spike: (
+    emit = lambda u, spike, current: (
         spike.astype(dtype),
-        measure(u, v_th, count=neurons.count, per_channel=neurons.per_channel),
+        measure(u, v_th, current if neurons.currents else None, count=neurons.count, per_channel=neurons.per_channel),
     )
     (spikes, measured), left = _scan(currents, parameters, state, neurons, emit)
     return spikes, measured, left
@@ -146,14 +150,14 @@ def potentials(currents: Terms, parameters: Parameters, neurons: Neurons, state:
 
     Args:
       currents: pre-synaptic, the terms of a sum, `[T, B, ...]`, or `[1, B, ...]` for the same at every step.
-      parameters: floating arrays, of which beta has no part in this.
+      parameters: floating arrays, of which beta and scale have no part in this.
       neurons: the rest of the description.
       state: what the reset has left of the potentials before the first step, `[B, ...]`; None for 0.
 
     Returns:
       `[T, B, ...]`, in at least float32.
     """
-    return _scan(*varying_alike((currents, parameters, state)), neurons, lambda u, _: u)[0]
+    return _scan(*varying_alike((currents, parameters, state)), neurons, lambda u, *_: u)[0]
 
 
 def _scan(
@@ -161,9 +165,9 @@ def _scan(
     parameters: Parameters,
     state: Array | None,
     neurons: Neurons,
-    emit: Callable[[Array, Array], Any],
+    emit: Callable[[Array, Array, Array], Any],
 ) -> tuple[Any, Array]:
-    """Runs Eq. 2 and stacks what `emit` makes of the potentials before the reset and the spikes of each step.
+    """Runs Eq. 2 and stacks what `emit` makes of the potentials before the reset, spikes and currents of each step.
 
     Beside that, what the last reset leaves.
     """
@@ -178,7 +182,7 @@ def _scan(
         u = tau * u_after_reset + current
         # The difference that the surrogate gradient takes, so that both passes round alike at the threshold.
         spike = u - v_th >= 0
-        return jnp.where(spike, 0, u), emit(u, spike)
+        return jnp.where(spike, 0, u), emit(u, spike, current)
 
     left, stacked = jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)
     return stacked, left
@@ -208,11 +212,12 @@ def _forward(
 
 def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, Measured, Array]) -> Residuals:
     # asarray: under jit JAX may hand a constant back as a Python number.
-    currents, (beta, tau, v_th), state = jax.tree.map(jnp.asarray, residuals)
+    currents, parameters, state = jax.tree.map(jnp.asarray, residuals)
+    beta, tau, v_th, scale = parameters
     upstream, _, d_left = cotangents
-    u_of_all_steps = potentials(currents, Parameters(beta, tau, v_th), neurons, state)
+    u_of_all_steps = potentials(currents, parameters, neurons, state)
     dtype = u_of_all_steps.dtype
-    width, threshold, decay = (jnp.asarray(value, dtype) for value in (beta, v_th, tau))
+    width, threshold, decay, height = (jnp.asarray(value, dtype) for value in (beta, v_th, tau, scale))
     first, values_of_all_steps = _by_step(currents, neurons)
     # Where all steps share the values, their gradient is a sum over the steps, which low precision would blur.
     first = _with_values(first, tuple(term.values.astype(dtype) for term in first))
@@ -225,7 +230,7 @@ def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, M
         if not neurons.detach_reset:
             d_spike = d_spike - d_u_after_reset * u  # Eq. 8
         x = u - threshold
-        through_spike = d_spike * neurons.surrogate.gradient(x, width)
+        through_spike = d_spike * (height * neurons.surrogate.gradient(x, width))
         u_after_reset = jnp.where(x >= 0, 0, u)
         d_u = through_spike + jnp.where(x >= 0, 0, d_u_after_reset)  # Eq. 7
         # d_u is also the gradient of this step's currents; here it goes on through their normalisations.
@@ -247,7 +252,7 @@ def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, M
         d_shared = tuple(term.affine for term in d_shared)
     if state is not None:
         d_tau = d_tau + _sum_like(d_u * state, tau)
-    d_parameters = Parameters(jnp.zeros_like(beta), d_tau, d_v_th)
+    d_parameters = Parameters(jnp.zeros_like(beta), d_tau, d_v_th, jnp.zeros_like(scale))
     return tuple(map(Normalised, d_values, d_shared)), d_parameters, None if state is None else d_state
 
 

@@ -16,7 +16,7 @@ from cpng_jax.control.controller import Observed, Settings
 from cpng_jax.control.effective_domain import beta_of_width, chi
 from cpng_jax.experiments.catalogue import compare
 from cpng_jax.experiments.grid import cells_of
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError

@@ -15,7 +15,7 @@ from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWBlock, SEWResNet
 from cpng_jax.models.summary import input_density, summarise
 from cpng_jax.nn.layers import Conv, TdBN
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.time_loop import Normalised
 from cpng_jax.runtime.errors import UserError
 

@@ -5,7 +5,7 @@ import pytest
 from cpng_jax.models import registry
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import TdBN
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.runtime.errors import UserError
 
 

@@ -14,7 +14,7 @@ from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import SEWResNet
 from cpng_jax.models.vgg import VGG
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.training import keys
 
 pytestmark = pytest.mark.deep

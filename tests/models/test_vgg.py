@@ -15,7 +15,7 @@ from flax import linen as nn
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import TdBN
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)

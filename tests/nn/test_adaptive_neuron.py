@@ -15,7 +15,8 @@ from cpng_jax.analysis import membrane
 from cpng_jax.analysis.run import Run
 from cpng_jax.control.effective_domain import chi
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF, adapted_lif
-from cpng_jax.nn.neuron import LIF, lif, lif_reference
+from cpng_jax.nn.neuron import lif, lif_reference
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.training import loop
 from tests.equations import eq_3_and_4

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cpng_jax.control import cpng
 from cpng_jax.control.effective_domain import beta_for_chi, chi
-from cpng_jax.nn.neuron import LIF, lif
+from cpng_jax.nn.neuron import lif
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, membrane_stats
 from tests.equations import eq_2
 from tests.training.test_step import batch, make

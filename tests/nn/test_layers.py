@@ -13,7 +13,7 @@ from flax import linen as nn
 from scipy.signal import correlate2d
 
 from cpng_jax.nn.layers import Conv, Dense, TdBN, avg_pool, max_pool, merge_time
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 f64: Any = functools.partial(np.asarray, dtype=np.float64)

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.neuron import LIF, lif, lif_reference, potentials
+from cpng_jax.nn.neuron import lif, lif_reference, potentials
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats, is_stats, membrane_stats
 from cpng_jax.nn.time_loop import Affine, Normalised
 from tests.equations import eq_2, eq_7_and_8

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cpng_jax.control.layer_tree import by_layer
-from cpng_jax.nn.neuron import LIF, lif
+from cpng_jax.nn.neuron import lif
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats, is_stats, membrane_stats
 from cpng_jax.nn.time_loop import Affine, Normalised
 from cpng_jax.runtime.errors import UserError

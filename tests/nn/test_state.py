@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
-from cpng_jax.nn.neuron import LIF, lif, lif_reference, potentials
+from cpng_jax.nn.neuron import lif, lif_reference, potentials
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.time_loop import Affine, Normalised
 from tests.equations import eq_2
 

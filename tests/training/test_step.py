@@ -15,7 +15,7 @@ from cpng_jax.models.inputs import network_input
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import RunningMoments, TdBN
 from cpng_jax.nn.losses import mean_output_cross_entropy
-from cpng_jax.nn.neuron import LIF
+from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
 from cpng_jax.training import optim, set_beta

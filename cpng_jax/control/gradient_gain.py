@@ -1,0 +1,354 @@
+"""The gain of a layer of neurons: how much of a gradient it passes back, measured by what it passes on of a signal.
+
+A layer turns currents of variance Var(c) into spikes of variance r (1 - r), r the firing rate, and a gradient by its
+spikes into one by its currents, E[f(u)^2] times as large in the mean square. Gradients neither grow nor vanish from
+layer to layer where it passes back what it passes on, E[f(u)^2] Var(c) = r (1 - r). docs/gain.md derives it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, get_surrogate
+from cpng_jax.nn.varying import varying_alike
+
+# Nodes of the quadrature on either side of the threshold, and standard deviations after which a Gaussian has nothing.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_TAIL = 8.0
+# Of a bin of `DISTANCES`, within which potentials are taken as evenly spread.
+_BIN_NODES, _BIN_WEIGHTS = np.polynomial.legendre.leggauss(4)
+
+# Doublings to either side within which an inverse is looked for, points to a doubling, and halvings of what is found.
+_DOUBLINGS = 12
+_PER_DOUBLING = 4
+_HALVINGS = 40
+
+
+class _Moments(NamedTuple):
+    """Expectations over the potentials u of products of f(u), at height 1, with u and s = [u >= v_th]."""
+
+    f: Array
+    ff: Array
+    uf: Array
+    below_f: Array  # (1 - s) f
+    below_uf: Array
+    uff: Array
+    uuff: Array
+
+
+def _gaussian_points(stats: MembraneStats, v_th: Array, support: Array, width: Array) -> tuple[Array, Array]:
+    """Distances from the threshold, `[..., K]`, and the share of Gaussian potentials that each stands for."""
+    sigma = jnp.sqrt(stats.variance)
+    mean = stats.mean - v_th
+
+    def side(low: Array, high: Array) -> tuple[Array, Array]:
+        # Evenly in asinh(x / width): as fine as the surrogate gradient near the threshold, and as the Gaussian far off.
+        low, high = jnp.arcsinh(low / width), jnp.arcsinh(high / width)
+        half = jnp.maximum(high - low, 0)[..., None] / 2
+        z = low[..., None] + half * (1 + jnp.asarray(_NODES, mean.dtype))
+        x = width[..., None] * jnp.sinh(z)
+        density = jnp.exp(-0.5 * jnp.square((x - mean[..., None]) / sigma[..., None])) / sigma[..., None]
+        step = half * jnp.asarray(_WEIGHTS, mean.dtype) * width[..., None] * jnp.cosh(z)
+        return x, density * step / np.sqrt(2 * np.pi)
+
+    low, high = mean - _TAIL * sigma, mean + _TAIL * sigma
+    sides = (
+        side(jnp.maximum(low, -support), jnp.minimum(high, 0)),
+        side(jnp.maximum(low, 0), jnp.minimum(high, support)),
+    )
+    below, above = sides
+    return jnp.concatenate([below[0], above[0]], -1), jnp.concatenate([below[1], above[1]], -1)
+
+
+def _counted_points(stats: MembraneDistances, support: Array) -> tuple[Array, Array]:
+    """The same of potentials that were counted, as many on either side of the threshold."""
+    shares = stats.shares
+    edges = jnp.asarray([0.0, *DISTANCES], shares.dtype)
+    in_bin = jnp.diff(shares, prepend=jnp.zeros_like(shares[..., :1]))
+    # A bin that the end of the domain cuts counts for the part that lies inside.
+    low, length = edges[:-1], jnp.diff(edges)
+    inside = jnp.clip(support[..., None] - low, 0, length)
+    share = in_bin * inside / length
+    x = low[:, None] + inside[..., None] * (1 + jnp.asarray(_BIN_NODES, shares.dtype)) / 2
+    mass = share[..., None] * jnp.asarray(_BIN_WEIGHTS, shares.dtype) / 4
+    x, mass = (array.reshape(*array.shape[:-2], -1) for array in jnp.broadcast_arrays(x, mass))
+    return jnp.concatenate([-x, x], -1), jnp.concatenate([mass, mass], -1)
+
+
+def _moments(stats: MembraneStats | MembraneDistances, beta: Array, v_th: Array, surrogate: Surrogate) -> _Moments:
+    support, width = surrogate.support / beta, surrogate.half_width / beta
+    if isinstance(stats, MembraneDistances):
+        x, mass = _counted_points(stats, support)
+    else:
+        x, mass = _gaussian_points(stats, v_th, support, width)
+    f = surrogate.gradient(x, jnp.broadcast_to(beta[..., None], x.shape))
+    u, below = v_th[..., None] + x, (x < 0).astype(x.dtype)
+    mean = lambda value: jnp.sum(mass * value, -1)
+    return _Moments(
+        mean(f), mean(f * f), mean(u * f), mean(below * f), mean(below * u * f), mean(u * f * f), mean((u * f) ** 2)
+    )
+
+
+def _passed_back(
+    of: _Moments, scale: Array, rate: Array, tau: Array, time_steps: int, correlation: Array, detach_reset: bool
+) -> Array:
+    """E[(dL/dc)^2] / E[(dL/ds)^2] of a layer over `time_steps`, by Eq. 7 and 8 with steps taken as independent."""
+    reset = 0.0 if detach_reset else scale
+    # dL/du[t] = f dL/ds[t] + q dL/du[t + 1] with q = tau (1 - s) - tau u f.
+    q = tau * (1 - rate - reset * of.uf)
+    qq = jnp.square(tau) * (1 - rate - 2 * reset * of.below_uf + reset * reset * of.uuff)
+    fq = scale * tau * (of.below_f - reset * of.uff)
+    f, ff = scale * of.f, jnp.square(scale) * of.ff
+
+    def earlier(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        with_spikes, square, total = carry  # E[dL/du dL/ds] and E[(dL/du)^2] of the step after
+        square = ff + 2 * fq * with_spikes + qq * square
+        return correlation * f + q * with_spikes, square, total + square
+
+    zeros = jnp.zeros_like(ff + qq + correlation)
+    return jax.lax.fori_loop(0, time_steps, earlier, (zeros, zeros, zeros))[2] / time_steps
+
+
+class _Layers(NamedTuple):
+    """What a gain is computed from, all of one shape, with harmless numbers where `usable` is False."""
+
+    stats: MembraneStats | MembraneDistances
+    currents: Array
+    rate: Array
+    v_th: Array
+    tau: Array
+    correlation: Array
+    usable: Array
+
+
+def _layers(
+    stats: MembraneStats | MembraneDistances,
+    currents: ArrayLike,
+    firing_rate: ArrayLike,
+    v_th: ArrayLike,
+    tau: ArrayLike,
+    correlation: ArrayLike,
+    *others: ArrayLike,
+) -> tuple[_Layers, tuple[Array, ...]]:
+    """Checks and broadcasts; the others are those that are greater than 0 where a layer is usable."""
+    counted = isinstance(stats, MembraneDistances)
+    leaves = [jnp.asarray(leaf) for leaf in stats]
+    dtype = at_least_float32(max((leaf.dtype for leaf in leaves), key=lambda kind: kind.itemsize))
+    first = leaves[0][..., 0] if counted else leaves[0]
+    values = (first, *leaves[1:], currents, firing_rate, v_th, tau, correlation, *others)
+    values = varying_alike(tuple(jnp.broadcast_arrays(*(jnp.asarray(value).astype(dtype) for value in values))))
+    finite = [jnp.isfinite(value) for value in values]
+    first, *rest = values
+    of_stats, (currents, rate, v_th, tau, correlation, *positive) = rest[: len(leaves) - 1], rest[len(leaves) - 1 :]
+    usable = jnp.all(jnp.stack(finite), 0) & (rate > 0) & (rate < 1)
+    for value in (*of_stats, currents, *positive):
+        usable &= value > 0
+    if counted:
+        shares = leaves[0].astype(dtype)
+        usable &= jnp.all(jnp.isfinite(shares), -1)
+        even = jnp.arange(1, shares.shape[-1] + 1, dtype=dtype) / shares.shape[-1]
+        shares = jnp.where(usable[..., None], jnp.broadcast_to(shares, (*usable.shape, shares.shape[-1])), even)
+        safe: MembraneStats | MembraneDistances = MembraneDistances(shares)
+    else:
+        safe = MembraneStats(jnp.where(usable, first, 0), jnp.where(usable, of_stats[0], 1))
+    ask = lambda value, other: jnp.where(usable, value, other)
+    layers = _Layers(safe, ask(currents, 1), ask(rate, 0.25), ask(v_th, 1), ask(tau, 0), ask(correlation, 0), usable)
+    return layers, tuple(ask(value, 1) for value in positive)
+
+
+def gain(
+    stats: MembraneStats | MembraneDistances,
+    beta: ArrayLike,
+    scale: ArrayLike = 1.0,
+    *,
+    currents: ArrayLike,
+    firing_rate: ArrayLike,
+    v_th: ArrayLike = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    tau: ArrayLike = 0.0,
+    time_steps: int = 1,
+    correlation: ArrayLike = 0.2,
+    detach_reset: bool = False,
+) -> Array:
+    """The gain of the gradient through a layer of neurons: the mean square passed back over what is passed forward.
+
+    At one time step `scale^2 E[f(u)^2] Var(c) / (r (1 - r))`. Over several, the path from step to step (Eq. 7 and 8) is
+    taken along. The norm of a gradient grows by its square root from a layer to the one before it, see docs/gain.md.
+
+    Args:
+      stats: `MembraneStats` of the potentials before the reset, which are taken as Gaussian then; or
+        `MembraneDistances`, for those that were counted, with as many on either side of the threshold. One layer or
+        many, any shape.
+      beta: width parameter; broadcasts with the statistics, as all that follow.
+      scale: factor of the surrogate gradient.
+      currents: variance of the currents, Var(c).
+      firing_rate: share of neurons and time steps that spike, r.
+      v_th: threshold.
+      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      tau: decay of the membrane potential per time step; without effect at one time step.
+      time_steps: T of the gradient.
+      correlation: of the gradients by a neuron's spikes at two time steps: 1 behind the last layer, 0.1 to 0.4 deep in
+        a network.
+      detach_reset: no gradient flows through the reset.
+
+    Returns:
+      The gain, at least float32, of the broadcast shape; within 1e-5 of itself for a shape that is smooth on either
+      side of the threshold. NaN where the layer is silent or saturated, where potentials or currents are constant, or
+      where a number is not finite. Differentiable by all of its numbers.
+
+    Raises:
+      ValueError: unknown surrogate, or `time_steps` is less than 1.
+
+    Source: docs/gain.md, Eq. 4 and 9; the condition on E[f^2] is akin to those of Herranz-Celotti and Rouat (2022).
+    """
+    shape = get_surrogate(surrogate)
+    layers, (beta, scale) = _layers(stats, currents, firing_rate, v_th, tau, correlation, beta, scale)
+    moments = _moments(layers.stats, beta, layers.v_th, shape)
+    value = _gain(layers, moments, scale, _checked(time_steps), detach_reset)
+    return jnp.where(layers.usable, value, jnp.nan)
+
+
+def scale_for_gain(
+    target: ArrayLike,
+    stats: MembraneStats | MembraneDistances,
+    beta: ArrayLike,
+    *,
+    currents: ArrayLike,
+    firing_rate: ArrayLike,
+    v_th: ArrayLike = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    tau: ArrayLike = 0.0,
+    time_steps: int = 1,
+    correlation: ArrayLike = 0.2,
+    detach_reset: bool = False,
+) -> Array:
+    """The height of the surrogate gradient at which the gain takes a given value, at a width as it is.
+
+    The gain grows with the height. At one time step it does so as the square, and the solution is closed; over
+    several it is found by bisection within a factor of 2^12 of that.
+
+    Args:
+      target: wanted gain, 1 for gradients that neither grow nor vanish; broadcasts with the statistics.
+      stats: see `gain`, as all that follow.
+      beta: width parameter.
+      currents: variance of the currents.
+      firing_rate: share of neurons and time steps that spike.
+      v_th: threshold.
+      surrogate: the shape.
+      tau: decay.
+      time_steps: T.
+      correlation: of gradients at two time steps.
+      detach_reset: no gradient flows through the reset.
+
+    Returns:
+      scale, at least float32, of the broadcast shape; the gain there is within 1e-5 of the target, by its size. 0 says
+      that there is none: the gain is not defined, or no potential lies where the surrogate gradient is not 0. Never
+      NaN. Differentiable by all of its numbers, as an implicit function; where it is 0, so are its derivatives.
+
+    Raises:
+      ValueError: unknown surrogate, or `time_steps` is less than 1.
+    """
+    shape = get_surrogate(surrogate)
+    layers, (target, beta) = _layers(stats, currents, firing_rate, v_th, tau, correlation, target, beta)
+    steps = _checked(time_steps)
+    moments = _moments(layers.stats, beta, layers.v_th, shape)
+    closed = target * layers.rate * (1 - layers.rate) / (layers.currents * jnp.where(moments.ff > 0, moments.ff, 1))
+    usable = layers.usable & (moments.ff > 0) & jnp.isfinite(closed) & (closed > 0)
+    closed = jnp.log2(jnp.where(usable, closed, 1)) / 2
+    function = lambda octave: _gain(layers, moments, 2**octave, steps, detach_reset)
+    bracket = closed - _DOUBLINGS, closed + _DOUBLINGS
+    return _solution(function, target, bracket, usable)
+
+
+def beta_for_gain(
+    target: ArrayLike,
+    stats: MembraneStats | MembraneDistances,
+    scale: ArrayLike = 1.0,
+    *,
+    currents: ArrayLike,
+    firing_rate: ArrayLike,
+    v_th: ArrayLike = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    tau: ArrayLike = 0.0,
+    time_steps: int = 1,
+    correlation: ArrayLike = 0.2,
+    detach_reset: bool = False,
+) -> Array:
+    """The width parameter at which the gain takes a given value, at a height as it is.
+
+    The gain grows with beta where the threshold is within a few standard deviations of the mean. Farther off it may
+    fall again, as the domain loses most potentials: of several solutions this is the smallest, the widest domain.
+
+    Args:
+      target: wanted gain; broadcasts with the statistics.
+      stats: see `gain`, as all that follow.
+      scale: factor of the surrogate gradient.
+      currents: variance of the currents.
+      firing_rate: share of neurons and time steps that spike.
+      v_th: threshold.
+      surrogate: the shape.
+      tau: decay.
+      time_steps: T.
+      correlation: of gradients at two time steps.
+      detach_reset: no gradient flows through the reset.
+
+    Returns:
+      beta, at least float32, of the broadcast shape; the gain there is within 1e-5 of the target, by its size. 0 says
+      that none within a factor of 2^12 of one over the spread of the potentials gives that gain, or that it is not
+      defined. Never NaN. Differentiable by all of its numbers, as an implicit function; where it is 0, so are its
+      derivatives.
+
+    Raises:
+      ValueError: unknown surrogate, or `time_steps` is less than 1.
+    """
+    shape = get_surrogate(surrogate)
+    layers, (target, scale) = _layers(stats, currents, firing_rate, v_th, tau, correlation, target, scale)
+    steps = _checked(time_steps)
+    by_moments = isinstance(layers.stats, MembraneStats)
+    spread = jnp.sqrt(layers.stats.variance) if by_moments else jnp.ones_like(target)
+
+    def function(octave: Array) -> Array:
+        moments = _moments(layers.stats, 2**octave, layers.v_th, shape)
+        return _gain(layers, moments, scale, steps, detach_reset)
+
+    # The first of many points that reaches the target, and the one before it.
+    first = jax.lax.stop_gradient(-jnp.log2(spread) - _DOUBLINGS)
+    points = first + jnp.arange(2 * _DOUBLINGS * _PER_DOUBLING + 1).reshape(-1, *[1] * first.ndim) / _PER_DOUBLING
+    reached = jax.lax.map(function, points) >= target
+    index = jnp.argmax(reached, 0)
+    usable = layers.usable & jnp.any(reached, 0) & (index > 0)
+    high = first + index.astype(first.dtype) / _PER_DOUBLING
+    return _solution(function, target, (high - 1 / _PER_DOUBLING, high), usable)
+
+
+def _checked(time_steps: int) -> int:
+    if time_steps < 1:
+        raise ValueError(f'time_steps must be at least 1, got {time_steps}.')
+    return time_steps
+
+
+def _gain(layers: _Layers, moments: _Moments, scale: Array, time_steps: int, detach_reset: bool) -> Array:
+    back = _passed_back(moments, scale, layers.rate, layers.tau, time_steps, layers.correlation, detach_reset)
+    return back * layers.currents / (layers.rate * (1 - layers.rate))
+
+
+def _solution(function: Callable[[Array], Array], target: Array, bracket: tuple[Array, Array], usable: Array) -> Array:
+    """Two to the power at which a function takes a value, by bisection; its derivative is that of an implicit one."""
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        reached = function(middle) >= target
+        return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
+
+    octave = jax.lax.stop_gradient(jax.lax.fori_loop(0, _HALVINGS, halve, jax.lax.stop_gradient(bracket))[1])
+    # A step of Newton's: next to nothing in value, and in the derivative what the implicit function has.
+    value, slope = jax.jvp(function, (octave,), (jnp.ones_like(octave),))
+    slope = jax.lax.stop_gradient(slope)
+    usable &= (slope > 0) & jnp.isfinite(slope)
+    step = (value - target) / jnp.where(usable, slope, 1)
+    return jnp.where(usable, 2 ** jnp.where(usable, octave - step, 0), 0)
