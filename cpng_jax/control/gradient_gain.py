@@ -5,112 +5,23 @@ spikes into one by its currents, E[f(u)^2] times as large in the mean square. Gr
 layer to layer where it passes back what it passes on, E[f(u)^2] Var(c) = r (1 - r). docs/gain.md derives it.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
+from cpng_jax.control.layer_tree import PyTree, like, like_beta, stats_vector, vector
+from cpng_jax.control.moments import Moments, moments_of, passed_back
+from cpng_jax.nn.statistics import MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, get_surrogate
 from cpng_jax.nn.varying import varying_alike
-
-# Nodes of the quadrature on either side of the threshold, and standard deviations after which a Gaussian has nothing.
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
-_TAIL = 8.0
-# Of a bin of `DISTANCES`, within which potentials are taken as evenly spread.
-_BIN_NODES, _BIN_WEIGHTS = np.polynomial.legendre.leggauss(4)
 
 # Doublings to either side within which an inverse is looked for, points to a doubling, and halvings of what is found.
 _DOUBLINGS = 12
 _PER_DOUBLING = 4
 _HALVINGS = 40
-
-
-class _Moments(NamedTuple):
-    """Expectations over the potentials u of products of f(u), at height 1, with u and s = [u >= v_th]."""
-
-    f: Array
-    ff: Array
-    uf: Array
-    below_f: Array  # (1 - s) f
-    below_uf: Array
-    uff: Array
-    uuff: Array
-
-
-def _gaussian_points(stats: MembraneStats, v_th: Array, support: Array, width: Array) -> tuple[Array, Array]:
-    """Distances from the threshold, `[..., K]`, and the share of Gaussian potentials that each stands for."""
-    sigma = jnp.sqrt(stats.variance)
-    mean = stats.mean - v_th
-
-    def side(low: Array, high: Array) -> tuple[Array, Array]:
-        # Evenly in asinh(x / width): as fine as the surrogate gradient near the threshold, and as the Gaussian far off.
-        low, high = jnp.arcsinh(low / width), jnp.arcsinh(high / width)
-        half = jnp.maximum(high - low, 0)[..., None] / 2
-        z = low[..., None] + half * (1 + jnp.asarray(_NODES, mean.dtype))
-        x = width[..., None] * jnp.sinh(z)
-        density = jnp.exp(-0.5 * jnp.square((x - mean[..., None]) / sigma[..., None])) / sigma[..., None]
-        step = half * jnp.asarray(_WEIGHTS, mean.dtype) * width[..., None] * jnp.cosh(z)
-        return x, density * step / np.sqrt(2 * np.pi)
-
-    low, high = mean - _TAIL * sigma, mean + _TAIL * sigma
-    sides = (
-        side(jnp.maximum(low, -support), jnp.minimum(high, 0)),
-        side(jnp.maximum(low, 0), jnp.minimum(high, support)),
-    )
-    below, above = sides
-    return jnp.concatenate([below[0], above[0]], -1), jnp.concatenate([below[1], above[1]], -1)
-
-
-def _counted_points(stats: MembraneDistances, support: Array) -> tuple[Array, Array]:
-    """The same of potentials that were counted, as many on either side of the threshold."""
-    shares = stats.shares
-    edges = jnp.asarray([0.0, *DISTANCES], shares.dtype)
-    in_bin = jnp.diff(shares, prepend=jnp.zeros_like(shares[..., :1]))
-    # A bin that the end of the domain cuts counts for the part that lies inside.
-    low, length = edges[:-1], jnp.diff(edges)
-    inside = jnp.clip(support[..., None] - low, 0, length)
-    share = in_bin * inside / length
-    x = low[:, None] + inside[..., None] * (1 + jnp.asarray(_BIN_NODES, shares.dtype)) / 2
-    mass = share[..., None] * jnp.asarray(_BIN_WEIGHTS, shares.dtype) / 4
-    x, mass = (array.reshape(*array.shape[:-2], -1) for array in jnp.broadcast_arrays(x, mass))
-    return jnp.concatenate([-x, x], -1), jnp.concatenate([mass, mass], -1)
-
-
-def _moments(stats: MembraneStats | MembraneDistances, beta: Array, v_th: Array, surrogate: Surrogate) -> _Moments:
-    support, width = surrogate.support / beta, surrogate.half_width / beta
-    if isinstance(stats, MembraneDistances):
-        x, mass = _counted_points(stats, support)
-    else:
-        x, mass = _gaussian_points(stats, v_th, support, width)
-    f = surrogate.gradient(x, jnp.broadcast_to(beta[..., None], x.shape))
-    u, below = v_th[..., None] + x, (x < 0).astype(x.dtype)
-    mean = lambda value: jnp.sum(mass * value, -1)
-    return _Moments(
-        mean(f), mean(f * f), mean(u * f), mean(below * f), mean(below * u * f), mean(u * f * f), mean((u * f) ** 2)
-    )
-
-
-def _passed_back(
-    of: _Moments, scale: Array, rate: Array, tau: Array, time_steps: int, correlation: Array, detach_reset: bool
-) -> Array:
-    """E[(dL/dc)^2] / E[(dL/ds)^2] of a layer over `time_steps`, by Eq. 7 and 8 with steps taken as independent."""
-    reset = 0.0 if detach_reset else scale
-    # dL/du[t] = f dL/ds[t] + q dL/du[t + 1] with q = tau (1 - s) - tau u f.
-    q = tau * (1 - rate - reset * of.uf)
-    qq = jnp.square(tau) * (1 - rate - 2 * reset * of.below_uf + reset * reset * of.uuff)
-    fq = scale * tau * (of.below_f - reset * of.uff)
-    f, ff = scale * of.f, jnp.square(scale) * of.ff
-
-    def earlier(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        with_spikes, square, total = carry  # E[dL/du dL/ds] and E[(dL/du)^2] of the step after
-        square = ff + 2 * fq * with_spikes + qq * square
-        return correlation * f + q * with_spikes, square, total + square
-
-    zeros = jnp.zeros_like(ff + qq + correlation)
-    return jax.lax.fori_loop(0, time_steps, earlier, (zeros, zeros, zeros))[2] / time_steps
 
 
 class _Layers(NamedTuple):
@@ -207,7 +118,7 @@ def gain(
     """
     shape = get_surrogate(surrogate)
     layers, (beta, scale) = _layers(stats, currents, firing_rate, v_th, tau, correlation, beta, scale)
-    moments = _moments(layers.stats, beta, layers.v_th, shape)
+    moments = moments_of(layers.stats, beta, layers.v_th, shape)
     value = _gain(layers, moments, scale, _checked(time_steps), detach_reset)
     return jnp.where(layers.usable, value, jnp.nan)
 
@@ -255,7 +166,7 @@ def scale_for_gain(
     shape = get_surrogate(surrogate)
     layers, (target, beta) = _layers(stats, currents, firing_rate, v_th, tau, correlation, target, beta)
     steps = _checked(time_steps)
-    moments = _moments(layers.stats, beta, layers.v_th, shape)
+    moments = moments_of(layers.stats, beta, layers.v_th, shape)
     closed = target * layers.rate * (1 - layers.rate) / (layers.currents * jnp.where(moments.ff > 0, moments.ff, 1))
     usable = layers.usable & (moments.ff > 0) & jnp.isfinite(closed) & (closed > 0)
     closed = jnp.log2(jnp.where(usable, closed, 1)) / 2
@@ -312,7 +223,7 @@ def beta_for_gain(
     spread = jnp.sqrt(layers.stats.variance) if by_moments else jnp.ones_like(target)
 
     def function(octave: Array) -> Array:
-        moments = _moments(layers.stats, 2**octave, layers.v_th, shape)
+        moments = moments_of(layers.stats, 2**octave, layers.v_th, shape)
         return _gain(layers, moments, scale, steps, detach_reset)
 
     # The first of many points that reaches the target, and the one before it.
@@ -325,14 +236,92 @@ def beta_for_gain(
     return _solution(function, target, (high - 1 / _PER_DOUBLING, high), usable)
 
 
+class Gradients(NamedTuple):
+    """What a network's gradient depends on besides what its layers measure; hashable, with numbers that are fixed.
+
+    Attributes:
+      surrogate: the shape.
+      v_th: threshold of the neurons.
+      tau: decay of the membrane potential.
+      time_steps: T.
+      detach_reset: no gradient flows through the reset.
+      correlation: of the gradients by a neuron's spikes at two time steps, see `gain`.
+    """
+
+    surrogate: str | Surrogate = 'triangular'
+    v_th: float = 1.0
+    tau: float = 0.5
+    time_steps: int = 1
+    detach_reset: bool = False
+    correlation: float = 0.2
+
+
+class Signals(NamedTuple):
+    """What layers measure of the signals they pass on, each laid out like beta.
+
+    Attributes:
+      membrane: a `MembraneStats`, or a `MembraneDistances`, of the potentials in the place of each beta.
+      currents: a `MembraneStats` of the currents.
+      firing_rate: the share of neurons and time steps that spiked.
+    """
+
+    membrane: PyTree
+    currents: PyTree
+    firing_rate: PyTree
+
+
+@functools.partial(jax.jit, static_argnames='gradients')
+def gain_by_layer(signals: Signals, beta: PyTree, scale: PyTree, gradients: Gradients) -> PyTree:
+    """The gain of all layers at once.
+
+    Args:
+      signals: what they have measured.
+      beta: pytree of floating arrays, one leaf per layer.
+      scale: the same of the heights.
+      gradients: of the network.
+
+    Returns:
+      The gain, see `gain`, laid out like beta.
+
+    Raises:
+      ValueError: `signals` or `scale` does not fit the layers of `beta`, or unknown surrogate.
+    """
+    stats, rest = in_vectors(signals, beta, gradients)
+    value = gain(stats, vector('beta', beta, beta), vector('scale', like_beta(scale, beta), beta), **rest)
+    return like(beta, value)
+
+
+def in_vectors(
+    signals: Signals, beta: PyTree, gradients: Gradients
+) -> tuple[MembraneStats | MembraneDistances, dict[str, Any]]:
+    """Puts what all layers have measured into vectors, as `gain` and its inverses take them.
+
+    Args:
+      signals: what they have measured.
+      beta: pytree of floating arrays, one leaf per layer.
+      gradients: of the network.
+
+    Returns:
+      The statistics of the potentials, with an element for each beta, and the keyword arguments.
+
+    Raises:
+      ValueError: `signals` does not fit the layers of `beta`.
+    """
+    currents = stats_vector(signals.currents, beta)
+    assert isinstance(currents, MembraneStats)  # they are not counted
+    rate = vector('firing_rate', like_beta(signals.firing_rate, beta), beta)
+    measured = {'currents': currents.variance, 'firing_rate': rate}
+    return stats_vector(signals.membrane, beta), measured | gradients._asdict()
+
+
 def _checked(time_steps: int) -> int:
     if time_steps < 1:
         raise ValueError(f'time_steps must be at least 1, got {time_steps}.')
     return time_steps
 
 
-def _gain(layers: _Layers, moments: _Moments, scale: Array, time_steps: int, detach_reset: bool) -> Array:
-    back = _passed_back(moments, scale, layers.rate, layers.tau, time_steps, layers.correlation, detach_reset)
+def _gain(layers: _Layers, moments: Moments, scale: Array, time_steps: int, detach_reset: bool) -> Array:
+    back = passed_back(moments, scale, layers.rate, layers.tau, time_steps, layers.correlation, detach_reset)
     return back * layers.currents / (layers.rate * (1 - layers.rate))
 
 
