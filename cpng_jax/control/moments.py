@@ -1,4 +1,4 @@
-"""Expectations of the surrogate gradient over the potentials of a layer, and what of a gradient it passes back by them."""
+"""Expectations of a surrogate gradient over the potentials of a layer, and how much of a gradient it passes back."""
 
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ def moments_of(stats: MembraneStats | MembraneDistances, beta: Array, v_th: Arra
     """Takes the expectations over the potentials of layers.
 
     Args:
-      stats: one layer or many; Gaussian potentials, or those that were counted, as many on either side of the threshold.
+      stats: of Gaussian potentials, or of those that were counted, with as many on either side of the threshold.
       beta: width parameter, of the shape of the statistics.
       v_th: threshold, of that shape.
       surrogate: the shape of the surrogate gradient.
