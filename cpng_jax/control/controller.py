@@ -1,8 +1,8 @@
-"""What sets beta, whichever rule it is: a pair of pure functions, and what these have to be shown.
+"""What sets width and height of the surrogate gradients, whichever rule it is: a pair of pure functions.
 
     controller = rules.make('cpng', settings)
     state = controller.init(beta)
-    beta, state, report = controller.update(observed, beta, state)
+    surrogates, state, report = controller.update(observed, Surrogates(beta, scale), state)
 
 As in optax, a controller knows nothing of models, devices or epochs. Whoever trains looks at `needs`, measures that,
 and calls `update` once an epoch or once a batch.
@@ -33,12 +33,26 @@ class FirstLayer(NamedTuple):
     loss: Callable[[Array, PyTree], Array]
 
 
+class Surrogates(NamedTuple):
+    """What a rule sets: the surrogate gradient of each layer.
+
+    Attributes:
+      beta: its width parameter, a pytree of arrays with one leaf per layer.
+      scale: its height, as a factor, laid out like beta.
+    """
+
+    beta: PyTree
+    scale: PyTree
+
+
 class Observed(NamedTuple):
     """What a controller is shown; None where nobody asked for it. `Controller.needs` has the names of these fields.
 
     Attributes:
       membrane: a `MembraneStats` in the place of each beta.
       distances: a `MembraneDistances` in the place of each beta.
+      currents: a `MembraneStats` of the currents in the place of each beta.
+      firing_rate: the share of neurons and time steps that spiked, in the place of each beta.
       params: parameters of the network, laid out by module path like beta.
       first_layer: see `FirstLayer`.
       updates: which update this is, counted from 1; 0 for `Controller.start`. Always given.
@@ -46,20 +60,22 @@ class Observed(NamedTuple):
 
     membrane: PyTree = None
     distances: PyTree = None
+    currents: PyTree = None
+    firing_rate: PyTree = None
     params: PyTree = None
     first_layer: FirstLayer | None = None
     updates: ArrayLike = 0
 
 
 # What layers measure, each in the collection of that name; the other fields are not measured by layers.
-MEASURED = ('membrane', 'distances')
+MEASURED = ('membrane', 'distances', 'currents', 'firing_rate')
 
 
 class Report(NamedTuple):
     """What an update tells of each layer; a pytree laid out like beta.
 
     Attributes:
-      skipped: True where a layer kept its beta because there was nothing to tell a better one by.
+      skipped: True where a layer kept its surrogate gradient because there was nothing to tell a better one by.
     """
 
     skipped: PyTree
@@ -70,21 +86,23 @@ class Report(NamedTuple):
 
 
 class Controller(NamedTuple):
-    """A rule that sets beta, made for a network.
+    """A rule that sets the surrogate gradients, made for a network.
 
     Attributes:
       init: maps beta, a pytree of arrays with one leaf per layer, to the state of the rule.
-      update: maps `(observed, beta, state)` to `(beta, state, report)`. Pure, and jittable.
+      update: maps `(observed, surrogates, state)` to `(surrogates, state, report)`. Pure, and jittable.
       needs: names of the fields of `Observed` that `update` reads.
-      start: maps `(observed, beta, state)` to `(beta, state)` before the first step; None changes nothing.
+      start: maps `(observed, surrogates, state)` to `(surrogates, state)` before the first step; None changes nothing.
+      start_needs: names of the fields of `Observed` that `start` reads.
       numbers: reads from the state what the rule tells of each layer: pytrees laid out like beta, by the name they have
         in the metrics, such as 'chi_min'.
     """
 
     init: Callable[[PyTree], State]
-    update: Callable[[Observed, PyTree, State], tuple[PyTree, State, Report]]
+    update: Callable[[Observed, Surrogates, State], tuple[Surrogates, State, Report]]
     needs: tuple[str, ...] = ()
-    start: Callable[[Observed, PyTree, State], tuple[PyTree, State]] | None = None
+    start: Callable[[Observed, Surrogates, State], tuple[Surrogates, State]] | None = None
+    start_needs: tuple[str, ...] = ()
     numbers: Callable[[State], Mapping[str, PyTree]] = lambda state: {}
 
 
@@ -94,24 +112,32 @@ class Settings(NamedTuple):
     Attributes:
       surrogate: of the network.
       v_th: threshold of its neurons.
+      tau: decay of their potentials, where it is not learnt.
+      time_steps: T.
+      detach_reset: no gradient flows through their reset.
       beta_init: beta of every layer at the start.
       interval: which interval chi counts, 'paper' or 'support'.
       counted: chi is counted from `MembraneDistances` instead of taken from Eq. 6.
       every: when `update` is called, 'epoch' or 'batch'.
       updates_per_epoch: how often that is in an epoch.
       decay_learnt: the decay of the membrane potential is a parameter.
+      fixed_threshold: the threshold is `v_th` at each step, so that the gain can be told from the potentials.
       options: values of the options of all rules, by name.
       beta_of_run: reads beta of each layer, by the layer's name, from the folder of a run.
     """
 
     surrogate: str | Surrogate = 'triangular'
     v_th: float = 1.0
+    tau: float = 0.5
+    time_steps: int = 1
+    detach_reset: bool = False
     beta_init: float = 1.0
     interval: str = 'paper'
     counted: bool = False
     every: str = 'epoch'
     updates_per_epoch: int = 1
     decay_learnt: bool = False
+    fixed_threshold: bool = True
     options: Mapping[str, Any] = {}
     beta_of_run: Callable[[str], Mapping[str, float]] | None = None
 
@@ -154,16 +180,30 @@ def stateless(wanted: Callable[[Observed, PyTree], PyTree], needs: tuple[str, ..
       needs: names of the fields of `Observed` that it reads.
 
     Returns:
-      The controller; beta keeps its shapes and dtypes, and the state is empty.
+      The controller; beta keeps its shapes and dtypes, heights stay, and the state is empty.
     """
 
-    def update(observed: Observed, beta: PyTree, state: State) -> tuple[PyTree, State, Report]:
-        new = jax.tree.map(lambda old, new: jnp.broadcast_to(new, jnp.shape(old)), beta, wanted(observed, beta))
-        skipped = jax.tree.map(lambda new: ~(jnp.isfinite(new) & (new > 0)), new)
-        keep = lambda old, new, skip: jnp.where(skip, old, new).astype(jnp.asarray(old).dtype)
-        return jax.tree.map(keep, beta, new, skipped), state, Report(skipped)
+    def update(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State, Report]:
+        beta, report = moved(surrogates.beta, wanted(observed, surrogates.beta))
+        return surrogates._replace(beta=beta), state, report
 
     return Controller(lambda beta: (), update, needs)
+
+
+def moved(old: PyTree, wanted: PyTree) -> tuple[PyTree, Report]:
+    """Takes wanted values where they are finite numbers greater than 0.
+
+    Args:
+      old: beta or scale.
+      wanted: what it is to be; each leaf broadcasts to that of `old`.
+
+    Returns:
+      The values, in the shapes and dtypes of `old`, which is kept where there is nothing usable; and which that is.
+    """
+    new = jax.tree.map(lambda old, new: jnp.broadcast_to(new, jnp.shape(old)), old, wanted)
+    skipped = jax.tree.map(lambda new: ~(jnp.isfinite(new) & (new > 0)), new)
+    keep = lambda old, new, skip: jnp.where(skip, old, new).astype(jnp.asarray(old).dtype)
+    return jax.tree.map(keep, old, new, skipped), Report(skipped)
 
 
 def goes_by_moments(settings: Settings, name: str) -> str | None:

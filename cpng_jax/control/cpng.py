@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.control.controller import Controller, Observed, Report, Rule, Settings
+from cpng_jax.control.controller import Controller, Observed, Report, Rule, Settings, Surrogates
 from cpng_jax.control.effective_domain import beta_for_chi, chi, domain_half_width
 from cpng_jax.control.layer_tree import PyTree, floating, leaves_where, like, stats_vector, vector
 from cpng_jax.control.options import Option, choice, number
@@ -170,9 +170,9 @@ def config_of(settings: Settings) -> CPNGConfig:
 def _make(settings: Settings) -> Controller:
     config, statistics = config_of(settings), settings.statistics
 
-    def step(observed: Observed, beta: PyTree, state: CPNGState) -> tuple[PyTree, CPNGState, Report]:
-        beta, state, seen = update(getattr(observed, statistics), beta, state, config)
-        return beta, state, Report(seen.skipped)
+    def step(observed: Observed, surrogates: Surrogates, state: CPNGState) -> tuple[Surrogates, CPNGState, Report]:
+        beta, state, seen = update(getattr(observed, statistics), surrogates.beta, state, config)
+        return surrogates._replace(beta=beta), state, Report(seen.skipped)
 
     return Controller(init, step, (statistics,), numbers=lambda state: {'chi_min': state.chi_recorder})
 

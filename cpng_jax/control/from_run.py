@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.control import fixed
-from cpng_jax.control.controller import Controller, Observed, PyTree, Report, Rule, Settings, State
+from cpng_jax.control.controller import Controller, Observed, PyTree, Report, Rule, Settings, State, Surrogates
 from cpng_jax.control.layer_tree import layer_name, leaf_name
 from cpng_jax.control.options import TEXT, Option, integer
 
@@ -32,14 +32,14 @@ def followed_by(found: Mapping[str, float], updates: int, then: Controller) -> C
         of_layer = lambda path, old: jnp.where(now, jnp.full_like(old, found[layer_name(leaf_name(path))]), old)
         return jax.tree.map_with_path(of_layer, beta)
 
-    def update(observed: Observed, beta: PyTree, state: State) -> tuple[PyTree, State, Report]:
-        beta, state, report = then.update(observed, beta, state)
-        return with_found(observed, beta), state, report
+    def update(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State, Report]:
+        surrogates, state, report = then.update(observed, surrogates, state)
+        return surrogates._replace(beta=with_found(observed, surrogates.beta)), state, report
 
-    def start(observed: Observed, beta: PyTree, state: State) -> tuple[PyTree, State]:
-        if then.start is not None:
-            beta, state = then.start(observed, beta, state)
-        return with_found(observed, beta), state
+    def start(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State]:
+        # Before the rule, which may set a height by this width.
+        surrogates = surrogates._replace(beta=with_found(observed, surrogates.beta))
+        return (surrogates, state) if then.start is None else then.start(observed, surrogates, state)
 
     return then._replace(update=update, start=start)
 

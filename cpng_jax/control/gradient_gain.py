@@ -263,11 +263,13 @@ class Signals(NamedTuple):
       membrane: a `MembraneStats`, or a `MembraneDistances`, of the potentials in the place of each beta.
       currents: a `MembraneStats` of the currents.
       firing_rate: the share of neurons and time steps that spiked.
+      tau: the decay of the potentials, where layers have one of their own; None for that of `Gradients`.
     """
 
     membrane: PyTree
     currents: PyTree
     firing_rate: PyTree
+    tau: PyTree = None
 
 
 @functools.partial(jax.jit, static_argnames='gradients')
@@ -291,6 +293,46 @@ def gain_by_layer(signals: Signals, beta: PyTree, scale: PyTree, gradients: Grad
     return like(beta, value)
 
 
+@functools.partial(jax.jit, static_argnames='gradients')
+def scale_by_layer(target: ArrayLike, signals: Signals, beta: PyTree, gradients: Gradients) -> PyTree:
+    """The heights at which the gain of all layers takes a value, at widths as they are.
+
+    Args:
+      target: wanted gain.
+      signals: what the layers have measured.
+      beta: pytree of floating arrays, one leaf per layer.
+      gradients: of the network.
+
+    Returns:
+      The heights, see `scale_for_gain`, laid out like beta; 0 where there is none.
+
+    Raises:
+      ValueError: `signals` does not fit the layers of `beta`, or unknown surrogate.
+    """
+    stats, rest = in_vectors(signals, beta, gradients)
+    return like(beta, scale_for_gain(target, stats, vector('beta', beta, beta), **rest))
+
+
+@functools.partial(jax.jit, static_argnames='gradients')
+def beta_by_layer(target: ArrayLike, signals: Signals, scale: PyTree, gradients: Gradients) -> PyTree:
+    """The widths at which the gain of all layers takes a value, at heights as they are.
+
+    Args:
+      target: wanted gain.
+      signals: what the layers have measured.
+      scale: pytree of floating arrays, one leaf per layer.
+      gradients: of the network.
+
+    Returns:
+      The width parameters, see `beta_for_gain`, laid out like the heights; 0 where there is none.
+
+    Raises:
+      ValueError: `signals` does not fit the layers of `scale`, or unknown surrogate.
+    """
+    stats, rest = in_vectors(signals, scale, gradients)
+    return like(scale, beta_for_gain(target, stats, vector('scale', scale, scale), **rest))
+
+
 def in_vectors(
     signals: Signals, beta: PyTree, gradients: Gradients
 ) -> tuple[MembraneStats | MembraneDistances, dict[str, Any]]:
@@ -311,7 +353,10 @@ def in_vectors(
     assert isinstance(currents, MembraneStats)  # they are not counted
     rate = vector('firing_rate', like_beta(signals.firing_rate, beta), beta)
     measured = {'currents': currents.variance, 'firing_rate': rate}
-    return stats_vector(signals.membrane, beta), measured | gradients._asdict()
+    if signals.tau is not None:
+        of_each = jax.tree.map(jnp.broadcast_to, signals.tau, jax.tree.map(jnp.shape, beta))
+        measured['tau'] = vector('tau', of_each, beta)
+    return stats_vector(signals.membrane, beta), gradients._asdict() | measured
 
 
 def _checked(time_steps: int) -> int:

@@ -51,7 +51,7 @@ def like_beta(measured: PyTree, beta: PyTree) -> PyTree:
     Args:
       measured: a collection that `LIF` layers have written, such as `membrane`, whose leaves have the name of the
         collection where those of beta have the name `beta`; what is laid out like beta is returned as it is.
-      beta: pytree of arrays, one leaf per layer.
+      beta: pytree of arrays, one leaf per layer; or another such collection, whose layout is wanted.
 
     Returns:
       The leaves of `measured`, `MembraneStats` for example, in the layout of `beta`.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from cpng_jax.control.controller import Controller, Rule, Settings, stateless
 from cpng_jax.control.effective_domain import beta_of_width
+from cpng_jax.control.layer_tree import PyTree
 from cpng_jax.nn.neuron_layer import DECAY
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 
@@ -37,17 +38,30 @@ def beta_of(decay: ArrayLike, *, surrogate: str | Surrogate = 'triangular', v_th
     return beta_of_width(2 * v_th * jnp.sqrt(1 + jnp.square(jax.nn.sigmoid(jnp.asarray(decay)))), surrogate)
 
 
-def _decay_of(params: Any, path: tuple[Any, ...]) -> Array:
-    """The learnt decay of the layer whose beta lies at a path."""
-    for key in path[:-1]:
-        params = params[key.key]
-    return params[DECAY]
+def decays_of(params: PyTree, beta: PyTree) -> PyTree:
+    """Finds the parameters that layers learn their decay by: b, where the decay is sigmoid(b).
+
+    Args:
+      params: of the network, laid out by module path like beta.
+      beta: pytree of arrays, one leaf per layer.
+
+    Returns:
+      b of each layer, laid out like beta.
+    """
+
+    def of_layer(path: tuple[Any, ...], _: Array) -> Array:
+        module = params
+        for key in path[:-1]:
+            module = module[key.key]
+        return module[DECAY]
+
+    return jax.tree.map_with_path(of_layer, beta)
 
 
 def _make(settings: Settings) -> Controller:
     of_layer = lambda decay: beta_of(decay, surrogate=settings.surrogate, v_th=settings.v_th)
     return stateless(
-        lambda observed, beta: jax.tree.map_with_path(lambda path, _: of_layer(_decay_of(observed.params, path)), beta),
+        lambda observed, beta: jax.tree.map(of_layer, decays_of(observed.params, beta)),
         ('params',),
     )
 

@@ -1,10 +1,13 @@
-"""The one table of what sets beta. A new rule is a file with a `Rule` like those beside this one, and a line here."""
+"""The one table of what sets surrogate gradients: a new rule is a file like those beside this one, and a line here."""
 
-from cpng_jax.control import cpng, ds_atgo, dspike, fixed, from_run, lsg, mpd_agl
+from cpng_jax.control import cpng, cpng_gain, ds_atgo, dspike, fixed, from_run, gain, gain_width, lsg, mpd_agl
 from cpng_jax.control.controller import Controller, Rule, Settings
 
 RULES: dict[str, Rule] = {
     'cpng': cpng.RULE,
+    'gain': gain.RULE,
+    'cpng_gain': cpng_gain.RULE,
+    'gain_width': gain_width.RULE,
     'mpd_agl': mpd_agl.RULE,
     'ds_atgo': ds_atgo.RULE,
     'lsg': lsg.RULE,

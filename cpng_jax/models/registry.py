@@ -122,7 +122,7 @@ def build(config: Mapping[str, Any], classes: int) -> nn.Module:
 
     Args:
       config: the whole configuration, a `ConfigDict` or nested mappings: `model` holds the network's name and fields,
-        `neuron`, `norm` and `cpng.beta_init` and `cpng.per` the settings of its layers.
+        `neuron`, `norm` and `cpng.beta_init`, `cpng.scale_init` and `cpng.per` the settings of its layers.
       classes: number of outputs.
 
     Returns:
@@ -174,4 +174,5 @@ def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:
         )
     if fields['learn_tau'] and not 0 < fields['tau'] < 1:
         raise UserError(f'config.neuron.tau is {fields["tau"]}, expected a number between 0 and 1 for it to be learnt.')
-    return functools.partial(kind.module, beta_init=config['cpng']['beta_init'], per_channel=per_channel, **fields)
+    shape = {f'{name}_init': config['cpng'][f'{name}_init'] for name in ('beta', 'scale')}
+    return functools.partial(kind.module, **shape, per_channel=per_channel, **fields)

@@ -16,16 +16,24 @@ class Kind(NamedTuple):
       module: its class.
       counts: it measures the collection `distances`, which chi is counted from.
       pallas: it runs in the kernels of `pallas_loop`.
+      fixed_threshold: its threshold is the same at each step, so that the gain can be told from its potentials.
     """
 
     title: str
     module: type[nn.Module]
     counts: bool = False
     pallas: bool = False
+    fixed_threshold: bool = False
 
 
 KINDS: dict[str, Kind] = {
-    'lif': Kind('leaky integrate-and-fire, integrate-and-fire at tau = 1 (Eq. 2)', LIF, counts=True, pallas=True),
+    'lif': Kind(
+        'leaky integrate-and-fire, integrate-and-fire at tau = 1 (Eq. 2)',
+        LIF,
+        counts=True,
+        pallas=True,
+        fixed_threshold=True,
+    ),
     'ds_atgo': Kind(
         'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
     ),

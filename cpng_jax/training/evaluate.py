@@ -9,7 +9,7 @@ from cpng_jax.data.pipeline import eval_batches
 from cpng_jax.runtime import checkpoint_reader, distributed, sharding
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.workdir import check, load_config
-from cpng_jax.training import keys, state_v1, weights
+from cpng_jax.training import keys, older_states, weights
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 
@@ -84,7 +84,7 @@ def restore(setup: Setup, workdir: pathlib.Path) -> TrainState | None:
       UserError: none can be read, or one belongs to another network.
     """
     which = setup.config.eval.checkpoint
-    restored = checkpoint_reader.restore(workdir, setup.state_shapes, which, older=[state_v1.LAYOUT])
+    restored = checkpoint_reader.restore(workdir, setup.state_shapes, which, older=older_states.LAYOUTS)
     return None if restored is None else restored[0]
 
 

@@ -6,7 +6,7 @@ The options of a rule that sets beta are declared in the rule's own file and com
 
 import io
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.box
@@ -219,6 +219,8 @@ def _beta() -> list[Key]:
              'False keeps beta at beta_init, whatever the rule'),
         _key('cpng.beta_init', 1.0, _POSITIVE, 'models.registry, training.setup, training.loop',
              'width parameter of every layer at the start, unless init_from brings one'),
+        _key('cpng.scale_init', 1.0, _POSITIVE, 'models.registry',
+             'factor of the surrogate gradient of every layer at the start, its height; not in the paper', '0.2'),
         _key('cpng.chi', 'gaussian', choice('gaussian', 'counted'), 'training.setup',
              'Eq. 6, or counted: the share of the potentials themselves; not in the paper', '0.2'),
         _key('cpng.interval', 'paper', choice(*INTERVALS), 'training.setup',
@@ -237,15 +239,20 @@ def _beta() -> list[Key]:
 
 def _options() -> list[Key]:
     """Those that rules declare."""
+    rules = {}  # of each option, those that declare it
+    for rule in RULES.values():
+        for option in rule.options:
+            rules.setdefault(option, []).append(rule)
+    module = lambda rule: rule.make.__module__.removeprefix('cpng_jax.')
     return [
-        _key(f'cpng.{option.name}', option.default, option.range, rule.make.__module__.removeprefix('cpng_jax.'),
-             option.meaning, option.since, only=_of_rule(rule, option))
-        for rule in RULES.values() for option in rule.options
+        _key(f'cpng.{option.name}', option.default, option.range, ', '.join(map(module, declaring)),
+             option.meaning, option.since, only=_of_rules(declaring, option))
+        for option, declaring in rules.items()
     ]
 
 
-def _of_rule(rule: Rule, option: Option) -> tuple[Only, ...]:
-    if rule is not from_run.RULE:
+def _of_rules(rules: Sequence[Rule], option: Option) -> tuple[Only, ...]:
+    if from_run.RULE not in rules:
         return _only('cpng.rule', _RULES, lambda name: option in RULES[name].options)
     # The beta of a run goes in front of any rule.
     return () if option.name == 'beta_from' else (Only('cpng.beta_from', ('the folder of a run',), ('',)),)

@@ -25,7 +25,7 @@ from cpng_jax.runtime.profile import Profile, memory_usage
 from cpng_jax.runtime.sharding import replicated
 from cpng_jax.runtime.signals import Stopped, StopRequest
 from cpng_jax.runtime.workdir import Raised, acquire, check_effects
-from cpng_jax.training import keys, state_v1, weights
+from cpng_jax.training import keys, older_states, weights
 from cpng_jax.training.evaluate import evaluate, evaluate_split
 from cpng_jax.training.setup import Setup, build
 from cpng_jax.training.state import EpochTotals, TrainState, all_finite
@@ -99,7 +99,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
     with acquired.lock if acquired else contextlib.nullcontext():
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         try:
-            restored = checkpoints.restore(setup.state_shapes, older=[state_v1.LAYOUT])
+            restored = checkpoints.restore(setup.state_shapes, older=older_states.LAYOUTS)
             # If none of the checkpoints was whole, the run starts once more.
             start = None if restored else start or begin()
             # What each process has read may differ, where it is that of a run under way.
@@ -147,6 +147,8 @@ def _train_from(
             return results | _test(setup, workdir, checkpoints, state, results, writer)
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
+        if first == 0:
+            state = setup.start(state, batch)
         train_step = setup.train_step
         if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             # Compiled before the first step, so that its memory can be read and its compilation is not timed.
@@ -287,7 +289,7 @@ def _test(
         last = best = evaluate_split(setup, state)
         epoch = best_epoch = setup.epoch(setup.steps)
         if results['best_epoch'] != epoch:
-            restored = checkpoints.restore(setup.state_shapes, 'best', older=[state_v1.LAYOUT])
+            restored = checkpoints.restore(setup.state_shapes, 'best', older=older_states.LAYOUTS)
             assert restored is not None  # the epoch that it is of has been saved
             # Where that cannot be read another stands in for it, and the row says which.
             best, best_epoch = evaluate_split(setup, restored[0]), setup.epoch(int(restored[0].step))

@@ -1,6 +1,6 @@
-"""How training sets beta: it shows the controller what that needs, and puts what comes back into the state."""
+"""How training sets the surrogate gradients: it shows the controller what that needs, and takes what comes back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,9 +8,11 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from cpng_jax.control.controller import MEASURED, Controller, FirstLayer, Observed, Report, Settings
+from cpng_jax.control.controller import MEASURED, Controller, FirstLayer, Observed, Report, Settings, Surrogates
 from cpng_jax.control.effective_domain import chi_by_layer
-from cpng_jax.control.layer_tree import by_layer, layer_paths
+from cpng_jax.control.gain import gradients_of, signals_of
+from cpng_jax.control.gradient_gain import gain_by_layer
+from cpng_jax.control.layer_tree import by_layer, layer_paths, like_beta
 from cpng_jax.models.summary import summarise
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.sharding import over_batch, replicated
@@ -20,8 +22,13 @@ from cpng_jax.training.step import Batch, Loss, Prepare, batch_loss, compiler_op
 Row = dict[str, Any]
 
 EndOfEpoch = Callable[[TrainState, Batch], tuple[TrainState, Row]]
-"""Maps the state at the end of an epoch, and a batch of training data, to the state with the new beta and to a part
-of the epoch's row in the metrics: beta, chi, firing rate, what the rule tells, by layer, and the layers it skipped."""
+"""Maps the state at the end of an epoch, and a batch of training data, to the state with the new surrogate gradients
+and to a part of the epoch's row in the metrics: beta, scale, chi, gain, firing rate, what the rule tells, by layer, and
+the layers it skipped."""
+
+Start = Callable[[TrainState, Batch], TrainState]
+"""Maps the state before the first step, and a batch of training data, to the state with the surrogate gradients that
+the controller starts with."""
 
 
 def collections(controller: Controller, *others: str) -> tuple[str, ...]:
@@ -40,7 +47,7 @@ def collections(controller: Controller, *others: str) -> tuple[str, ...]:
 def update(
     controller: Controller, state: TrainState, updates: ArrayLike, first_layer: FirstLayer | None = None
 ) -> tuple[TrainState, Report]:
-    """Sets beta once. Pure, and jittable.
+    """Sets the surrogate gradients once. Pure, and jittable.
 
     Args:
       controller: what sets beta.
@@ -49,48 +56,82 @@ def update(
       first_layer: of the network, where the controller needs it.
 
     Returns:
-      The state with the new beta, and the report.
+      The state with the new surrogate gradients, and the report.
     """
-    observed = _observed(controller, state, updates)._replace(first_layer=first_layer)
-    beta, control, report = controller.update(observed, state.surrogate, state.control)
-    return state.replace(surrogate=beta, control=control), report
+    observed = _observed(controller.needs, state, state.epoch.observed, updates)._replace(first_layer=first_layer)
+    surrogates, control, report = controller.update(observed, _surrogates(state), state.control)
+    return _with(state, surrogates, control), report
 
 
 def after_step(controller: Controller, state: TrainState) -> TrainState:
-    """Sets beta at the end of a training step, as part of it.
+    """Sets the surrogate gradients at the end of a training step, as part of it.
 
     Args:
-      controller: what sets beta.
+      controller: what sets them.
       state: after the update of the weights.
 
     Returns:
-      The state with the new beta.
+      The state with the new surrogate gradients.
     """
     return update(controller, state, state.step)[0]
 
 
-def start(controller: Controller, state: TrainState) -> TrainState:
-    """Lets the controller set beta before the first step.
+def _surrogates(state: TrainState) -> Surrogates:
+    """The surrogate gradients of a state, both laid out like beta."""
+    return Surrogates(state.surrogate, like_beta(state.scale, state.surrogate))
+
+
+def _with(state: TrainState, surrogates: Surrogates, control: Any) -> TrainState:
+    """The state with other surrogate gradients, laid out as the collections are."""
+    scale = like_beta(surrogates.scale, state.scale)
+    return state.replace(surrogate=surrogates.beta, scale=scale, control=control)
+
+
+def _observed(needs: Sequence[str], state: TrainState, measured: Mapping[str, Any], updates: ArrayLike) -> Observed:
+    fields: dict[str, Any] = {**measured, 'params': state.params}
+    return Observed(updates=updates, **{name: fields[name] for name in needs if name in fields})
+
+
+def make_start(controller: Controller, model: nn.Module, mesh: Mesh, prepare: Prepare, accumulate: int = 1) -> Start:
+    """Makes what lets the controller set the surrogate gradients before the first step.
 
     Args:
-      controller: what sets beta.
-      state: at step 0.
+      controller: what sets them; where it starts by what layers measure, a batch goes through the network once.
+      model: the network.
+      mesh: devices that share the batch.
+      prepare: brings the images of a batch into the form that the network takes.
+      accumulate: micro-batches of a training step; one goes through the network, so that no more memory is needed.
 
     Returns:
-      The state, each leaf where it was.
+      See `Start`; each leaf of the state stays where it was.
     """
     if controller.start is None:
-        return state
-    observed = Observed(params=state.params if 'params' in controller.needs else None)
-    changed = controller.start(observed, state.surrogate, state.control)
-    before = (state.surrogate, state.control)
-    beta, control = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), changed, before)
-    return state.replace(surrogate=beta, control=control)
+        return lambda state, batch: state
+    begin, measured = controller.start, [name for name in MEASURED if name in controller.start_needs]
+
+    def start(state: TrainState, batch: Batch) -> tuple[Any, ...]:
+        updates: Any = {}
+        if measured:
+            images = _one_micro_batch(prepare(batch['image']), accumulate)
+            _, updates = model.apply(state.variables, images, train=True, mutable=['batch_stats', *measured])
+        seen = {name: like_beta(updates[name], state.surrogate) for name in measured}
+        changed = _with(
+            state, *begin(_observed(controller.start_needs, state, seen, 0), _surrogates(state), state.control)
+        )
+        return changed.surrogate, changed.scale, changed.control
+
+    # The state is taken from where it lives.
+    jitted = jax.jit(start, in_shardings=(None, over_batch(mesh)), out_shardings=replicated(mesh))
+
+    def started(state: TrainState, batch: Batch) -> TrainState:
+        surrogate, scale, control = jitted(state, batch)
+        return state.replace(surrogate=surrogate, scale=scale, control=control)
+
+    return started
 
 
-def _observed(controller: Controller, state: TrainState, updates: ArrayLike) -> Observed:
-    fields: dict[str, Any] = {**state.epoch.observed, 'params': state.params}
-    return Observed(updates=updates, **{name: fields[name] for name in controller.needs if name in fields})
+def _one_micro_batch(images: Array, accumulate: int) -> Array:
+    return micro_batches(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
 
 
 def make_end_of_epoch(
@@ -105,7 +146,7 @@ def make_end_of_epoch(
     loss: Loss,
     accumulate: int = 1,
 ) -> EndOfEpoch:
-    """Makes what sets beta between epochs, and says what became of it.
+    """Makes what sets the surrogate gradients between epochs, and says what became of them.
 
     Args:
       controller: what sets beta.
@@ -135,13 +176,16 @@ def make_end_of_epoch(
             surrogate=settings.surrogate,
             interval=settings.interval,
         )
+        gain = _gain(state, settings)
         updates = int(state.step) // steps_per_update
         updated, report = update(controller, state, updates) if look is None else look(state, batch, updates)
         if settings.every == 'epoch':
             state = updated
         row = {
             'beta': by_layer(state.surrogate),
+            'scale': by_layer(like_beta(state.scale, state.surrogate)),
             'chi': by_layer(chi),
+            'gain': dict.fromkeys(layer_paths(state.surrogate)) if gain is None else by_layer(gain),
             'chi_min': dict.fromkeys(layer_paths(state.surrogate)),  # of rules that aim at none
             'firing_rate': by_layer(state.epoch.firing_rate),
             'skipped': report.skipped_layers(),
@@ -149,6 +193,16 @@ def make_end_of_epoch(
         return state, row | {name: by_layer(tree) for name, tree in controller.numbers(state.control).items()}
 
     return end_of_epoch
+
+
+def _gain(state: TrainState, settings: Settings) -> Any:
+    """The gain of each layer at what it has measured, laid out like beta; None where potentials do not tell it."""
+    if not settings.fixed_threshold:
+        return None
+    needs = (settings.statistics, 'currents', 'firing_rate', 'params')
+    signals = signals_of(_observed(needs, state, state.epoch.observed, 0), state.surrogate, settings)
+    beta, scale = _surrogates(state)
+    return gain_by_layer(signals, beta, scale, gradients_of(settings))
 
 
 def _with_first_layer(
@@ -164,8 +218,7 @@ def _with_first_layer(
     path = first_kernel(model, example)
 
     def look(state: TrainState, batch: Batch, updates: Array) -> tuple[Any, Report]:
-        images = prepare(batch['image'])
-        images = micro_batches(images, accumulate, images.ndim - 4)[0]  # events have T before the batch
+        images = _one_micro_batch(prepare(batch['image']), accumulate)
         labels = micro_batches(batch['label'], accumulate)[0]
         others: Any = flatten_dict(state.params)
 

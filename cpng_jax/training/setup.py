@@ -20,6 +20,7 @@ from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.models import registry
 from cpng_jax.models.inputs import network_input
+from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import metrics, paths, sharding
 from cpng_jax.runtime.config import Config
@@ -46,6 +47,7 @@ class Setup(NamedTuple):
       observe: collections of statistics that are measured: for chi, and for what sets beta.
       state_shapes: shape, dtype and sharding of each array of the state, which says where it will live.
       initial_state: makes the state at step 0, with weights of its own or, by name, given ones (`training.weights`).
+      start: lets what sets the surrogate gradients look at a batch before the first step.
       train_step: maps a state, whose memory is reused, and a batch to the next state.
       eval_step: maps a state and a batch to sums over its examples.
       end_of_epoch: sets beta between epochs, and says what became of it.
@@ -67,6 +69,7 @@ class Setup(NamedTuple):
     observe: tuple[str, ...]
     state_shapes: TrainState
     initial_state: Callable[..., TrainState]
+    start: set_beta.Start
     train_step: jax.stages.Wrapped
     eval_step: EvalStep
     end_of_epoch: set_beta.EndOfEpoch
@@ -112,9 +115,11 @@ def build(config: Config) -> Setup:
     example = network_input(jnp.zeros((1, *dataset.image_shape), jnp.uint8), dataset.mean, dataset.std)
     prepare = functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=config.dtype)
     shapes = _shapes(config, dataset, model, example)
-    settings = _settings(config, layer_paths(shapes['surrogate']), per_epoch)
+    time_steps = example.shape[0] if example.ndim == 5 else config.model.time_steps
+    settings = _settings(config, layer_paths(shapes['surrogate']), per_epoch, time_steps)
     controller = _controller(config, settings)
-    observe = set_beta.collections(controller, settings.statistics)
+    gain = ('currents', 'firing_rate') if settings.fixed_threshold else ()
+    observe = set_beta.collections(controller, settings.statistics, *gain)
     learning_rate = optim.learning_rate(config.optim, steps)
     optimizer = optim.make_optimizer(config.optim, steps)
     loss = objective.make_loss(config.loss, classes)
@@ -129,7 +134,7 @@ def build(config: Config) -> Setup:
             # Of the network's own weights, those that are given others are not computed.
             return started(weights.replaced(model.init(jax.random.key(config.seed), example), given))
 
-        return set_beta.start(controller, jax.jit(fresh, out_shardings=home)(given or {}))
+        return jax.jit(fresh, out_shardings=home)(given or {})
 
     each_batch = functools.partial(set_beta.after_step, controller) if config.cpng.every == 'batch' else None
     return Setup(
@@ -146,6 +151,7 @@ def build(config: Config) -> Setup:
         observe=observe,
         state_shapes=state_shapes,
         initial_state=initial_state,
+        start=set_beta.make_start(controller, model, mesh, prepare, accumulate),
         train_step=make_train_step(
             model,
             optimizer,
@@ -196,17 +202,21 @@ def _shapes(config: Config, dataset: data.Dataset, model: nn.Module, example: Ar
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
 
 
-def _settings(config: Config, layers: Sequence[str], per_epoch: int) -> Settings:
+def _settings(config: Config, layers: Sequence[str], per_epoch: int, time_steps: int) -> Settings:
     """What the configuration says to every rule that sets beta."""
     return Settings(
         surrogate=config.neuron.surrogate,
         v_th=config.neuron.v_th,
+        tau=config.neuron.tau,
+        time_steps=time_steps,
+        detach_reset=config.neuron.detach_reset,
         beta_init=config.cpng.beta_init,
         interval=config.cpng.interval,
         counted=config.cpng.chi == 'counted',
         every=config.cpng.every,
         updates_per_epoch=per_epoch if config.cpng.every == 'batch' else 1,
         decay_learnt=config.neuron.learn_tau,
+        fixed_threshold=KINDS[config.neuron.kind].fixed_threshold,
         options=dict(config.cpng.items()),
         beta_of_run=functools.partial(beta_of_run, layers=layers),
     )

@@ -27,8 +27,8 @@ class EpochTotals(struct.PyTreeNode):
       loss: sum of the steps' mean losses, in nats.
       correct: number of examples classified correctly, int32.
       firing_rate: mean over the steps of each layer's share of spikes, a scalar in the place of each beta.
-      observed: statistics of the potentials by the name of their collection, each laid out like beta: of the last batch
-        or of the epoch so far.
+      observed: what the layers measure by the name of its collection, each laid out like beta: of the last batch or of
+        the epoch so far.
     """
 
     steps: Array
@@ -61,7 +61,8 @@ class TrainState(struct.PyTreeNode):
       step: number of updates made, int32.
       params: weights.
       batch_stats: running statistics of the norms.
-      surrogate: width parameter beta of each layer, or of each channel of it.
+      surrogate: width parameter beta of the surrogate gradient of each layer, or of each channel of it.
+      scale: its height, likewise.
       opt_state: state of the optimiser.
       control: state of the controller that sets beta.
       epoch: sums over the running epoch.
@@ -71,6 +72,7 @@ class TrainState(struct.PyTreeNode):
     params: PyTree
     batch_stats: PyTree
     surrogate: PyTree
+    scale: PyTree
     opt_state: optax.OptState
     control: PyTree
     epoch: EpochTotals
@@ -78,7 +80,7 @@ class TrainState(struct.PyTreeNode):
     @property
     def variables(self) -> dict[str, PyTree]:
         """The collections that the network is applied with."""
-        return {'params': self.params, 'batch_stats': self.batch_stats, 'surrogate': self.surrogate}
+        return {name: getattr(self, name) for name in ('params', 'batch_stats', 'surrogate', 'scale')}
 
 
 def create(
@@ -117,7 +119,7 @@ def begin(
     """Lays out a run that starts from given variables; all else is at its beginning.
 
     Args:
-      variables: collections of the network, `params` and `surrogate`, and `batch_stats` where it has norms.
+      variables: collections of the network, `params`, `surrogate` and `scale`, and `batch_stats` where it has norms.
       optimizer: from optax.
       controller: what sets beta.
       observe: collections of statistics that are measured.
@@ -131,6 +133,7 @@ def begin(
         params=variables['params'],
         batch_stats=variables.get('batch_stats', {}),
         surrogate=surrogate,
+        scale=variables['scale'],
         opt_state=optimizer.init(variables['params']),
         control=controller.init(surrogate),
         epoch=EpochTotals.zeros(surrogate, observe),

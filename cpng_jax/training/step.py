@@ -134,7 +134,7 @@ def _differentiate(
     """Running statistics of the norms after some examples, normalised by themselves, and what these examples give."""
 
     def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
-        variables = {'params': params, 'batch_stats': batch_stats, 'surrogate': state.surrogate}
+        variables = {**state.variables, 'params': params, 'batch_stats': batch_stats}
         mutable = ['batch_stats', 'firing_rate', *observe]
         logits, updates = model.apply(variables, images, train=True, mutable=mutable)
         return jnp.mean(loss(logits, labels)), (logits, updates)
@@ -142,8 +142,8 @@ def _differentiate(
     (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     hits = jnp.sum(_hits(logits, true_labels), dtype=jnp.int32)
     # Laid out like beta, whatever the names that the layers measure under.
-    measured = {name: like_beta(updates[name], state.surrogate) for name in ('firing_rate', *observe)}
-    rates = measured.pop('firing_rate')
+    measured = {name: like_beta(updates[name], state.surrogate) for name in observe}
+    rates = jax.tree.map(jnp.mean, like_beta(updates['firing_rate'], state.surrogate))
     return updates.get('batch_stats', {}), Gathered(gradients, value, hits, rates, measured)
 
 
@@ -154,7 +154,7 @@ def batch_loss(
 
     Args:
       model: the network.
-      variables: its collections `params`, `batch_stats` and `surrogate`.
+      variables: its collections.
       images: in the form that the network takes, see `models.inputs.network_input`.
       labels: of the images.
       loss: of each example, from logits `[T, B, classes]` and labels.

@@ -2,8 +2,9 @@
 
     python -m cpng_jax.training.weights --workdir=runs/digits --out=digits.npz
 
-writes those of a run: parameters, running statistics of the norms, and beta, as arrays by names such as
-`params/conv01/conv/conv/kernel`, `batch_stats/conv01/norm/norm/mean` and `surrogate/conv01/lif/beta`.
+writes those of a run: parameters, running statistics of the norms, and width and height of the surrogate gradients,
+as arrays by names such as `params/conv01/conv/conv/kernel`, `batch_stats/conv01/norm/norm/mean`,
+`surrogate/conv01/lif/beta` and `scale/conv01/lif/scale`.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from cpng_jax.runtime.paths import local
 PyTree = Any
 
 # Of a network, in the order that messages go through them.
-COLLECTIONS = ('params', 'batch_stats', 'surrogate')
+COLLECTIONS = ('params', 'batch_stats', 'surrogate', 'scale')
+# What rules set: greater than 0, and that of a layer serves each of its channels.
+_SET_BY_RULES = ('surrogate/', 'scale/')
 
 # Names that a message lists.
 _MOST_NAMES = 4
@@ -71,7 +74,7 @@ def start(config: Config, variables: PyTree, workdir: pathlib.Path | None = None
     Args:
       config: `init_from` is the folder of a run, a weights file or an entry of the zoo, or '' for none;
         `init_checkpoint` says which of the run's checkpoints; `init_skip` which arrays stay at their initial values.
-        Beta does, too, where no rule sets it.
+        Beta and scale do, too, where no rule sets them.
       variables: of the network: arrays, or their shapes and dtypes.
       workdir: folder of the run that starts, which cannot be what it starts from.
 
@@ -92,7 +95,7 @@ def start(config: Config, variables: PyTree, workdir: pathlib.Path | None = None
     found, source, step = _read(path, config.init_checkpoint)
     skip = config.init_skip
     if not config.cpng.enabled or config.cpng.rule in ('fixed', 'from_run'):
-        skip += ',surrogate'  # so that beta is what cpng.beta_init or cpng.beta_from says
+        skip += ',surrogate,scale'  # so that beta is what cpng.beta_init or cpng.beta_from says
     return fitted(found, variables, source=source, step=step, skip=skip)
 
 
@@ -128,7 +131,8 @@ def fitted(
       skip: patterns, separated by commas, of arrays that keep their initial values; see `matching`.
 
     Returns:
-      What to start from; a beta of a layer is spread over its channels where the network has one for each.
+      What to start from; a beta of a layer is spread over its channels where the network has one for each. Heights
+      stay at their initial values where the arrays are from before there were any.
 
     Raises:
       UserError: an array is missing, too many, of another shape, or has values that it cannot have; or a pattern
@@ -137,11 +141,12 @@ def fitted(
     expected = flat(variables)
     left = matching(skip, [*expected, *found])
     given, spread = {}, []
+    has_heights = any(name.startswith('scale/') for name in found)
     for name in [*expected, *(name for name in found if name not in expected)]:
-        if name in left:
+        if name in left or (name.startswith('scale/') and not has_heights):
             continue
-        if name in expected and name in found and name.startswith('surrogate/') and found[name].ndim == 0:
-            spread += [name] * (expected[name].ndim > 0)
+        if name in expected and name in found and name.startswith(_SET_BY_RULES) and found[name].ndim == 0:
+            spread += [name] * (expected[name].ndim > 0 and name.startswith('surrogate/'))
             found = found | {name: np.broadcast_to(found[name], expected[name].shape)}
         reason = _misfit(name, found.get(name), expected.get(name))
         if reason:
@@ -164,14 +169,17 @@ def _misfit(name: str, found: np.ndarray | None, expected: Any) -> str:
         return f'has the dtype {found.dtype}, expected {expected.dtype},'
     if not np.isfinite(found).all():
         return 'has values that are not finite,'
-    if name.startswith('surrogate/') and not (found > 0).all():
+    if name.startswith(_SET_BY_RULES) and not (found > 0).all():
         return 'has values that are not above 0,'
     return ''
 
 
 def _advice(name: str, found: Arrays) -> str:
-    if name.startswith('surrogate/'):
-        return 'config.init_skip=surrogate starts from cpng.beta_init (cpng.per says whether channels have their own).'
+    if name.startswith(_SET_BY_RULES):
+        return (
+            'config.init_skip=surrogate,scale starts from cpng.beta_init and cpng.scale_init '
+            '(cpng.per says whether channels have their own).'
+        )
     parts = name.split('/')
     layer = parts[1] if len(parts) > 1 else name
     if name not in found and any(other.split('/')[1:2] == [layer] for other in found):
@@ -224,7 +232,7 @@ def flat(variables: Mapping[str, PyTree]) -> dict[str, Any]:
       variables: its collections, such as `TrainState.variables`.
 
     Returns:
-      The arrays by name, such as params/conv01/conv/conv/kernel: parameters, running statistics, beta, in this order.
+      The arrays by name, such as params/conv01/conv/conv/kernel: parameters, running statistics, beta, scale, in this order.
     """
     return {
         f'{part}/{name}': leaf for part in COLLECTIONS for name, leaf in arrays.by_name(variables.get(part, {})).items()

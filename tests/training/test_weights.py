@@ -17,7 +17,7 @@ from cpng_jax.runtime import arrays, metrics, npz
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
-from cpng_jax.training import loop, setup, state_v1, weights
+from cpng_jax.training import loop, older_states, setup, weights
 from cpng_jax.training.setup import build
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state, stopped_at
 
@@ -125,7 +125,7 @@ def test_beta_is_that_of_the_configuration_where_no_rule_sets_it(tmp_path, tiny_
 
 
 def test_the_weights_of_version_0_1_are_read(tmp_path, tiny_config):
-    source = save(tiny_config, tmp_path / 'old', {2: 0.3}, layout=state_v1.before)
+    source = save(tiny_config, tmp_path / 'old', {2: 0.3}, layout=older_states.before)
     saved = arrays.read_checkpoint(source, weights.COLLECTIONS)
     assert saved.step == 2
     assert_same_arrays(saved.arrays, state_of(tiny_config, 2).variables)

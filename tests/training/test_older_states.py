@@ -9,18 +9,18 @@ import pytest
 from cpng_jax.control.cpng import CPNGState
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.workdir import write_json
-from cpng_jax.training import loop, state_v1
+from cpng_jax.training import loop, older_states
 from cpng_jax.training.setup import build
 from cpng_jax.training.state import TrainState
 from tests.runs import assert_bitwise_equal, epoch_rows, final_state
 
 
-def as_v1(state: TrainState) -> state_v1.TrainState:
+def as_v1(state: TrainState) -> older_states.TrainState:
     """What version 0.1 would have saved: it had a recorder in every run, infinite where another rule set beta."""
     recorder = state.control
     if not isinstance(recorder, CPNGState):
         recorder = CPNGState(jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.inf), state.surrogate))
-    return state_v1.before(state).replace(cpng=recorder)
+    return older_states.before(state).replace(cpng=recorder)
 
 
 def rewrite_as_v1(config, workdir, copy):
@@ -63,10 +63,10 @@ def test_the_recorder_is_kept_where_the_rule_has_one_and_dropped_elsewhere(tiny_
     cpng = build(tiny_config).initial_state()
     recorder = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), cpng.surrogate)
     old = as_v1(cpng).replace(cpng=CPNGState(recorder))
-    chex.assert_trees_all_equal(state_v1.upgrade(old, cpng).control, CPNGState(recorder))
+    chex.assert_trees_all_equal(older_states.upgrade(old, cpng).control, CPNGState(recorder))
     tiny_config.cpng.enabled = False
     fixed = build(tiny_config).initial_state()
-    upgraded = state_v1.upgrade(old, fixed)
+    upgraded = older_states.upgrade(old, fixed)
     assert upgraded.control == ()
     chex.assert_trees_all_equal_structs(upgraded, fixed)
     np.testing.assert_array_equal(upgraded.step, 0)
