@@ -16,7 +16,7 @@ from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import keys
 
 # Headings of pictures without a Markdown table, which would bring its own.
-_HEADINGS = {'beta': 'Final β', 'chi': 'χ over the epochs'}
+_HEADINGS = {'beta': 'Final β', 'chi': 'χ over the epochs', 'gain': 'Gain over the epochs'}
 
 
 def analyse(run: Run) -> list[pathlib.Path]:
@@ -63,7 +63,7 @@ def _facts(run: Run) -> dict[str, str]:
         'epochs': f'{last["epoch"]} of {run.config.epochs}',
         'spiking layers': str(len(last['beta'])),
         'training speed': f'{metrics.typical_speed(rows):,.0f} images/s',
-        'CPNG': f'every {run.config.cpng.every}' if run.sets_beta else 'off',
+        'surrogate gradients': f'{run.config.cpng.rule}, every {run.config.cpng.every}' if run.sets_beta else 'fixed',
     }
 
 
@@ -97,9 +97,9 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
     split = metrics.rated_by(rows[-1])
     columns = [
         *('epoch', 'train accuracy, %', f'{split} accuracy, %', 'train loss', f'{split} loss'),
-        *('learning rate', 'β median', 'χ median', 'images/s'),
+        *('learning rate', 'β median', 'scale median', 'χ median', 'gain median', 'images/s'),
     ]
-    middle = lambda values: float(np.median([np.nan if value is None else value for value in values]))
+    middle = lambda values: float(np.median([np.nan if value is None else value for value in values] or [np.nan]))
     lines = [
         (
             row['epoch'],
@@ -109,7 +109,9 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
             row[f'{split}_loss'],
             row['learning_rate'],
             middle(row['beta'].values()),
+            middle(row.get('scale', {}).values()),  # of older runs nothing is known
             middle(row['chi'].values()),
+            middle(row.get('gain', {}).values()),
             round(row['images_per_second']),
         )
         for row in rows

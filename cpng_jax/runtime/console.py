@@ -14,6 +14,8 @@ from cpng_jax.runtime.metrics import rated_by
 
 # Updates that the speed shown is averaged over.
 _WINDOW = 20
+# How far the gain may be from 1, as a factor, in the geometric mean of the layers and in one, before a run warns.
+_MEAN_GAIN_OFF, _GAIN_OFF = 2.0, 8.0
 
 
 def _spread(values: dict[str, float], digits: int) -> str:
@@ -23,7 +25,7 @@ def _spread(values: dict[str, float], digits: int) -> str:
 
 
 def epoch_line(row: dict[str, Any], results: dict[str, Any], epochs: int) -> str:
-    """Writes an epoch's row as a line: accuracies, losses, beta and chi over the layers, firing rate, speed.
+    """Writes an epoch's row as a line: accuracies, losses, what the layers have, firing rate, speed.
 
     Args:
       row: of the epoch, as in metrics.jsonl.
@@ -31,20 +33,56 @@ def epoch_line(row: dict[str, Any], results: dict[str, Any], epochs: int) -> str
       epochs: of the whole training.
 
     Returns:
-      The line, and a second one when CPNG left layers out.
+      The line, and a second one where layers were left out.
     """
     split = rated_by(row)
+    heights = f'scale {_spread(row["scale"], 2)}  ' if set(row['scale'].values()) != {1.0} else ''
+    gains = f'gain {_spread(known, 2)}  ' if (known := _known(row['gain'])) else ''
     line = (
         f'epoch {row["epoch"]:>3}/{epochs}  train {row["train_accuracy"]:.1%} loss {row["train_loss"]:.3f}  '
         f'{split} {row[f"{split}_accuracy"]:.1%} loss {row[f"{split}_loss"]:.3f} '
         f'(best {results["best_accuracy"]:.1%})  '
-        f'beta {_spread(row["beta"], 2)}  chi {_spread(row["chi"], 3)}  '
+        f'beta {_spread(row["beta"], 2)}  {heights}chi {_spread(row["chi"], 3)}  {gains}'
         f'firing {np.mean(list(row["firing_rate"].values())):.1%}  {row["images_per_second"]:.0f} images/s, '
         f'{row["data_wait"]:.0%} waiting for data'
     )
     if row['skipped']:
-        line += f'\n  CPNG kept the beta of {", ".join(row["skipped"])}: potentials constant or not finite'
+        line += f'\n  left as they were: {", ".join(row["skipped"])}: silent, saturated, constant or not finite'
     return line
+
+
+def gain_warning(row: dict[str, Any], cure: str) -> str | None:
+    """Says where the gain of layers lets gradients explode or vanish, and what cures it.
+
+    Args:
+      row: of an epoch, as in metrics.jsonl.
+      cure: what to do, in words.
+
+    Returns:
+      A line or two; None where the gain of all layers together is within a factor of 2 of 1 in the geometric mean, and
+      that of each within a factor of 8.
+    """
+    gains = _known(row['gain'])
+    if not gains:
+        return None
+    logarithms = {name: np.log2(gain) for name, gain in gains.items()}
+    mean = np.mean(list(logarithms.values()))
+    name, worst = max(logarithms.items(), key=lambda item: abs(item[1]))
+    if abs(mean) <= np.log2(_MEAN_GAIN_OFF) and abs(worst) <= np.log2(_GAIN_OFF):
+        return None
+    if abs(mean) > np.log2(_MEAN_GAIN_OFF):
+        text = (
+            f'gradients {"grow" if mean > 0 else "shrink"} {2 ** abs(mean / 2):.2g}-fold a layer, '
+            f'{2 ** (abs(mean) * len(gains) / 2):.2g}-fold over {len(gains)} layers (gain {2**mean:.2g}, expected 1)'
+        )
+    else:
+        text = f'the gain of {name} is {2**worst:.2g}, expected about 1'
+    return f'  {text}: {cure}'
+
+
+def _known(values: dict[str, float | None]) -> dict[str, float]:
+    """The values that there are, finite and greater than 0."""
+    return {name: value for name, value in values.items() if value is not None and 0 < value < np.inf}
 
 
 def start_message(
@@ -70,7 +108,7 @@ def start_message(
     return (
         f'{name}: {layers} spiking layers, {parameters:,} parameters, '
         f'{jax.device_count()} x {jax.devices()[0].device_kind}\n{workdir} {start} of {steps} steps '
-        f'in {epochs} epochs; beta and chi: min median max over the layers'
+        f'in {epochs} epochs; beta, chi and gain: min median max over the layers'
     )
 
 

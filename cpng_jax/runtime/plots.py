@@ -1,4 +1,4 @@
-"""The plots of a run: accuracy and loss, chi over the epochs (Fig. 3), final beta (Fig. 4); helpers for pictures."""
+"""The plots of a run: accuracy and loss, chi (Fig. 3) and gain over the epochs, final beta (Fig. 4); and helpers."""
 
 import functools
 import io
@@ -21,6 +21,7 @@ Rows = list[dict[str, Any]]
 
 QUIET, ACCENT, GREY = '#8a9bb0', '#c2410c', '#666666'
 CHI_TITLE = 'χ, the share of membrane potentials in the effective domain, by layer'
+GAIN_TITLE = 'Gain of the gradient by layer: at 1 it neither grows nor vanishes'
 _DEPTH_COLOURS = 'viridis'
 # With more bars, their names would run into each other.
 _MOST_NAMES = 60
@@ -48,6 +49,8 @@ def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
         'chi.png': chi_per_layer,
         'beta.png': final_beta,
     }
+    if any(has_gain(row) for row in rows):
+        drawings['gain.png'] = gain_per_layer
     return [save(draw(rows), folder / name) for name, draw in drawings.items()]
 
 
@@ -96,42 +99,79 @@ def chi_per_layer(*runs: Rows, titles: Sequence[str] = (CHI_TITLE,)) -> 'Figure'
     Returns:
       A figure with a panel for each run, all with one axis for chi, and a colour bar for the depth.
     """
+    figure, panels = _over_epochs('chi', runs, titles)
+    for axes, rows in zip(panels, runs, strict=True):  # after all curves, which set the range of the shared axis
+        if not any(np.isfinite(line.get_ydata()).any() for line in axes.get_lines()):
+            axes.set_ylim(0, 1)
+            axes.text(0.5, 0.5, 'χ was not finite in any layer', transform=axes.transAxes, ha='center', color=GREY)
+        _draw_limit(axes, rows[-1].get('chi_limit'))
+    panels[0].set_ylabel('χ')
+    if len(runs) > 1:
+        figure.suptitle(CHI_TITLE)
+    return figure
+
+
+def has_gain(row: dict[str, Any]) -> bool:
+    """Whether the row of an epoch has the gain of a layer: older runs have none, nor do adaptive thresholds."""
+    return any(value is not None for value in row.get('gain', {}).values())
+
+
+def gain_per_layer(*runs: Rows, titles: Sequence[str] = (GAIN_TITLE,)) -> 'Figure':
+    """Draws the gain of each layer against the epoch, coloured by depth; runs side by side.
+
+    Args:
+      *runs: the rows of the epochs of each.
+      titles: of the panels, as many as there are runs.
+
+    Returns:
+      A figure with a panel for each run, all with one logarithmic axis, and a colour bar for the depth.
+    """
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    figure, panels = _over_epochs('gain', runs, titles)
+    for axes in panels:
+        axes.set_yscale('log', base=2)
+        axes.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.axhline(1, color=GREY, linestyle='--', linewidth=1)
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(min(low, 0.45), max(high, 2.2))  # so that what lies near 1 looks it
+    panels[0].set_ylabel('gain')
+    if len(runs) > 1:
+        figure.suptitle(GAIN_TITLE)
+    return figure
+
+
+def _over_epochs(what: str, runs: Sequence[Rows], titles: Sequence[str]) -> 'tuple[Figure, list[Axes]]':
+    """A figure with a panel for each run, in it a curve for each layer, and a colour bar for their depth."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(7.5 if len(runs) == 1 else 1.5 + 4.5 * len(runs), 4.5)
     panels = list(figure.subplots(1, len(runs), sharey=True, squeeze=False)[0])
-    layers = max(len(rows[-1]['chi']) for rows in runs)
+    layers = max(len(rows[-1][what]) for rows in runs)
     colours = ScalarMappable(Normalize(1, max(layers, 2)), _DEPTH_COLOURS)
     for axes, rows, title in zip(panels, runs, titles, strict=True):
-        _draw_chi(axes, rows, colours)
+        _draw_layers(axes, what, rows, colours)
         axes.set_title(title)
-    for axes, rows in zip(panels, runs, strict=True):  # after all curves, which set the range of the shared axis
-        _draw_limit(axes, rows[-1].get('chi_limit'))
-    panels[0].set_ylabel('χ')
-    if len(runs) > 1:
-        figure.suptitle(CHI_TITLE)
     figure.colorbar(colours, ax=panels, label='depth of the layer', ticks=MaxNLocator(8, integer=True))
-    return figure
+    return figure, panels
 
 
-def _draw_chi(axes: 'Axes', rows: Rows, colours: 'ScalarMappable') -> None:
+def _draw_layers(axes: 'Axes', what: str, rows: Rows, colours: 'ScalarMappable') -> None:
     """Draws the curves of a run, one for each layer."""
     epochs = [row['epoch'] for row in rows]
-    layers = list(rows[-1]['chi'])
+    layers = list(rows[-1][what])
     for depth, layer in enumerate(layers, start=1):
         axes.plot(
             epochs,
-            _floats([row['chi'].get(layer) for row in rows]),
+            _floats([row.get(what, {}).get(layer) for row in rows]),
             color=colours.to_rgba(np.array(depth)),
             marker=_marker(epochs),
             linewidth=1.3 if len(layers) <= _MOST_NAMES else 0.6,
             label=layer,
         )
-    if not any(np.isfinite(line.get_ydata()).any() for line in axes.get_lines()):
-        axes.set_ylim(0, 1)
-        axes.text(0.5, 0.5, 'χ was not finite in any layer', transform=axes.transAxes, ha='center', color=GREY)
     _epoch_axis(axes, epochs)
     tidy(axes)
 

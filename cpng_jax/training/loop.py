@@ -16,7 +16,7 @@ from cpng_jax.runtime import distributed, paths
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.checkpoint_reader import FOLDER, steps_in
 from cpng_jax.runtime.config import Config, validate
-from cpng_jax.runtime.console import Display, end_message, epoch_line, memory_line, start_message
+from cpng_jax.runtime.console import Display, end_message, epoch_line, gain_warning, memory_line, start_message
 from cpng_jax.runtime.errors import DivergedError, UserError
 from cpng_jax.runtime.metrics import MetricsWriter, rated_by, read_test
 from cpng_jax.runtime.plots import plot_run
@@ -158,7 +158,7 @@ def _train_from(
             display.print(memory_line(memory))
         timer = Timer(prefetcher, config.batch_size, first)
         stop.listen()
-        began = time.monotonic()
+        began, warned = time.monotonic(), False
         for step in range(first + 1, setup.steps + 1):
             with profile.before(step):
                 state = train_step(state, batch)
@@ -176,6 +176,7 @@ def _train_from(
                 results = _rank(results, row)
                 writer.write('epoch', step, row)
                 display.print(epoch_line(row, results, config.epochs))
+                warned = _warn(setup, display, row, warned)
                 timer.reset(step)  # the time of the evaluation does not count
             elif step % config.log.every_steps == 0:
                 _check_loss(state, checkpoints)
@@ -232,6 +233,16 @@ def _end_epoch(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainStat
     } | beta
     start = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=replicated(setup.mesh))
     return state.replace(epoch=start(state.surrogate, setup.observe)), row
+
+
+def _warn(setup: Setup, display: Display, row: dict[str, Any], warned: bool) -> bool:
+    """Warns of a gain that is off, once in a run; returns whether that has been done."""
+    held = 'currents' in setup.controller.needs  # by a rule that goes by the gain
+    cure = 'config.cpng.every=batch sets it more often' if held else 'config.cpng.rule=gain holds it at 1'
+    warning = None if warned else gain_warning(row, cure)
+    if warning:
+        display.print(warning)
+    return warned or warning is not None
 
 
 def _running(state: TrainState, batch_size: int) -> tuple[float, float]:

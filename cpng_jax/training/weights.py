@@ -232,7 +232,7 @@ def flat(variables: Mapping[str, PyTree]) -> dict[str, Any]:
       variables: its collections, such as `TrainState.variables`.
 
     Returns:
-      The arrays by name, such as params/conv01/conv/conv/kernel: parameters, running statistics, beta, scale, in this order.
+      The arrays by name, such as params/conv01/conv/conv/kernel, collection after collection.
     """
     return {
         f'{part}/{name}': leaf for part in COLLECTIONS for name, leaf in arrays.by_name(variables.get(part, {})).items()
