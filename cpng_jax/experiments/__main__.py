@@ -32,6 +32,7 @@ _SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds of each arm, from config.seed o
 _SHARD = flags.DEFINE_string('shard', '1/1', 'Part of the cells to run, such as 3/8.')
 _RUN = flags.DEFINE_boolean('run', True, '--norun writes the results of the cells that are finished, and runs none.')
 _ARMS = flags.DEFINE_multi_string('arm', [], 'An arm to keep, by its name in the table; again for others; all if none.')
+_BASELINE = flags.DEFINE_string('baseline', None, 'The arm that all are compared with, instead of their own.')
 _VALUES = flags.DEFINE_list(
     'values', None, f'Values of the factor of {", ".join(catalogue.WITH_VALUES)}, instead of their own.'
 )
@@ -44,7 +45,10 @@ def main(argv: list[str]) -> None:
     validate(config, known)
     file = paths.local(config_flags.get_config_filename(flags.FLAGS['config']), '--config')
     folder = paths.local(f'runs/{file.stem}-experiments' if _WORKDIR.value is None else _WORKDIR.value, '--workdir')
-    plan = catalogue.keep_arms(catalogue.EXPERIMENTS[name](config, _values(name)), _ARMS.value)
+    plan = catalogue.EXPERIMENTS[name](config, _values(name))
+    if _BASELINE.value is not None:
+        plan = catalogue.compared_with(plan, _BASELINE.value)
+    plan = catalogue.keep_arms(plan, _ARMS.value)
     seeds = range(config.seed, config.seed + _SEEDS.value)
     cells = grid.cells_of(plan, config, seeds, folder)
     part = _shard(cells)

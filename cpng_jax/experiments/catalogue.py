@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cpng_jax.models import registry
 from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime.config import Config, Retired, flatten
 from cpng_jax.runtime.errors import UserError, nearest
@@ -46,12 +47,24 @@ class Plan(NamedTuple):
       source: figure, table or section of the paper.
       arms: in the order of the table.
       factor: column of `Arm.factors` on the horizontal axis of the picture; None draws the arms side by side.
+      series: column of `Arm.factors` that has a curve for each of its values; None draws one curve.
     """
 
     title: str
     source: str
     arms: tuple[Arm, ...]
     factor: str | None = None
+    series: str | None = None
+
+
+# Rules that go by the gain, and what they are compared with, by the names of their arms.
+_BY_GAIN = {
+    'fixed': FIXED,
+    'CPNG': CPNG,
+    'gain': CPNG | {'cpng.rule': 'gain'},
+    'gain by the width': CPNG | {'cpng.rule': 'gain_width'},
+    'CPNG x gain': CPNG | {'cpng.rule': 'cpng_gain'},
+}
 
 
 def beta_sweep(config: Config, values: Sequence[float] | None) -> Plan:
@@ -142,6 +155,81 @@ def compare(config: Config, values: Sequence[float] | None) -> Plan:
     return Plan('CPNG, its options, and rules of other papers', 'Table 3, and beyond the paper', tuple(arms))
 
 
+def gain(config: Config, values: Sequence[float] | None) -> Plan:
+    """The gain held at 1 by height or width, against a fixed beta and CPNG, from several starts."""
+    starts = sorted({*(values or (0.25, 0.5, 1.0, 2.0, 3.0, 5.0)), 1.0})
+    arms = [
+        Arm(
+            f'{rule}, beta = {beta:g}',
+            changes | {'cpng.beta_init': float(beta)},
+            {'rule': rule, 'beta': beta},
+            'fixed, beta = 1',
+        )
+        for rule, changes in _BY_GAIN.items()
+        for beta in starts
+    ]
+    return Plan('The gain held, from any start', 'beyond the paper', tuple(arms), 'beta', 'rule')
+
+
+def depth(config: Config, values: Sequence[float] | None) -> Plan:
+    """The same at several depths of the network, from the configuration's beta."""
+    arms = []
+    for layers in values or (8, 16, 24, 32):
+        if not (float(layers).is_integer() and layers >= 1):
+            raise UserError(f'--values is {layers:g}, expected numbers of layers, such as 8,16.')
+        deeper = deepened(config, int(layers))
+        for rule, changes in _BY_GAIN.items():
+            factors = {'rule': rule, 'layers': int(layers)}
+            arms.append(Arm(f'{rule}, {layers:g} layers', changes | deeper, factors, f'fixed, {layers:g} layers'))
+    return Plan('The gain held, by depth', 'beyond the paper', tuple(arms), 'layers', 'rule')
+
+
+def deepened(config: Config, layers: int) -> dict[str, Any]:
+    """Spreads another number of layers over the stages of a network, in proportion to what they have.
+
+    Args:
+      config: of a VGG or a ResNet, with the fields that say what its stages are.
+      layers: of neurons: convolutions of a VGG, with its first convolution those of a ResNet.
+
+    Returns:
+      The change, by key of the configuration.
+
+    Raises:
+      UserError: the network has no such fields, or fewer layers than stages are asked for.
+    """
+    fields = registry.fields_of(config)
+    if 'stages' in fields:
+        counts = spread(layers, [len(stage) for stage in fields['stages']])
+        stages = tuple((stage[0],) * count for stage, count in zip(fields['stages'], counts, strict=True))
+        return {'model.stages': stages}
+    if 'blocks' in fields:
+        per_block = 3 if fields.get('bottleneck') else 2
+        return {'model.blocks': tuple(spread((layers - 1) // per_block, fields['blocks']))}
+    raise UserError(f'config.model.name is {config.model.name}, whose depth has no field: expected a VGG or a ResNet.')
+
+
+def spread(total: int, shares: Sequence[int]) -> list[int]:
+    """Divides a number in proportion to others, at least 1 each.
+
+    Args:
+      total: to divide.
+      shares: at least one.
+
+    Returns:
+      Integers with that sum.
+
+    Raises:
+      UserError: the total is less than the number of shares.
+    """
+    if total < len(shares) or not shares:
+        raise UserError(f'--values asks for too few layers: the network has {len(shares)} stages, and each needs one.')
+    counts = [1] * len(shares)
+    for _ in range(total - len(shares)):
+        wanted = [share / count for share, count in zip(shares, counts, strict=True)]
+        counts[wanted.index(max(wanted))] += 1
+    return counts
+
+
 EXPERIMENTS: dict[str, Callable[[Config, Sequence[float] | None], Plan]] = {
     'beta_sweep': beta_sweep,
     'chi_limit': chi_limit,
@@ -149,9 +237,30 @@ EXPERIMENTS: dict[str, Callable[[Config, Sequence[float] | None], Plan]] = {
     'frequency': frequency,
     'from_scratch': from_scratch,
     'compare': compare,
+    'gain': gain,
+    'depth': depth,
 }
 # Experiments whose values `--values` may replace.
-WITH_VALUES = ('beta_sweep', 'chi_limit', 'frequency')
+WITH_VALUES = ('beta_sweep', 'chi_limit', 'frequency', 'gain', 'depth')
+
+
+def compared_with(plan: Plan, label: str) -> Plan:
+    """Compares all arms of an experiment with one of them.
+
+    Args:
+      plan: the experiment.
+      label: of the arm.
+
+    Returns:
+      The plan.
+
+    Raises:
+      UserError: there is no such arm.
+    """
+    known = [arm.label for arm in plan.arms]
+    if label not in known:
+        raise UserError(f'--baseline is {label!r}; the nearest is {nearest(label, known)!r} of {"; ".join(known)}.')
+    return plan._replace(arms=tuple(arm._replace(baseline=label) for arm in plan.arms))
 
 
 def keep_arms(plan: Plan, labels: Sequence[str]) -> Plan:

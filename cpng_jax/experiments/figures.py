@@ -1,7 +1,7 @@
 """Draws an experiment: accuracy against a factor, or the arms side by side with the differences to their baselines."""
 
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from cpng_jax.runtime.plots import ACCENT, GREY, QUIET, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_AXES = {'beta': 'β at the start, the same in every layer', 'chi_limit': 'χ limit', 'layers': 'spiking layers'}
 
 
 def draw(plan: Plan, finished: Finished, path: pathlib.Path) -> pathlib.Path:
@@ -40,23 +42,39 @@ def draw(plan: Plan, finished: Finished, path: pathlib.Path) -> pathlib.Path:
 def _against_factor(axes: 'Axes', plan: Plan, finished: Finished) -> None:
     """Draws each run as a dot and means joined by a line; arms whose factor is NaN, such as fixed, as a dashed line."""
     assert plan.factor is not None
-    points, means = [], []
-    for arm in plan.arms:
-        accuracies = [100 * value for value in of_arm(finished, arm.label, 'test_accuracy').values()]
-        mean, _ = mean_and_std(accuracies)
-        value = arm.factors[plan.factor]
-        if np.isfinite(value):
-            points += [(value, accuracy) for accuracy in accuracies]
-            means.append((value, mean))
-        elif np.isfinite(mean):
-            axes.axhline(mean, color=GREY, linestyle='--', linewidth=1, label=f'{arm.label}: {mean:.2f}')
-    if points:
-        axes.plot(*zip(*points, strict=True), 'o', color=QUIET, markersize=4, label='a run')
-        axes.plot(*zip(*means, strict=True), color=ACCENT, marker='o', label='mean')
-    axes.set_xlabel({'beta': 'β, the same in every layer', 'chi_limit': 'χ limit'}.get(plan.factor, plan.factor))
+    names = list(dict.fromkeys(arm.factors.get(plan.series or '') for arm in plan.arms))
+    for name, colour in zip(names, _colours(len(names)), strict=True):
+        points, means = [], []
+        for arm in plan.arms:
+            if arm.factors.get(plan.series or '') != name:
+                continue
+            accuracies = [100 * value for value in of_arm(finished, arm.label, 'test_accuracy').values()]
+            mean, _ = mean_and_std(accuracies)
+            value = arm.factors[plan.factor]
+            if np.isfinite(value):
+                points += [(value, accuracy) for accuracy in accuracies]
+                means.append((value, mean))
+            elif np.isfinite(mean):
+                axes.axhline(mean, color=GREY, linestyle='--', linewidth=1, label=f'{arm.label}: {mean:.2f}')
+        if points:
+            one = name is None  # curve: its dots in a colour of their own
+            dots: dict[str, Any] = {'color': QUIET, 'label': 'a run'} if one else {'color': colour, 'alpha': 0.35}
+            axes.plot(*zip(*points, strict=True), 'o', markersize=4, **dots)
+            axes.plot(*zip(*means, strict=True), color=colour, marker='o', label='mean' if one else name)
+    if plan.factor == 'beta' and plan.series:
+        axes.set_xscale('log', base=2)
+        axes.xaxis.set_major_formatter('{x:g}')
+    axes.set_xlabel(_AXES.get(plan.factor, plan.factor))
     axes.set_ylabel('test accuracy, last epoch [%]')
     axes.legend(frameon=False)
     tidy(axes)
+
+
+def _colours(count: int) -> list[Any]:
+    """Colours of curves: the accent for one, and the more that can be told apart, also by those who see no red."""
+    from matplotlib import colormaps
+
+    return [ACCENT] if count == 1 else [colormaps['viridis'](0.92 * index / (count - 1)) for index in range(count)]
 
 
 def _side_by_side(left: 'Axes', right: 'Axes', plan: Plan, finished: Finished) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +45,9 @@ class Cell(NamedTuple):
         if not path.exists():
             return None
         try:
-            # Results of older versions were all chosen on the test split.
-            return {'validation_accuracy': None, **json.loads(path.read_text())}
+            # Results of older versions were all chosen on the test split, at height 1; gain was not measured.
+            older = {'validation_accuracy': None, 'scale_mean': 1.0, 'gain_mean': float('nan')}
+            return {**older, **json.loads(path.read_text())}
         except ValueError as error:
             raise UserError(
                 f'{path} is damaged ({error}): remove it, and the cell is read from its run again.'
@@ -176,12 +177,12 @@ def measured(folder: pathlib.Path) -> Row:
     Returns:
       `test_accuracy` of the last epoch and `best_accuracy` of `best_epoch`; `validation_accuracy` of that epoch, None
       where it was chosen on the test split; `train_loss`; the median of `images_per_second` over the epochs but the
-      first; `beta_mean` and `chi_mean` over the layers of the last epoch;
+      first; `beta_mean`, `scale_mean`, `chi_mean` and, geometric, `gain_mean` over the layers of the last epoch;
       NaN, and 0 epochs, where no epoch has ended.
     """
     rows = metrics.read_epochs(folder)
     if not rows:
-        nothing = ('train_loss', 'images_per_second', 'beta_mean', 'chi_mean')
+        nothing = ('train_loss', 'images_per_second', *(f'{what}_mean' for what in ('beta', 'scale', 'chi', 'gain')))
         return {
             'epochs': 0,
             **dict.fromkeys(('test_accuracy', 'best_accuracy'), float('nan')),
@@ -197,9 +198,17 @@ def measured(folder: pathlib.Path) -> Row:
         'validation_accuracy': best.get('validation_accuracy'),
         'train_loss': _number(last['train_loss']),
         'images_per_second': metrics.typical_speed(rows),
-        'beta_mean': float(np.mean(list(map(_number, last['beta'].values())))),
-        'chi_mean': float(np.mean(list(map(_number, last['chi'].values())))),
+        **{f'{what}_mean': _mean(last[what].values()) for what in ('beta', 'scale', 'chi')},
+        'gain_mean': float(np.exp2(_mean(map(_logarithm, last['gain'].values())))),
     }
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    return float(np.mean(list(map(_number, values))))
+
+
+def _logarithm(gain: float | None) -> float | None:
+    return float(np.log2(gain)) if gain else None
 
 
 def _tested(folder: pathlib.Path, last: Row, best: Row) -> Row:

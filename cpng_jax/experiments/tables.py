@@ -70,7 +70,8 @@ def results_markdown(plan: Plan, finished: Finished) -> str:
     Returns:
       Markdown, with a heading and a paragraph about the columns.
     """
-    heading = ['arm', 'seeds', 'last accuracy, %', 'best, %', 'difference, points', 'to', 'beta', 'chi', 'images/s']
+    measured = ['beta', 'scale', 'chi', 'gain']
+    heading = ['arm', 'seeds', 'last accuracy, %', 'best, %', 'difference, points', 'to', *measured, 'images/s']
     lines = [_row(heading), _row(['---'] * len(heading))]
     diverged = 0
     for arm in plan.arms:
@@ -88,8 +89,7 @@ def results_markdown(plan: Plan, finished: Finished) -> str:
                     _spread([100 * row['best_accuracy'] for row in rows]),
                     '' if interval is None else points(interval),
                     arm.baseline if interval is not None else '',
-                    _spread([row['beta_mean'] for row in rows]),
-                    _spread([row['chi_mean'] for row in rows]),
+                    *(_spread([row[f'{what}_mean'] for row in rows]) for what in measured),
                     f'{mean_and_std([row["images_per_second"] for row in rows])[0]:.0f}',
                 ]
             )
@@ -101,7 +101,8 @@ def results_markdown(plan: Plan, finished: Finished) -> str:
         '',
         f'Test accuracy of the last epoch and of the best, which was chosen on {split}: mean and standard '
         'deviation over seeds. Difference of the last to the arm named, seed by seed, with a 95 % bootstrap interval, '
-        'which of few seeds is too short. Beta and chi: mean over the layers, at the end.',
+        'which of few seeds is too short. Beta, scale (the height of the surrogate gradient), chi '
+        'and gain (its geometric mean): over the layers, at the end.',
     ]
     if diverged:
         notes += ['', f'{diverged} runs diverged; their accuracy is that of their last whole epoch.']

@@ -117,6 +117,25 @@ def _checked_fields(name: str, known: Sequence[str], given: Mapping[str, Any]) -
     return fields
 
 
+def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the network that a configuration describes, those that its name stands for included.
+
+    Args:
+      config: the whole configuration.
+
+    Returns:
+      The fields by name, as `build` hands them to the module.
+
+    Raises:
+      UserError: no network has that name, or it has no such field or value.
+    """
+    name = config['model']['name']
+    if name not in MODELS:
+        raise UserError(f'config.model.name is {name!r}, expected one of {", ".join(MODELS)}.')
+    known = [field.name for field in dataclasses.fields(MODELS[name].module)]
+    return _checked_fields(name, known, {field: value for field, value in config['model'].items() if field != 'name'})
+
+
 def build(config: Mapping[str, Any], classes: int) -> nn.Module:
     """Makes the network that a configuration describes.
 
@@ -131,23 +150,17 @@ def build(config: Mapping[str, Any], classes: int) -> nn.Module:
     Raises:
       UserError: no network has that name, or it has no such field or value.
     """
-    name = config['model']['name']
-    if name not in MODELS:
-        raise UserError(f'config.model.name is {name!r}, expected one of {", ".join(MODELS)}.')
-    variant = MODELS[name]
-    known = [field.name for field in dataclasses.fields(variant.module)]
-    given = {field: value for field, value in config['model'].items() if field != 'name'}
-    fields = _checked_fields(name, known, given)
+    fields, variant = fields_of(config), MODELS[config['model']['name']]
     norm_fields = dict(config['norm'].items())
     alpha_residual = norm_fields.pop('alpha_residual')
-    if 'alpha_residual' in known:
+    if 'alpha_residual' in {field.name for field in dataclasses.fields(variant.module)}:
         fields['alpha_residual'] = alpha_residual
     fields['remat'] = config['remat']
     neuron, norm = _neuron(config), functools.partial(TdBN, v_th=config['neuron']['v_th'], **norm_fields)
     try:
         return variant.module(classes=classes, neuron=neuron, norm=norm, **fields)
     except TypeError as error:
-        raise UserError(f'config.model does not describe a network {name}: {error}.') from error
+        raise UserError(f'config.model does not describe a network {config["model"]["name"]}: {error}.') from error
 
 
 def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:

@@ -64,7 +64,7 @@ def test_the_first_lines_say_what_is_trained_and_from_where(tmp_path, step, how)
 
 def test_layers_that_cpng_left_out_are_named():
     line = epoch_line(ROW | {'skipped': ['conv01/lif', 'conv07/lif']}, {'best_accuracy': 0.5}, 40)
-    assert line.splitlines()[1] == '  CPNG kept the beta of conv01/lif, conv07/lif: potentials constant or not finite'
+    assert line.splitlines()[1] == '  left as they were: conv01/lif, conv07/lif: silent, saturated, constant or not finite'
 
 
 def test_layers_are_named_by_their_path_in_order():
