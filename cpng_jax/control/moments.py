@@ -1,5 +1,6 @@
 """Expectations of a surrogate gradient over the potentials of a layer, and how much of a gradient it passes back."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -80,7 +81,9 @@ def moments_of(stats: MembraneStats | MembraneDistances, beta: Array, v_th: Arra
       The expectations, each of that shape; for a surrogate gradient that is smooth on either side of the threshold
       within 1e-6 of themselves in float32.
     """
-    support, width = surrogate.support / beta, surrogate.half_width / beta
+    # Infinite by itself: inf / beta would have a derivative that is not finite either.
+    support = jnp.full_like(beta, jnp.inf) if math.isinf(surrogate.support) else surrogate.support / beta
+    width = surrogate.half_width / beta
     if isinstance(stats, MembraneDistances):
         x, mass = _counted_points(stats, support)
     else:
