@@ -17,6 +17,7 @@ if (
 from cpng_jax.control import cpng
 from cpng_jax.control.cpng import CPNGConfig, CPNGReport, CPNGState
 from cpng_jax.control.effective_domain import beta_for_chi, chi
+from cpng_jax.control.gradient_gain import beta_for_gain, gain, scale_for_gain
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.models.inputs import network_input
 from cpng_jax.models.vgg import VGG
@@ -44,14 +45,17 @@ __all__ = [
     'TdBN',
     'avg_pool',
     'beta_for_chi',
+    'beta_for_gain',
     'card',
     'chi',
     'cpng',
+    'gain',
     'lif',
     'like_beta',
     'load',
     'mean_output_cross_entropy',
     'membrane_stats',
     'network_input',
+    'scale_for_gain',
     'spike',
 ]

@@ -23,15 +23,17 @@ def eq_3_and_4(x, beta, shape):
     return beta / (1 + (np.pi * beta * x) ** 2)
 
 
-def eq_7_and_8(upstream, u, s, beta, tau, v_th, shape, detach_reset=False):
+def eq_7_and_8(upstream, u, s, beta, tau, v_th, shape, detach_reset=False, scale=1.0):
     """Gradients of sum(upstream * s) by the currents, tau and v_th, given the potentials and spikes of `eq_2`.
+
+    `scale` is a factor of the surrogate gradient.
 
     du[t]/dc[t] = 1, du[t]/dtau = u[t-1] (1 - s[t-1]) and ds[t]/dv_th = -f(u[t] - v_th).
     """
     d_u, d_tau, d_v_th, later = np.zeros_like(u), 0.0, 0.0, 0.0
     for t in reversed(range(len(u))):
         d_s = upstream[t] + (0 if detach_reset else later * (-tau * u[t]))  # Eq. 8
-        through_spike = d_s * eq_3_and_4(u[t] - v_th, beta, shape)
+        through_spike = d_s * scale * eq_3_and_4(u[t] - v_th, beta, shape)
         d_u[t] = through_spike + later * tau * (1 - s[t])  # Eq. 7
         d_v_th -= through_spike.sum()
         d_tau += (d_u[t] * u[t - 1] * (1 - s[t - 1])).sum() if t > 0 else 0

@@ -26,7 +26,7 @@ def test_an_example_trains(name, capsys):
     assert lines[-1].startswith('epoch 4: accuracy ')
 
 
-MEASURED = ['membrane', 'distances', 'firing_rate', 'potentials']
+MEASURED = ['membrane', 'currents', 'distances', 'firing_rate', 'potentials']
 
 
 def test_nnx_tells_measurements_from_beta():
@@ -39,6 +39,21 @@ def test_nnx_tells_measurements_from_beta():
     assert layer.beta.get_value() == 2
     np.testing.assert_allclose(layer.membrane.get_value(), stats)
     np.testing.assert_allclose(layer.firing_rate.get_value(), expected.mean())
+    np.testing.assert_allclose(layer.currents.get_value(), (currents.mean(), currents.var()), rtol=1e-5)
+
+
+def test_nnx_has_the_height_as_a_variable_and_probes_for_gradients():
+    currents = jnp.asarray(np.random.default_rng(0).normal(0.5, 1, (4, 2, 6)), jnp.float32)
+    layer = nnx.bridge.ToNNX(LIF(), rngs=nnx.Rngs(0)).lazy_init(currents)
+    assert layer.scale.get_value() == 1
+    layer.scale.set_value(jnp.float32(0.5))
+    layer(currents, mutable=['probes'])
+    for probe in (layer.probe_currents, layer.probe_spikes):
+        np.testing.assert_array_equal(probe.get_value(), np.zeros_like(currents))
+    expected = jax.grad(lambda c: jnp.sum(jnp.square(lif(c, 1.0, scale=0.5)[0]) * currents))(currents)
+    kind = nnx.variable_type_from_name('probes')
+    gradients = nnx.grad(lambda n: jnp.sum(jnp.square(n(currents)) * currents), argnums=nnx.DiffState(0, kind))(layer)
+    np.testing.assert_allclose(gradients['probe_currents'].get_value(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_nnx_takes_a_whole_network_through_an_update():

@@ -47,7 +47,9 @@ def _term(term: Term) -> Normalised:
     if affine is not None and values.ndim > 2:
         # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a sum
         # inside it would have the devices wait for each other at every step.
-        each = lambda x: jnp.broadcast_to(x, (values.shape[1], *(1,) * (values.ndim - 2 - jnp.ndim(x)), *jnp.shape(x)))
+        row = lambda x: jnp.shape(x)[2 - values.ndim :]  # all of it, or what follows a first axis of examples
+        ones = lambda x: (1,) * (values.ndim - 2 - len(row(x)))
+        each = lambda x: jnp.broadcast_to(x, (values.shape[1], *ones(x), *row(x)))
         affine = jax.tree.map(each, affine)
     return Normalised(values, affine)
 

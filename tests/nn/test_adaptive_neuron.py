@@ -65,14 +65,15 @@ def test_threshold_width_and_spikes_are_those_of_the_equations(seed, tau, v_th, 
 @pytest.mark.parametrize('detach_reset', [False, True])
 @pytest.mark.parametrize('shape', ['triangular', 'rectangular', 'arctan'])
 def test_gradients_are_those_of_the_equations(shape, detach_reset):
-    currents, upstream, tau, v_th, beta = draw(1), np.float64(draw(2)), 0.6, 0.8, 0.9
+    currents, upstream, tau, v_th, beta, scale = draw(1), np.float64(draw(2)), 0.6, 0.8, 0.9, 1.3
     u, s, thresholds, width = equations(currents, tau, v_th)
     expected, later = np.zeros_like(u), 0.0
     for t in reversed(range(len(u))):
         d_s = upstream[t] + (0 if detach_reset else -later * tau * u[t])
-        expected[t] = d_s * eq_3_and_4(u[t] - thresholds[t], beta / width[t], shape) + later * tau * (1 - s[t])
+        f = scale * eq_3_and_4(u[t] - thresholds[t], beta / width[t], shape)
+        expected[t] = d_s * f + later * tau * (1 - s[t])
         later = expected[t]
-    options = dict(tau=tau, v_th=v_th, surrogate=shape, detach_reset=detach_reset)
+    options = dict(tau=tau, v_th=v_th, surrogate=shape, detach_reset=detach_reset, scale=scale)
     gradient = jax.grad(lambda c: jnp.sum(adapted_lif(c, beta, **options).spikes * f32(upstream)))(currents)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
 

@@ -64,7 +64,7 @@ def test_nothing_is_counted_unasked():
     currents = f32(np.ones((2, 3, 4)))
     layer = LIF()
     variables = layer.init(jax.random.key(0), currents)
-    assert set(variables) == {'surrogate'}
+    assert set(variables) == {'surrogate', 'scale'}
     _, updates = layer.apply(variables, currents, mutable=['membrane', 'firing_rate'])
     assert set(updates) == {'membrane', 'firing_rate'}
     traced = lambda mutable: str(jax.make_jaxpr(lambda c: layer.apply(variables, c, mutable=mutable))(currents))

@@ -16,7 +16,7 @@ from cpng_jax.nn.adaptive_neuron import adapted_lif
 from cpng_jax.nn.neuron import lif_reference
 from tests import forked
 
-MEASURED = ('membrane', 'distances', 'firing_rate', 'potentials')
+MEASURED = ('membrane', 'currents', 'distances', 'firing_rate', 'potentials')
 CURRENTS = np.float32(np.random.default_rng(0).normal(0.5, 1, (3, 4, 6)))
 UPSTREAM = np.float32(np.random.default_rng(1).normal(size=CURRENTS.shape))
 IMAGES = np.float32(np.random.default_rng(2).normal(size=(4, 8, 8, 3)))
@@ -244,6 +244,8 @@ def _statistics_are_global_under_jit():
                 stats = seen['membrane']['membrane']
                 np.testing.assert_allclose(stats.mean, np.mean(potentials), rtol=1e-6)
                 np.testing.assert_allclose(stats.variance, np.var(potentials), rtol=1e-6)
+                given = seen['currents']['currents']
+                np.testing.assert_allclose(given, (np.mean(values), np.var(values)), rtol=1e-6)
                 rate = np.mean(np.asarray(potentials) >= 1)
                 np.testing.assert_allclose(seen['firing_rate']['firing_rate'], rate, rtol=1e-6)
 

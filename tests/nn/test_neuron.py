@@ -353,6 +353,12 @@ CURRENTS = np.ones((2, 3), np.float32)
             'beta_init must be greater than 0, got 0',
             lambda: LIF(beta_init=0).init(jax.random.key(0), CURRENTS),
         ),
+        (
+            ValueError,
+            'scale_init must be greater than 0, got -1',
+            lambda: LIF(scale_init=-1).init(jax.random.key(0), CURRENTS),
+        ),
+        (ValueError, r'scale has shape \(2,\)', lambda: lif(CURRENTS, 1.0, scale=np.ones(2))),
         (ValueError, 'tau must lie in 0 to 1, got 2', lambda: LIF(tau=2).init(jax.random.key(0), CURRENTS)),
     ],
 )
@@ -415,12 +421,14 @@ def test_potentials_of_normalised_currents_that_are_the_same_at_every_step():
 
 def test_collections_share_one_layout(two_layers):
     model, variables, currents = two_layers
-    assert set(variables) == {'surrogate'}
+    assert set(variables) == {'surrogate', 'scale'}
+    assert variables['scale'] == {'first': {'scale': 1}, 'second': {'LIF_0': {'scale': 1}}}
     assert variables['surrogate'] == {'first': {'beta': 0.5}, 'second': {'LIF_0': {'beta': 1}}}
     assert all(beta.shape == () and beta.dtype == np.float32 for beta in jax.tree.leaves(variables))
-    _, updates = model.apply(variables, currents, mutable=['surrogate', 'membrane', 'firing_rate', 'potentials'])
-    assert updates['surrogate'] == variables['surrogate']
-    for name in ('membrane', 'firing_rate', 'potentials'):
+    measured = ['membrane', 'currents', 'firing_rate', 'potentials']
+    _, updates = model.apply(variables, currents, mutable=['surrogate', 'scale', *measured])
+    assert all(updates[name] == variables[name] for name in variables)
+    for name in measured:
         # Each under a name of its own, where beta has its: as attributes of one object they do not clash.
         assert set(updates[name]['first']) == set(updates[name]['second']['LIF_0']) == {name}
         paired = like_beta(updates[name], variables['surrogate'])
@@ -434,7 +442,7 @@ def test_collections_share_one_layout(two_layers):
 def test_nothing_is_written_unasked(two_layers):
     model, variables, currents = two_layers
     assert isinstance(model.apply(variables, currents), jax.Array)
-    for name in ('membrane', 'distances', 'firing_rate', 'potentials'):
+    for name in ('membrane', 'currents', 'distances', 'firing_rate', 'potentials', 'probes'):
         assert set(model.apply(variables, currents, mutable=[name])[1]) == {name}
 
 

@@ -139,8 +139,8 @@ def test_lowers_to_triton(name, dtype, steps):
     assert lowered.count('triton') >= 2
 
 
-def integrate(currents=CURRENTS, beta=1.0, tau=0.5, v_th=1.0):
-    return pallas_loop.integrate(currents, beta, tau, v_th, NEURONS)
+def integrate(currents=CURRENTS, beta=1.0, tau=0.5, v_th=1.0, scale=1.0):
+    return pallas_loop.integrate(currents, beta, tau, v_th, NEURONS, scale=scale)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,7 @@ def integrate(currents=CURRENTS, beta=1.0, tau=0.5, v_th=1.0):
             r'beta must be a scalar, got shape \(2,\): .*lif takes arrays',
             lambda: integrate(beta=np.ones(2)),
         ),
+        (ValueError, r'scale must be a scalar, got shape \(2,\)', lambda: integrate(scale=np.ones(2))),
         (ValueError, 'tau must be a Python number, .*lif takes arrays', lambda: integrate(tau=np.ones(2))),
         (ValueError, 'v_th must be a Python number, .*lif takes arrays', lambda: integrate(v_th=np.ones(2))),
         (ValueError, 'v_th must be a Python number', lambda: jax.jit(lambda v: integrate(v_th=v))(1.0)),

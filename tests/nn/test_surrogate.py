@@ -173,6 +173,33 @@ def test_changing_beta_does_not_recompile():
     assert slopes == [0.5, 1, 2]
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_scale_is_a_factor_of_the_gradient_alone(shape, dtype, rng):
+    u, cotangent = (jnp.asarray(rng.integers(-32, 160, (4, 5, 3)) / 64, dtype) for _ in range(2))
+    whole, du, *_ = spike_and_cotangents(u, f32(1.3), f32(1), cotangent, shape)
+    exact = f64(cotangent) * eq_3_and_4(f64(u) - 1, f32(1.3), shape)
+    for scale in (f32(0.3), f32([0.5, 1, 4])):
+        spikes, pull = jax.vjp(lambda u, scale, v_th: spike(u, 1.3, v_th, shape, scale), u, scale, f32(1))
+        scaled, d_scale, d_v_th = pull(cotangent)
+        np.testing.assert_array_equal(spikes, whole)
+        assert scaled.dtype == du.dtype == dtype
+        np.testing.assert_allclose(f64(scaled), scale * exact, rtol=EPSILON[dtype], atol=1e-6)
+        np.testing.assert_array_equal(d_scale, np.zeros_like(scale))
+        np.testing.assert_allclose(d_v_th, -np.sum(scale * exact), rtol=1e-5 if dtype == 'float32' else 1e-2)
+
+
+def test_changing_scale_does_not_recompile():
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def gradient(u, scale):
+        return jax.grad(lambda u: spike(u, 2.0, scale=scale).sum())(u)
+
+    assert [float(gradient(np.ones(2, np.float32), f32(scale))[0]) for scale in (0.5, 1, 3)] == [1, 2, 6]
+
+
 def test_integer_beta_and_python_numbers():
     assert spike(1.0, 2) == 1
     assert spike(0.5, 2, 1) == 0
@@ -212,6 +239,7 @@ def test_get_surrogate(shape):
         (ValueError, r'beta has shape \(2,\).* u, \(4, 3\)', lambda: spike(np.ones((4, 3)), np.ones(2))),
         (ValueError, r'beta has shape \(4, 3\).* u, \(3,\)', lambda: spike(np.ones(3), np.ones((4, 3)))),
         (ValueError, r'v_th has shape \(2,\).* u, \(\)', lambda: spike(1.0, 1.0, np.ones(2))),
+        (ValueError, r'scale has shape \(2,\).* u, \(3,\)', lambda: spike(np.ones(3), 1.0, scale=np.ones(2))),
     ],
 )
 def test_errors(error, message, call):
