@@ -1,6 +1,9 @@
 """Eq. 2, 3, 4, 7 and 8 of the paper in float64 numpy: what the neurons are tested against."""
 
+import itertools
+
 import numpy as np
+from scipy import integrate
 
 
 def eq_2(currents, tau, v_th):
@@ -39,3 +42,22 @@ def eq_7_and_8(upstream, u, s, beta, tau, v_th, shape, detach_reset=False, scale
         d_tau += (d_u[t] * u[t - 1] * (1 - s[t - 1])).sum() if t > 0 else 0
         later = d_u[t]
     return d_u, d_tau, d_v_th
+
+
+def expectations(f, mean, variance, v_th, points):
+    """E of f, f^2, u f, (1 - s) f, (1 - s) u f, u f^2 and (u f)^2 over Gaussian potentials; `f` of u - v_th.
+
+    By SciPy's adaptive quadrature, between points that it is to look at: where f has a kink or a peak.
+    """
+    sigma = np.sqrt(variance)
+
+    def products(u):
+        value, below = f(u - v_th), float(u < v_th)
+        all_of_them = [value, value**2, u * value, below * value, below * u * value, u * value**2, (u * value) ** 2]
+        return np.array(all_of_them) * np.exp(-0.5 * ((u - mean) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+
+    low, high = mean - 12 * sigma, mean + 12 * sigma
+    ends = sorted({low, high, *np.clip([v_th, mean, *points, *(mean + sigma * np.array([-6, -3, 3, 6]))], low, high)})
+    return sum(
+        integrate.quad_vec(products, *piece, epsabs=1e-14, epsrel=1e-9)[0] for piece in itertools.pairwise(ends)
+    )

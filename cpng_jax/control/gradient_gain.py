@@ -350,7 +350,8 @@ def in_vectors(
       ValueError: `signals` does not fit the layers of `beta`.
     """
     currents = stats_vector(signals.currents, beta)
-    assert isinstance(currents, MembraneStats)  # they are not counted
+    if not isinstance(currents, MembraneStats):
+        raise ValueError(f'currents must be measured as cpng_jax.MembraneStats, got {type(currents).__name__}.')
     rate = vector('firing_rate', like_beta(signals.firing_rate, beta), beta)
     measured = {'currents': currents.variance, 'firing_rate': rate}
     if signals.tau is not None:

@@ -1,0 +1,317 @@
+"""The gain of a layer against its equation, and its inverses."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from cpng_jax import LIF, MembraneDistances, MembraneStats, Surrogate
+from cpng_jax.control import gradient_gain
+from cpng_jax.control.gradient_gain import Gradients, Signals, gain_by_layer
+from cpng_jax.nn.statistics import DISTANCES
+from tests.equations import eq_3_and_4, expectations
+
+f32: Any = functools.partial(np.asarray, dtype=np.float32)
+f64: Any = functools.partial(np.asarray, dtype=np.float64)
+BUMP = Surrogate('bump', lambda x, beta: beta * jnp.exp(-math.pi * jnp.square(beta * x)), support=math.inf)
+SHAPES = ['triangular', 'rectangular', 'arctan', BUMP]
+gain, scale_for_gain, beta_for_gain = (
+    functools.partial(jax.jit, static_argnames=('surrogate', 'time_steps', 'detach_reset'))(function)
+    for function in (gradient_gain.gain, gradient_gain.scale_for_gain, gradient_gain.beta_for_gain)
+)
+repeatable = settings(deadline=None, derandomize=True, max_examples=200)
+
+
+def by_the_equation(mean, variance, beta, scale, currents, rate, v_th, shape, tau, time_steps, rho, detach_reset):
+    """E[g^2] Var(c) / (r (1 - r)), g the gradient by the current: Eq. 7 and 8 squared, each product by itself."""
+    points = v_th + np.array([-5, -1, -0.5, -0.2, 0.2, 0.5, 1, 5]) / beta
+    f, ff, uf, below_f, below_uf, uff, uuff = expectations(
+        lambda x: float(eq_3_and_4(x, beta, shape)), mean, variance, v_th, points
+    )
+    kept = 0.0 if detach_reset else 1.0
+    # g = h f d + a g' with a = tau (1 - s) - tau h u f; d is the gradient by the spike, g' by the current of the next step.
+    a = tau * (1 - rate) - kept * tau * scale * uf
+    aa = tau**2 * (1 - rate) - kept * 2 * tau**2 * scale * below_uf + kept * tau**2 * scale**2 * uuff
+    fa = tau * scale * below_f - kept * tau * scale**2 * uff
+    squares = [scale**2 * ff]
+    for later in range(1, time_steps):
+        with_next = rho * scale * f * sum(a**k for k in range(later))
+        squares.append(scale**2 * ff + 2 * fa * with_next + aa * squares[-1])
+    return np.mean(squares) * currents / (rate * (1 - rate))
+
+
+@pytest.mark.parametrize(
+    ('shape', 'time_steps', 'detach_reset'),
+    [('triangular', 1, False), ('rectangular', 4, False), ('arctan', 4, True), ('triangular', 6, False)],
+)
+def test_gain_is_that_of_the_equation(shape, time_steps, detach_reset):
+    cases = [(0.0, 1.25, 1.0, 1.0), (-0.7, 0.8, 0.4, 2.0), (0.4, 0.3, 2.5, 0.6), (-1.0, 4.0, 1.5, 1.3)]
+    rest = dict(tau=0.6, time_steps=time_steps, detach_reset=detach_reset)
+    mean, variance, beta, scale = f64(cases).T
+    rate = norm.sf((0.9 - mean) / np.sqrt(variance))
+    with jax.enable_x64(True):
+        found = gain(
+            MembraneStats(mean, variance), beta, scale, currents=0.9 * variance, firing_rate=rate, v_th=0.9,
+            correlation=0.3, surrogate=shape, **rest,
+        )  # fmt: skip
+    expected = [
+        by_the_equation(*case, 0.9 * case[1], r, 0.9, shape, 0.6, time_steps, 0.3, detach_reset)
+        for case, r in zip(cases, rate, strict=True)
+    ]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_gradients_of_a_layer_grow_as_predicted():
+    """Gaussian currents at one step, drawn: the mean squares of gradients behind and before neurons."""
+    rng = np.random.default_rng(0)
+    currents, upstream = rng.normal(0.1, 1.2, 1_000_000), rng.normal(size=1_000_000)
+    stats, rate = MembraneStats(currents.mean(), currents.var()), np.mean(currents >= 1)
+    for shape in SHAPES[:3]:
+        before = upstream * 1.4 * eq_3_and_4(currents - 1, 0.8, shape)
+        measured = np.mean(before**2) / np.mean(upstream**2) * currents.var() / np.var(currents >= 1)
+        predicted = gain(stats, 0.8, 1.4, currents=currents.var(), firing_rate=rate, surrogate=shape)
+        np.testing.assert_allclose(predicted, measured, rtol=0.01)
+
+
+# Of layers as there are: the threshold within five standard deviations of the mean.
+numbers = {
+    'distance': st.floats(-5, 5),
+    'sigma': st.floats(-2, 2).map(lambda power: 10**power),
+    'currents': st.floats(-1, 1).map(lambda power: 10**power),
+    'target': st.floats(-2, 1.5).map(lambda power: 10**power),
+    'v_th': st.floats(0.2, 3),
+}
+
+
+def layer(distance, sigma, currents, v_th):
+    """Statistics of such a layer, and what its neurons then do."""
+    stats = MembraneStats(v_th - distance * sigma, sigma**2)
+    return stats, dict(currents=currents * sigma**2, firing_rate=norm.sf(distance), v_th=v_th, tau=0.5)
+
+
+def check_inverses(arguments, shape, time_steps, dtype):
+    """The gain at what the inverses give is the target, to 1e-5; says where width has no solution."""
+    distance, sigma, currents, target, v_th = arguments
+    stats, given = jax.tree.map(lambda value: jnp.asarray(value, dtype), layer(distance, sigma, currents, v_th))
+    given, target = {**given, 'surrogate': shape, 'time_steps': time_steps}, jnp.asarray(target, dtype)
+    beta = jnp.asarray(0.7 / sigma, dtype)
+    scale = scale_for_gain(target, stats, beta, **given)
+    found = gain(stats, beta, scale, **given)
+    assert scale.dtype == dtype
+    np.testing.assert_array_equal(scale > 0, True)
+    np.testing.assert_allclose(found, target, rtol=1e-5)
+    height = jnp.asarray(0.8, dtype)
+    width = beta_for_gain(target, stats, height, **given)
+    assert np.isfinite(width).all()
+    found = gain(stats, jnp.where(width > 0, width, 1), height, **given)
+    np.testing.assert_allclose(jnp.where(width > 0, found, target), target, rtol=1e-5)
+    return np.asarray(width)
+
+
+@pytest.mark.parametrize(('shape', 'time_steps'), [(SHAPES[0], 4), (SHAPES[1], 1), (SHAPES[2], 4), (SHAPES[3], 1)])
+def test_inverses_of_many_layers_at_once(shape, time_steps):
+    rng = np.random.default_rng(0)
+    distance, v_th = rng.uniform(-5, 5, 500), rng.uniform(0.2, 3, 500)
+    sigma, currents, target = (10 ** rng.uniform(*ends, 500) for ends in ((-2, 2), (-1, 1), (-2, 1.5)))
+    arguments = distance, sigma, currents, target, v_th
+    single = check_inverses(arguments, shape, time_steps, np.float32)
+    # Near the mean the gain grows with beta without end.
+    assert (single[np.abs(distance) < 2] > 0).all()
+    with jax.enable_x64(True):
+        double = check_inverses(arguments, shape, time_steps, np.float64)
+    both = (single > 0) & (double > 0)
+    assert np.mean(both) > 0.7
+    assert np.mean(single.astype(bool) == double.astype(bool)) > 0.99
+    np.testing.assert_allclose(single[both], double[both], rtol=0.05)
+
+
+@repeatable
+@given(**numbers)
+def test_the_gain_at_the_result_is_the_target(distance, sigma, currents, target, v_th):
+    check_inverses((distance, sigma, currents, target, v_th), 'triangular', 4, np.float32)
+
+
+floats = st.floats(width=32, allow_subnormal=False)
+
+
+@repeatable
+@given(values=st.tuples(*[floats] * 9))
+def test_never_nan(values):
+    target, mean, variance, beta, scale, currents, rate, v_th, tau = map(f32, values)
+    given = dict(currents=currents, firing_rate=rate, v_th=v_th, tau=tau, time_steps=4)
+    for found in (
+        scale_for_gain(target, MembraneStats(mean, variance), beta, **given),
+        beta_for_gain(target, MembraneStats(mean, variance), scale, **given),
+    ):
+        assert np.isfinite(found)
+        assert found >= 0
+
+
+USUAL = dict(mean=0.0, variance=1.25, target=1.0, other=1.0, currents=1.0, firing_rate=0.2, v_th=1.0, tau=0.5)
+
+
+@pytest.mark.parametrize('counted', [False, True], ids=['moments', 'counts'])
+def test_where_there_is_no_gain_there_is_no_solution(counted):
+    bad = {
+        'mean': [np.nan, np.inf],
+        'variance': [0.0, -1.0, np.nan, np.inf],
+        'target': [0.0, -1.0, np.nan, np.inf],
+        'other': [0.0, -1.0, np.nan, np.inf],
+        'currents': [0.0, np.nan, np.inf],
+        'firing_rate': [0.0, 1.0, np.nan],
+        'v_th': [np.nan, np.inf],
+        'tau': [np.nan],
+    }
+    rows = [{**USUAL, name: value} for name, values in bad.items() for value in values] + [USUAL]
+    if counted:
+        rows = [row for row in rows if row['mean'] == 0 and row['variance'] == 1.25]
+    columns = {name: f32([row[name] for row in rows]) for name in USUAL}
+    stats: Any = MembraneStats(columns.pop('mean'), columns.pop('variance'))
+    if counted:
+        stats = MembraneDistances(f32(2 * norm.cdf(DISTANCES) - 1))
+    target, other = columns.pop('target'), columns.pop('other')
+    rest = [True] * (len(rows) - 1)
+    for function in (scale_for_gain, beta_for_gain):
+        np.testing.assert_array_equal(function(target, stats, other, **columns, time_steps=4) == 0, [*rest, False])
+        derivatives = jax.grad(lambda *given, f=function: jnp.sum(f(*given, **columns, time_steps=4)), (0, 1, 2))
+        for derivative in jax.tree.leaves(derivatives(target, stats, other)):
+            assert np.isfinite(derivative).all()
+            if not counted:
+                assert not derivative[:-1].any() and derivative[-1]
+    undefined = np.isnan(gain(stats, other, **columns, time_steps=4))
+    np.testing.assert_array_equal(undefined, [*(row['target'] == 1 for row in rows[:-1]), False])
+
+
+def test_counts_that_are_not_finite_have_no_gain():
+    stats = MembraneDistances(np.full(len(DISTANCES), np.nan, np.float32))
+    given = dict(currents=1.0, firing_rate=0.2)
+    assert np.isnan(gain(stats, 1.0, **given))
+    assert scale_for_gain(1.0, stats, 1.0, **given) == beta_for_gain(1.0, stats, **given) == 0
+
+
+def test_no_potential_in_the_domain_has_no_height():
+    stats = MembraneStats(f32(0), f32(1e-4))
+    given = dict(currents=1.0, firing_rate=0.2)
+    assert gain(stats, 5.0, **given) == 0
+    assert scale_for_gain(1.0, stats, 5.0, **given) == 0
+    assert scale_for_gain(1.0, stats, 0.9, **given) > 0
+
+
+@pytest.mark.parametrize(('shape', 'time_steps'), [('triangular', 4), ('arctan', 4)])
+def test_of_several_widths_it_is_the_widest(shape, time_steps):
+    """Three to five standard deviations off, the gain rises and falls again: the first crossing of a dense grid."""
+    distance = f64([3, 3.5, 4, 4.5, 5])
+    stats, given = layer(distance, np.full(5, 0.8), np.ones(5), 1.0)
+    given |= dict(surrogate=shape, time_steps=time_steps)
+    octaves = np.linspace(-6, 6, 6001)[:, None]
+    with jax.enable_x64(True):
+        gains = np.asarray(gain(stats, 2**octaves, **given))
+        peak = gains[: np.argmax(np.diff(gains, axis=0)[:, -1] < 0)].max(0)
+        target = 0.5 * peak
+        found = np.log2(beta_for_gain(target, stats, **given))
+    crossings = (np.diff((gains >= target).astype(int), axis=0) != 0).sum(0)
+    assert crossings[-1] > 1
+    first = octaves[np.argmax(gains >= target, 0), 0]
+    np.testing.assert_array_less(found, first + 1e-9)
+    np.testing.assert_array_less(first - 0.0021, found)
+
+
+def test_inverses_grow_with_the_target_and_are_the_same_by_vmap():
+    target = np.geomspace(0.05, 20, 40, dtype=np.float32)[:, None]
+    stats, given = layer(f64([-1, 0, 0.8, 2]), f64([0.5, 1, 1.2, 3]), np.ones(4), 1.0)
+    given['time_steps'] = 4
+    for function in (scale_for_gain, beta_for_gain):
+        found = function(target, stats, np.ones(4), **given)
+        assert found.shape == (40, 4)
+        assert (np.diff(found, axis=0) > 0).all()
+        each = jax.vmap(lambda t, f=function: f(t, stats, np.ones(4), **given))(target[:, 0])
+        np.testing.assert_allclose(each, found, rtol=1e-6)
+
+
+def test_at_one_step_height_is_closed_and_time_has_no_part():
+    stats, given = MembraneStats(f32(0.2), f32(0.9)), dict(currents=0.8, firing_rate=0.2)
+    whole = gain(stats, 1.3, 1.0, **given)
+    np.testing.assert_allclose(gain(stats, 1.3, 1.7, **given), 1.7**2 * whole, rtol=1e-6)
+    np.testing.assert_allclose(scale_for_gain(2.5, stats, 1.3, **given), np.sqrt(2.5 / whole), rtol=1e-6)
+    assert gain(stats, 1.3, tau=0.9, correlation=1.0, detach_reset=True, **given) == whole
+
+
+@pytest.mark.parametrize(('mean', 'time_steps'), [(0.2, 1), (1.0, 4)])
+def test_counts_of_gaussian_potentials_give_what_their_moments_give(mean, time_steps):
+    """Counts know no side of the threshold: over several steps, of potentials about it."""
+    shares = norm.cdf((1 + DISTANCES - mean) / 1.1) - norm.cdf((1 - DISTANCES - mean) / 1.1)
+    counts, moments = MembraneDistances(f32(shares)), MembraneStats(f32(mean), f32(1.21))
+    given = dict(currents=1.0, firing_rate=norm.sf((1 - mean) / 1.1), tau=0.5, time_steps=time_steps)
+    beta = f32(np.geomspace(0.5, 3, 20))
+    gains = gain(counts, beta, **given)
+    np.testing.assert_allclose(gains, gain(moments, beta, **given), rtol=0.02)
+    widths = beta_for_gain(gains, counts, **given)
+    np.testing.assert_allclose(widths, beta, rtol=1e-4)
+    np.testing.assert_allclose(gain(counts, widths, **given), gains, rtol=1e-5)
+    heights = scale_for_gain(f32(1.2), counts, beta, **given)
+    np.testing.assert_allclose(gain(counts, beta, heights, **given), np.full(20, 1.2), rtol=1e-5)
+    np.testing.assert_allclose(heights, scale_for_gain(f32(1.2), moments, beta, **given), rtol=0.02)
+
+
+def measured(collections):
+    """What two layers write, one of them with channels, and their betas."""
+    layers = {'first': LIF(beta_init=0.8), 'block': {'lif': LIF(per_channel=True, beta_init=1.5)}}
+    currents = f32(np.random.default_rng(0).normal(0.4, 1.2, (3, 50, 4)) * [1, 1.2, 0.7, 0.9])
+
+    def of(layer):
+        variables = layer.init(jax.random.key(0), currents)
+        return variables, layer.apply(variables, currents, mutable=collections)[1]
+
+    both = jax.tree.map(of, layers, is_leaf=lambda node: isinstance(node, LIF))
+    pick = lambda name, index: jax.tree.map(lambda pair: pair[index][name], both, is_leaf=lambda n: isinstance(n, tuple))
+    signals = Signals(*(pick(name, 1) for name in collections))
+    return signals, pick('surrogate', 0), pick('scale', 0)
+
+
+def test_all_layers_at_once_from_collections():
+    signals, beta, scale = measured(['membrane', 'currents', 'firing_rate'])
+    scale['first']['scale'] = f32(1.4)
+    network = Gradients('arctan', v_th=1.0, tau=0.5, time_steps=3, correlation=0.1)
+    gains = gain_by_layer(signals, beta, scale, network)
+    assert jax.tree.structure(gains) == jax.tree.structure(beta)
+    assert gains['block']['lif']['beta'].shape == (4,)
+    for names, height in ((('first',), 1.4), (('block', 'lif'), 1.0)):
+        walk = functools.partial(functools.reduce, lambda tree, name: tree[name], names)
+        expected = gain(
+            walk(signals.membrane)['membrane'], walk(beta)['beta'], height, v_th=1.0, surrogate='arctan', tau=0.5,
+            currents=walk(signals.currents)['currents'].variance, firing_rate=walk(signals.firing_rate)['firing_rate'],
+            time_steps=3, correlation=0.1,
+        )  # fmt: skip
+        np.testing.assert_allclose(walk(gains)['beta'], expected, rtol=1e-6)
+    for name, changed in (
+        ('membrane', {'first': signals.membrane['first']}),
+        ('currents', {'other': signals.currents['first']}),
+        ('firing_rate', {**signals.firing_rate, 'third': {'firing_rate': f32(0.1)}}),
+    ):
+        with pytest.raises(ValueError, match=r'must have the layers of beta, \{block/lif/beta, first/beta\}, got \{'):
+            gain_by_layer(signals._replace(**{name: changed}), beta, scale, network)
+    with pytest.raises(ValueError, match=r'must have the layers of beta, \{block/lif/beta, first/beta\}, got \{first/sc'):
+        gain_by_layer(signals, beta, {'first': scale['first']}, network)
+    with pytest.raises(ValueError, match=r'scale of layer block/lif/beta has shape \(\), its beta \(4,\)'):
+        gain_by_layer(signals, beta, {**scale, 'block': {'lif': {'scale': f32(1)}}}, network)
+    with pytest.raises(ValueError, match=r'currents must be measured as cpng_jax\.MembraneStats'):
+        distances = jax.tree.map(lambda _: MembraneDistances(np.ones(len(DISTANCES))), beta['first'])
+        one = Signals({'a': signals.membrane['first']}, {'a': distances}, {'a': signals.firing_rate['first']})
+        gain_by_layer(one, {'a': beta['first']}, {'a': scale['first']}, network)
+
+
+@pytest.mark.parametrize('call', [gradient_gain.gain, lambda *args, **given: scale_for_gain(1.0, *args, **given)])
+def test_errors(call):
+    given = dict(currents=1.0, firing_rate=0.2)
+    with pytest.raises(ValueError, match='time_steps must be at least 1, got 0'):
+        call(MembraneStats(0.0, 1.0), 1.0, time_steps=0, **given)
+    with pytest.raises(ValueError, match="surrogate must be one of triangular, .* got 'gauss'"):
+        call(MembraneStats(0.0, 1.0), 1.0, surrogate='gauss', **given)
