@@ -58,6 +58,4 @@ def expectations(f, mean, variance, v_th, points):
 
     low, high = mean - 12 * sigma, mean + 12 * sigma
     ends = sorted({low, high, *np.clip([v_th, mean, *points, *(mean + sigma * np.array([-6, -3, 3, 6]))], low, high)})
-    return sum(
-        integrate.quad_vec(products, *piece, epsabs=1e-14, epsrel=1e-9)[0] for piece in itertools.pairwise(ends)
-    )
+    return sum(integrate.quad_vec(products, *piece, epsabs=1e-14, epsrel=1e-9)[0] for piece in itertools.pairwise(ends))

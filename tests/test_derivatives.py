@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import cpng_jax
-from cpng_jax import MembraneDistances, MembraneStats, avg_pool, beta_for_chi, chi, cpng, like_beta
+from cpng_jax import (
+    MembraneDistances,
+    MembraneStats,
+    avg_pool,
+    beta_for_chi,
+    beta_for_gain,
+    chi,
+    cpng,
+    gain,
+    like_beta,
+    scale_for_gain,
+)
 from cpng_jax.control.effective_domain import beta_of_width, chi_by_layer
 from cpng_jax.nn.losses import mean_output_cross_entropy, temporal_efficient_training
 from cpng_jax.nn.neuron import lif, potentials
@@ -27,6 +38,7 @@ MEAN, VARIANCE, BETA, V_TH = (
 TARGET, OTHER = rng.uniform(0.2, 0.6, 4), rng.normal(size=4)
 # As many shares within each distance as a Gaussian about the threshold has; no two equal.
 SHARES = 1 - np.exp(-DISTANCES) * rng.uniform(0.9, 1, (4, 1))
+CURRENT, RATE, DECAY, RHO = rng.uniform(0.5, 2, 4), rng.uniform(0.1, 0.4, 4), rng.uniform(0.3, 0.9, 4), TARGET / 2
 LOGITS, WIDE = rng.normal(size=(3, 4, 5)), rng.normal(size=(2, 3, 4, 4, 2))
 MIXED = rng.dirichlet(np.ones(5), 4)
 CURRENTS = rng.normal(0.5, 1, (3, 2, 4))
@@ -36,6 +48,21 @@ def of_update(mean, variance, beta):
     """A layer whose chi rose above the smallest so far, and gets the beta that brings it back."""
     new, state, report = cpng.update(MembraneStats(mean, variance), beta, cpng.CPNGState(jnp.full(4, 0.21)))
     return new, state.chi_recorder, report.chi
+
+
+def of_gain(function, shape, kind=MembraneStats):
+    """A gain or an inverse of it, over three steps, by its statistics and all other numbers."""
+
+    def by_all(first, stats, other, currents, rate, v_th, tau, correlation):
+        measured = kind(*stats) if kind is MembraneStats else kind(stats)
+        leading = (measured, first) if function is gain else (first, measured)
+        rest = dict(currents=currents, firing_rate=rate, v_th=v_th, tau=tau, correlation=correlation)
+        return function(*leading, other, surrogate=shape, time_steps=3, **rest)
+
+    return jax.jit(by_all)
+
+
+OF_LAYERS = (BETA, CURRENT, RATE, V_TH, DECAY, RHO)
 
 
 # What is differentiable: the function, and all of its floating arguments.
@@ -53,6 +80,12 @@ DIFFERENTIABLE = {
         lambda target, shares: beta_for_chi(target, MembraneDistances(shares)),
         (TARGET, SHARES),
     ),
+    'gain': (of_gain(gain, 'triangular'), (TARGET, (MEAN, VARIANCE), *OF_LAYERS)),
+    'scale_for_gain of counts': (
+        of_gain(scale_for_gain, 'triangular', MembraneDistances),
+        (TARGET, SHARES, *OF_LAYERS),
+    ),
+    'beta_for_gain': (of_gain(beta_for_gain, 'arctan'), (TARGET, (MEAN, VARIANCE), *OF_LAYERS)),
     'beta_of_width': (lambda width: beta_of_width(width, 'rectangular'), (BETA,)),
     'chi_by_layer': (
         lambda mean, variance, beta: chi_by_layer({'a': MembraneStats(mean, variance)}, {'a': beta}),
@@ -90,7 +123,7 @@ def in_64_bits():
 @pytest.mark.parametrize('name', DIFFERENTIABLE)
 def test_derivatives_are_those_of_finite_differences(name, in_64_bits):
     function, arguments = DIFFERENTIABLE[name]
-    arguments = tuple(jnp.asarray(value, jnp.float64) for value in arguments)
+    arguments = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), arguments)
     check_grads(function, arguments, order=1, modes=['fwd', 'rev'], eps=1e-6, atol=1e-6, rtol=1e-6)
 
 

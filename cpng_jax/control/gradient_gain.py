@@ -108,8 +108,9 @@ def gain(
 
     Returns:
       The gain, at least float32, of the broadcast shape; within 1e-5 of itself for a shape that is smooth on either
-      side of the threshold. NaN where the layer is silent or saturated, where potentials or currents are constant, or
-      where a number is not finite. Differentiable by all of its numbers.
+      side of the threshold, while that is within 5 standard deviations of the mean. NaN where the layer is silent or
+      saturated, where potentials or currents are constant, or where a number is not finite. Differentiable by all of
+      its numbers.
 
     Raises:
       ValueError: unknown surrogate, or `time_steps` is less than 1.
