@@ -217,7 +217,7 @@ def test_of_several_widths_it_is_the_widest():
     distance = f64([3, 3.5, 4, 4.5, 5])
     stats, given = layer(distance, np.full(5, 0.8), np.ones(5), 1.0)
     given |= dict(surrogate='triangular', time_steps=4)
-    octaves = np.linspace(-6, 6, 3001)[:, None]
+    octaves = np.linspace(-6, 6, 601)[:, None]
     with jax.enable_x64(True):
         gains = np.asarray(gain(stats, 2**octaves, **given))
         peak = gains[: np.argmax(np.diff(gains, axis=0)[:, -1] < 0)].max(0)
@@ -227,7 +227,7 @@ def test_of_several_widths_it_is_the_widest():
     assert crossings[-1] > 1
     first = octaves[np.argmax(gains >= target, 0), 0]
     np.testing.assert_array_less(found, first + 1e-9)
-    np.testing.assert_array_less(first - 0.0041, found)
+    np.testing.assert_array_less(first - 0.0201, found)
 
 
 def test_at_one_step_height_is_closed_and_time_has_no_part():

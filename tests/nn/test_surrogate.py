@@ -186,7 +186,7 @@ def test_scale_is_a_factor_of_the_gradient_alone(shape, dtype, rng):
         assert scaled.dtype == du.dtype == dtype
         np.testing.assert_allclose(f64(scaled), scale * exact, rtol=EPSILON[dtype], atol=1e-6)
         np.testing.assert_array_equal(d_scale, np.zeros_like(scale))
-        np.testing.assert_allclose(d_v_th, -np.sum(scale * exact), rtol=1e-5 if dtype == 'float32' else 1e-2)
+        np.testing.assert_allclose(d_v_th, -np.sum(scale * exact), rtol=1e-5 if dtype == 'float32' else 2e-2)
 
 
 def test_changing_scale_does_not_recompile():
