@@ -220,8 +220,8 @@ def beta_for_gain(
     shape = get_surrogate(surrogate)
     layers, (target, scale) = _layers(stats, currents, firing_rate, v_th, tau, correlation, target, scale)
     steps = _checked(time_steps)
-    by_moments = isinstance(layers.stats, MembraneStats)
-    spread = jnp.sqrt(layers.stats.variance) if by_moments else jnp.ones_like(target)
+    measured = layers.stats
+    spread = jnp.sqrt(measured.variance) if isinstance(measured, MembraneStats) else jnp.ones_like(target)
 
     def function(octave: Array) -> Array:
         moments = moments_of(layers.stats, 2**octave, layers.v_th, shape)
