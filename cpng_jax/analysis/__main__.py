@@ -19,7 +19,7 @@ from typing import Any
 try:
     from absl import flags
 
-    from cpng_jax.analysis import beta, chi, cost, gradients, landscape, membrane, report, saliency
+    from cpng_jax.analysis import beta, chi, cost, gain, gradients, landscape, membrane, report, saliency
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
     from cpng_jax.runtime import command, paths
@@ -46,6 +46,7 @@ ANALYSES: dict[str, Analysis] = {
     'beta': beta.analyse,
     'cost': cost.analyse,
     'gradients': _compares(gradients.draw),
+    'gain': _compares(gain.draw),
     'saliency': _compares(saliency.draw),
     'landscape': _compares(landscape.draw),
     'report': report.analyse,
@@ -56,7 +57,9 @@ _VERSUS = flags.DEFINE_string(
     'versus', None, 'Folder of a second run, such as one without CPNG, for all but membrane and report.'
 )
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'latest', ['latest', 'best'], 'Which checkpoint to look at.')
-_OPTIONS = flags.DEFINE_multi_string('option', [], 'Of gradients, saliency and landscape, such as --option=images=16.')
+_OPTIONS = flags.DEFINE_multi_string(
+    'option', [], 'Of gradients, gain, saliency and landscape, such as --option=images=16.'
+)
 
 
 @files_named()
@@ -89,9 +92,8 @@ def _check_options(names: list[str]) -> None:
     for option in _OPTIONS.value:
         key, equals, _ = option.partition('=')
         if not equals or key not in known:
-            expected = (
-                f'one of {", ".join(known)}' if known else 'none, which only gradients, saliency and landscape take'
-            )
+            takers = 'gradients, gain, saliency and landscape'
+            expected = f'one of {", ".join(known)}' if known else f'none, which only {takers} take'
             raise UserError(f'--option is {option!r}, expected KEY=VALUE with a key of {", ".join(names)}: {expected}.')
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from cpng_jax.analysis.run import Run, labels
 from cpng_jax.data.dataset import ArraySource, Dataset
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import weights as weights_file
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 
@@ -83,6 +84,41 @@ def check_options(**options: tuple[float, float]) -> None:
     for name, (value, least) in options.items():
         if not value >= least:
             raise UserError(f'{name} is {value:g}, expected at least {least:g}.')
+
+
+def check_betas(betas: Sequence[float]) -> None:
+    """Checks the widths that a picture is drawn for.
+
+    Args:
+      betas: width parameters.
+
+    Raises:
+      UserError: there is none, or one is not a number above 0.
+    """
+    if not betas or not all(isinstance(beta, int | float) and beta > 0 for beta in betas):
+        raise UserError(f'betas is {betas!r}, expected numbers above 0, such as (0.5,1,2).')
+
+
+def state_with(run: Compared, weights: str) -> TrainState:
+    """The state of a run with its trained weights, or with those that training began with.
+
+    Args:
+      run: the run.
+      weights: 'start' or 'trained'. With `config.init_from` a run starts from what that names.
+
+    Returns:
+      The state; at the start also beta and all else is as it was.
+
+    Raises:
+      UserError: `weights` is neither, or what `config.init_from` names is not there.
+    """
+    if weights not in ('start', 'trained'):
+        raise UserError(f'weights is {weights!r}, expected start or trained.')
+    if weights == 'trained':
+        return run.state
+    setup = run.setup
+    start = weights_file.start(setup.config, setup.state_shapes.variables)
+    return setup.initial_state(start and start.given)
 
 
 def spread_examples(dataset: Dataset, split: Split, count: int) -> ArraySource:

@@ -1,4 +1,8 @@
-"""How the norm of gradients changes from layer to layer, for several widths of the surrogate gradient."""
+"""How the norm of gradients changes from layer to layer, for several widths of the surrogate gradient.
+
+Gradients of the kernels, whatever makes them grow. What the neurons have to do with it, and what is to be expected of
+them, is in `gain`.
+"""
 
 import pathlib
 from collections.abc import Sequence
@@ -9,13 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cpng_jax.analysis.compared import Compared, check_comparable, check_options, spread_examples
+from cpng_jax.analysis.compared import (
+    Compared,
+    check_betas,
+    check_comparable,
+    check_options,
+    spread_examples,
+    state_with,
+)
 from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import plots, tables
-from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import weights as weights_file
-from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
 from cpng_jax.training.step import batch_loss
 
@@ -99,14 +107,11 @@ def draw(
     """
     check_comparable(runs)
     check_options(images=(images, 1))
-    if weights not in ('start', 'trained'):
-        raise UserError(f'weights is {weights!r}, expected start or trained.')
-    if not betas or not all(isinstance(beta, int | float) and beta > 0 for beta in betas):
-        raise UserError(f'betas is {betas!r}, expected numbers above 0, such as (0.5,1,2).')
+    check_betas(betas)
+    states = [state_with(run, weights) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     measured, rows = [], []
-    for run in runs:
-        state = run.state if weights == 'trained' else _first_state(run.setup)
+    for run, state in zip(runs, states, strict=True):
         relative = relative_gradients(run, state, betas, images)
         measured.append(relative)
         names = ['/'.join(path[:-1]) for path, _ in _kernels(state.params)]
@@ -119,12 +124,6 @@ def draw(
         _picture(runs, measured, betas, title, folder / 'gradients.png'),
         *tables.write(folder / 'gradients', rows, title=title, note=note),
     ]
-
-
-def _first_state(setup: Setup) -> TrainState:
-    """The state that a run starts with, from `config.init_from` where that names something."""
-    start = weights_file.start(setup.config, setup.state_shapes.variables)
-    return setup.initial_state(start and start.given)
 
 
 def _picture(
