@@ -117,7 +117,7 @@ def _picture(
 ) -> pathlib.Path:
     """Draws for each run the factors by layer and, beside it, predicted against measured."""
     figure = plots.new_figure(10.5, 0.5 + 4.2 * len(runs))
-    panels = figure.subplots(len(runs), 2, squeeze=False, width_ratios=(1.5, 1))
+    panels = figure.subplots(len(runs), 2, squeeze=False, width_ratios=(1.35, 1))
     for (by_layer, square), run, by_setting in zip(panels, runs, found, strict=True):
         factors = [np.sqrt((each.predicted, each.measured)) for each in by_setting.values()]
         defined = np.concatenate([each.ravel() for each in factors])
