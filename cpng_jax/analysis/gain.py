@@ -8,7 +8,7 @@ it.
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -196,7 +196,7 @@ def _factor_axis(axis: 'Axis', low: float, high: float) -> None:
     """A logarithmic axis with ticks that a reader knows."""
     from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
-    axes, name = axis.axes, axis.axis_name
+    axes, name = axis.axes, cast(Any, axis).axis_name
     axes.set(**{f'{name}scale': 'log', f'{name}lim': (low, high)})
     ticks = [tick for tick in _TICKS if low <= tick <= high]
     axis.set_major_locator(FixedLocator(ticks[:: 1 + len(ticks) // 12]))

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cpng_jax.analysis.compared import Compared, spread_examples
 from cpng_jax.control.gradient_gain import Gradients, Signals, gain, in_vectors
-from cpng_jax.control.layer_tree import PyTree, like_beta, vector
+from cpng_jax.control.layer_tree import PyTree, like_beta, stats_vector, vector
 from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.neuron_layer import DECAY
+from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.nn.surrogate import Array, at_least_float32
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import objective
@@ -117,7 +118,7 @@ def _measure(setup: Setup, variables: dict[str, PyTree], batch: Array, labels: A
     stats = 'distances' if config.cpng.chi == 'counted' else 'membrane'
     mutable = ['batch_stats', 'currents', 'firing_rate', *{'membrane', stats}]
 
-    def loss_of(probes: PyTree) -> tuple[Array, dict[str, PyTree]]:
+    def loss_of(probes: PyTree) -> tuple[Array, PyTree]:
         logits, updates = model.apply({**variables, 'probes': probes}, frames, train=True, mutable=mutable)
         return jnp.sum(loss(logits, labels)), updates
 
@@ -134,7 +135,7 @@ def _measure(setup: Setup, variables: dict[str, PyTree], batch: Array, labels: A
     correlation = (jnp.square(summed / norms(d_spikes)) - 1) / max(steps - 1, 1)
 
     signals = Signals(measured[stats], measured['currents'], measured['firing_rate'])
-    membrane, _ = in_vectors(signals._replace(membrane=measured['membrane']), beta, Gradients())
+    membrane = cast(MembraneStats, stats_vector(measured['membrane'], beta))
     neuron = config.neuron
     seen, rest = in_vectors(
         signals, beta, Gradients(neuron.surrogate, neuron.v_th, neuron.tau, steps, neuron.detach_reset)
@@ -145,7 +146,8 @@ def _measure(setup: Setup, variables: dict[str, PyTree], batch: Array, labels: A
     return _Passed(
         width,
         height,
-        *membrane,
+        membrane.mean,
+        membrane.variance,
         rest['currents'],
         rest['firing_rate'],
         correlation if steps > 1 else jnp.full_like(correlation, jnp.nan),
@@ -183,7 +185,7 @@ def _layers(passed: _Passed, beta: PyTree, chain: bool) -> Layers:
     between = np.full(len(layers), np.nan)
     if chain:
         np.divide(out[:-1], into[1:], out=between[:-1], where=into[1:] > 0)
-    return Layers(*np.transpose(means), *np.transpose(gains), between)
+    return Layers(*[*np.transpose(means), *np.transpose(gains), between])
 
 
 def _named(tree: PyTree, name: str) -> PyTree:
@@ -198,13 +200,13 @@ def _renamed(tree: PyTree, name: str) -> PyTree:
 
 def _decays(params: PyTree, beta: PyTree, tau: float) -> PyTree:
     """The decay of the potentials of each layer, laid out like beta: what was learnt, or `tau`."""
-    learnt = flatten_dict(params)
+    learnt, betas = cast(Any, (flatten_dict(params), flatten_dict(beta)))
 
     def decay(path: tuple[str, ...], like: Array) -> Array:
         parameter = learnt.get((*path[:-1], DECAY))
         return jnp.full_like(like, tau if parameter is None else jax.nn.sigmoid(parameter))
 
-    return unflatten_dict({path: decay(path, leaf) for path, leaf in flatten_dict(beta).items()})
+    return unflatten_dict({path: decay(path, leaf) for path, leaf in betas.items()})
 
 
 def settings_of(run: Compared, state: TrainState, betas: Sequence[float]) -> dict[str, tuple[PyTree, PyTree]]:
