@@ -177,8 +177,8 @@ def measured(folder: pathlib.Path) -> Row:
     Returns:
       `test_accuracy` of the last epoch and `best_accuracy` of `best_epoch`; `validation_accuracy` of that epoch, None
       where it was chosen on the test split; `train_loss`; the median of `images_per_second` over the epochs but the
-      first; `beta_mean`, `scale_mean`, `chi_mean` and, geometric, `gain_mean` over the layers of the last epoch;
-      NaN, and 0 epochs, where no epoch has ended.
+      first; `beta_mean`, `scale_mean`, `chi_mean` over the layers of the last epoch, and `gain_mean`, geometric, over
+      those that have a gain; NaN, and 0 epochs, where no epoch has ended.
     """
     rows = metrics.read_epochs(folder)
     if not rows:
@@ -190,7 +190,8 @@ def measured(folder: pathlib.Path) -> Row:
             'validation_accuracy': None,
             **dict.fromkeys(nothing, float('nan')),
         }
-    last, best = rows[-1], metrics.best_epoch(rows)
+    # Rows of older versions have neither height, which was 1, nor gain.
+    last, best = {'scale': {'all': 1.0}, 'gain': {}, **rows[-1]}, metrics.best_epoch(rows)
     return {
         'epochs': last['epoch'],
         **_tested(folder, last, best),
@@ -199,7 +200,7 @@ def measured(folder: pathlib.Path) -> Row:
         'train_loss': _number(last['train_loss']),
         'images_per_second': metrics.typical_speed(rows),
         **{f'{what}_mean': _mean(last[what].values()) for what in ('beta', 'scale', 'chi')},
-        'gain_mean': float(np.exp2(_mean(map(_logarithm, last['gain'].values())))),
+        'gain_mean': _geometric_mean(last['gain'].values()),
     }
 
 
@@ -207,8 +208,9 @@ def _mean(values: Iterable[float | None]) -> float:
     return float(np.mean(list(map(_number, values))))
 
 
-def _logarithm(gain: float | None) -> float | None:
-    return float(np.log2(gain)) if gain else None
+def _geometric_mean(gains: Iterable[float | None]) -> float:
+    logarithms = [np.log2(gain) for gain in gains if gain]
+    return float(np.exp2(np.mean(logarithms))) if logarithms else float('nan')
 
 
 def _tested(folder: pathlib.Path, last: Row, best: Row) -> Row:

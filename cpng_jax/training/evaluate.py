@@ -131,8 +131,8 @@ def evaluate_weights(setup: Setup) -> dict[str, Any]:
     """
     start = weights.start(setup.config, setup.state_shapes.variables)
     assert start is not None, 'config.init_from is set'
-    # Beta has no effect on what a network answers.
-    left = [name for name in start.left if not name.startswith('surrogate/')]
+    # Surrogate gradients have no effect on what a network answers.
+    left = [name for name in start.left if not name.startswith(weights.SET_BY_RULES)]
     if left:
         raise UserError(
             f'config.init_skip is {setup.config.init_skip!r}, which leaves {left[0]} at its initial values: '

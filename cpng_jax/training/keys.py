@@ -243,9 +243,10 @@ def _options() -> list[Key]:
     for rule in RULES.values():
         for option in rule.options:
             rules.setdefault(option, []).append(rule)
+    # The first of them reads it, and others are made of that.
     module = lambda rule: rule.make.__module__.removeprefix('cpng_jax.')
     return [
-        _key(f'cpng.{option.name}', option.default, option.range, ', '.join(map(module, declaring)),
+        _key(f'cpng.{option.name}', option.default, option.range, module(declaring[0]),
              option.meaning, option.since, only=_of_rules(declaring, option))
         for option, declaring in rules.items()
     ]

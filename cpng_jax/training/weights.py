@@ -30,7 +30,7 @@ PyTree = Any
 # Of a network, in the order that messages go through them.
 COLLECTIONS = ('params', 'batch_stats', 'surrogate', 'scale')
 # What rules set: greater than 0, and that of a layer serves each of its channels.
-_SET_BY_RULES = ('surrogate/', 'scale/')
+SET_BY_RULES = ('surrogate/', 'scale/')
 
 # Names that a message lists.
 _MOST_NAMES = 4
@@ -145,7 +145,7 @@ def fitted(
     for name in [*expected, *(name for name in found if name not in expected)]:
         if name in left or (name.startswith('scale/') and not has_heights):
             continue
-        if name in expected and name in found and name.startswith(_SET_BY_RULES) and found[name].ndim == 0:
+        if name in expected and name in found and name.startswith(SET_BY_RULES) and found[name].ndim == 0:
             spread += [name] * (expected[name].ndim > 0 and name.startswith('surrogate/'))
             found = found | {name: np.broadcast_to(found[name], expected[name].shape)}
         reason = _misfit(name, found.get(name), expected.get(name))
@@ -169,13 +169,13 @@ def _misfit(name: str, found: np.ndarray | None, expected: Any) -> str:
         return f'has the dtype {found.dtype}, expected {expected.dtype},'
     if not np.isfinite(found).all():
         return 'has values that are not finite,'
-    if name.startswith(_SET_BY_RULES) and not (found > 0).all():
+    if name.startswith(SET_BY_RULES) and not (found > 0).all():
         return 'has values that are not above 0,'
     return ''
 
 
 def _advice(name: str, found: Arrays) -> str:
-    if name.startswith(_SET_BY_RULES):
+    if name.startswith(SET_BY_RULES):
         return (
             'config.init_skip=surrogate,scale starts from cpng.beta_init and cpng.scale_init '
             '(cpng.per says whether channels have their own).'
