@@ -34,12 +34,18 @@ def followed_by(found: Mapping[str, float], updates: int, then: Controller) -> C
 
     def update(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State, Report]:
         surrogates, state, report = then.update(observed, surrogates, state)
-        return surrogates._replace(beta=with_found(observed, surrogates.beta)), state, report
+        return *taken(observed, surrogates, state), report
 
     def start(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State]:
-        # Before the rule, which may set a height by this width.
         surrogates = surrogates._replace(beta=with_found(observed, surrogates.beta))
         return (surrogates, state) if then.start is None else then.start(observed, surrogates, state)
+
+    def taken(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State]:
+        if then.start is None:
+            return surrogates._replace(beta=with_found(observed, surrogates.beta)), state
+        # What sets a height by the width starts with this one.
+        now = jnp.equal(observed.updates, updates)
+        return jax.lax.cond(now, lambda: start(observed, surrogates, state), lambda: (surrogates, state))
 
     return then._replace(update=update, start=start)
 

@@ -10,16 +10,27 @@ import numpy as np
 import pytest
 
 from cpng_jax.control import fixed, from_run, rules
-from cpng_jax.control.controller import MEASURED, Controller, FirstLayer, Observed, Report, Settings, stateless
+from cpng_jax.control.controller import (
+    MEASURED,
+    Controller,
+    FirstLayer,
+    Observed,
+    Report,
+    Settings,
+    Surrogates,
+    stateless,
+)
 from cpng_jax.control.layer_tree import by_layer
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 
 BETA = {'conv01': {'lif': {'beta': f32(0.9)}}, 'conv02': {'lif': {'beta': f32([0.5, 1.5])}}}
+SURROGATES = Surrogates(BETA, jax.tree.map(lambda leaf: 0.5 * leaf, BETA))
 FOUND = {'conv01/lif': 0.25, 'conv02/lif': 4.0}
 SETTINGS = {'beta_of_run': lambda folder: FOUND, 'decay_learnt': True}
-OPTIONS = {'from_run': {'beta_from': 'runs/x'}}
+GAIN = {'gain_target': 1.0}
+OPTIONS = {'from_run': {'beta_from': 'runs/x'}, 'gain': GAIN, 'gain_width': GAIN, 'cpng_gain': GAIN}
 
 
 def like_beta(make):
@@ -33,6 +44,8 @@ def everything(**changes) -> Observed:
     return Observed(
         membrane=like_beta(moments),
         distances=like_beta(shares),
+        currents=like_beta(moments),
+        firing_rate=like_beta(lambda shape: np.full(shape, 0.2, np.float32)),
         params={'conv01': {'lif': {'decay': f32(0.1)}}, 'conv02': {'lif': {'decay': f32(-0.3)}}},
         first_layer=FirstLayer(
             jnp.asarray([0.3, -0.4]), lambda weights, beta: jnp.sum(weights**2) * beta['conv01']['lif']['beta']
@@ -52,21 +65,21 @@ def controller(request) -> Controller:
 
 
 def test_update_is_pure_and_the_same_under_jit(controller):
-    beta, observed = jax.tree.map(np.copy, BETA), everything()
-    state = controller.init(beta)
-    first = controller.update(observed, beta, state)
-    second = controller.update(observed, beta, state)
-    jitted = jax.jit(lambda beta, state: controller.update(observed, beta, state))(beta, state)
+    surrogates, observed = jax.tree.map(np.copy, SURROGATES), everything()
+    state = controller.init(BETA)
+    first = controller.update(observed, surrogates, state)
+    second = controller.update(observed, surrogates, state)
+    jitted = jax.jit(lambda *given: controller.update(observed, *given))(surrogates, state)
     chex.assert_trees_all_equal(first, second)
     chex.assert_trees_all_close(first, jitted, rtol=1e-6)
-    chex.assert_trees_all_equal(beta, BETA)
+    chex.assert_trees_all_equal(surrogates, SURROGATES)
 
 
-def test_beta_and_state_keep_their_layout_over_many_updates(controller):
-    beta, state = BETA, controller.init(BETA)
+def test_what_is_set_and_state_keep_their_layout_over_many_updates(controller):
+    surrogates, state = SURROGATES, controller.init(BETA)
     for number in range(3):
-        beta, state, report = controller.update(everything(updates=number), beta, state)
-        chex.assert_trees_all_equal_shapes_and_dtypes(beta, BETA)
+        surrogates, state, report = controller.update(everything(updates=number), surrogates, state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(surrogates, SURROGATES)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, controller.init(BETA))
         assert isinstance(report, Report)
         chex.assert_trees_all_equal_structs(report.skipped, BETA)
@@ -75,13 +88,16 @@ def test_beta_and_state_keep_their_layout_over_many_updates(controller):
 
 
 def test_it_looks_at_nothing_but_what_it_needs(controller):
-    assert set(controller.needs) <= set(Observed._fields)
-    bare = Observed(updates=1, **{name: getattr(everything(), name) for name in controller.needs})
-    state = controller.init(BETA)
-    chex.assert_trees_all_equal(controller.update(bare, BETA, state), controller.update(everything(), BETA, state))
-    for name in controller.needs:
-        with pytest.raises((TypeError, ValueError, AttributeError)):
-            jax.block_until_ready(controller.update(bare._replace(**{name: None}), BETA, state))
+    state, functions = controller.init(BETA), [(controller.update, controller.needs)]
+    if controller.start is not None:
+        functions.append((controller.start, controller.start_needs))
+    for function, needs in functions:
+        assert set(needs) <= set(Observed._fields)
+        bare = Observed(updates=1, **{name: getattr(everything(), name) for name in needs})
+        chex.assert_trees_all_equal(function(bare, SURROGATES, state), function(everything(), SURROGATES, state))
+        for name in needs:
+            with pytest.raises((TypeError, ValueError, AttributeError)):
+                jax.block_until_ready(function(bare._replace(**{name: None}), SURROGATES, state))
 
 
 def test_what_is_measured_has_a_field():
@@ -94,18 +110,18 @@ def test_a_rule_that_runs_in_the_step_never_recompiles(controller):
 
     @jax.jit
     @chex.assert_max_traces(n=1)
-    def update(observed, weights, beta, state):
-        return controller.update(observed._replace(first_layer=FirstLayer(weights, loss)), beta, state)
+    def update(observed, weights, surrogates, state):
+        return controller.update(observed._replace(first_layer=FirstLayer(weights, loss)), surrogates, state)
 
-    beta, state = BETA, controller.init(BETA)
+    surrogates, state = SURROGATES, controller.init(BETA)
     for number in range(4):
         observed = everything(first_layer=None, updates=jnp.int32(number))
-        beta, state, _ = update(observed, jnp.ones(2), beta, state)
+        surrogates, state, _ = update(observed, jnp.ones(2), surrogates, state)
 
 
-def test_fixed_keeps_beta():
-    beta, state, report = make('fixed').update(Observed(), BETA, ())
-    chex.assert_trees_all_equal(beta, BETA)
+def test_fixed_keeps_width_and_height():
+    surrogates, state, report = make('fixed').update(Observed(), SURROGATES, ())
+    chex.assert_trees_all_equal(surrogates, SURROGATES)
     assert state == ()
     assert report.skipped_layers() == []
 
@@ -114,7 +130,8 @@ def test_fixed_keeps_beta():
 def test_without_a_usable_width_a_layer_keeps_its_own_and_is_named(wanted):
     aims = {'conv01': {'lif': {'beta': f32(2)}}, 'conv02': {'lif': {'beta': f32([wanted, 3])}}}
     controller = stateless(lambda observed, beta: aims)
-    beta, _, report = controller.update(Observed(), BETA, ())
+    (beta, scale), _, report = controller.update(Observed(), SURROGATES, ())
+    assert scale is SURROGATES.scale
     assert by_layer(beta['conv01']) == {'lif': 2}
     np.testing.assert_array_equal(beta['conv02']['lif']['beta'], f32([0.5, 3]))
     assert report.skipped_layers() == ['conv02/lif']
@@ -129,12 +146,12 @@ def test_the_beta_of_another_run_is_taken_once_its_epoch_has_come(epochs, per_ep
     options = {'beta_from': 'runs/x', 'beta_from_epoch': epochs}
     controller = rules.make('from_run', Settings(options=options, updates_per_epoch=per_epoch, **SETTINGS))
     assert controller.start is not None
-    beta, state = controller.start(Observed(), BETA, controller.init(BETA))
+    surrogates, state = controller.start(Observed(), SURROGATES, controller.init(BETA))
     for number in range(1, 9):
         due = number > epochs * per_epoch
-        chex.assert_trees_all_equal(beta, found_beta() if due else BETA)
-        beta, state, _ = controller.update(Observed(updates=number), beta, state)
-    chex.assert_trees_all_equal(beta, found_beta())
+        chex.assert_trees_all_equal(surrogates, SURROGATES._replace(beta=found_beta() if due else BETA))
+        surrogates, state, _ = controller.update(Observed(updates=number), surrogates, state)
+    chex.assert_trees_all_equal(surrogates.beta, found_beta())
 
 
 def test_another_rule_goes_on_from_it():
@@ -144,21 +161,23 @@ def test_another_rule_goes_on_from_it():
     assert alone.needs == both.needs
     state = alone.init(BETA)
     for number, expected in ((1, BETA), (2, found_beta())):
-        _, plain, _ = both.update(everything(updates=number), BETA, state)
-        beta, state, _ = alone.update(everything(updates=number), BETA, state)
+        _, plain, _ = both.update(everything(updates=number), SURROGATES, state)
+        surrogates, state, _ = alone.update(everything(updates=number), SURROGATES, state)
         chex.assert_trees_all_equal(state, plain)
-        chex.assert_trees_all_equal(beta, expected)
-    after, _, _ = alone.update(everything(updates=3), beta, state)
+        chex.assert_trees_all_equal(surrogates, SURROGATES._replace(beta=expected))
+    (after, _), _, _ = alone.update(everything(updates=3), surrogates, state)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(after, found_beta())
 
 
-def test_start_of_what_follows_comes_first():
+@pytest.mark.parametrize(('updates', 'seen'), [(0, found_beta), (1, lambda: BETA)])
+def test_what_follows_starts_by_the_beta_that_was_found(updates, seen):
     doubling = fixed.RULE.make(Settings())._replace(
-        start=lambda observed, beta, state: (jax.tree.map(lambda leaf: 2 * leaf, beta), state)
+        start=lambda observed, surrogates, state: (jax.tree.map(lambda leaf: 2 * leaf, surrogates), state)
     )
-    beta, _ = from_run.followed_by(FOUND, 1, doubling).start(Observed(), BETA, ())  # pyright: ignore[reportOptionalCall]
-    chex.assert_trees_all_equal(beta, jax.tree.map(lambda leaf: 2 * leaf, BETA))
+    controller = from_run.followed_by(FOUND, updates, doubling)
+    surrogates, _ = controller.start(Observed(), SURROGATES, ())  # pyright: ignore[reportOptionalCall]
+    chex.assert_trees_all_equal(surrogates.beta, jax.tree.map(lambda leaf: 2 * leaf, seen()))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +187,10 @@ def test_start_of_what_follows_comes_first():
         ('ds_atgo', {'counted': True}, 'config.cpng.chi is counted and config.cpng.rule is ds_atgo'),
         ('lsg', {'decay_learnt': False}, 'set config.neuron.learn_tau to True'),
         ('dspike', {'every': 'batch'}, 'config.cpng.every is batch, expected epoch'),
+        *(
+            (name, {'fixed_threshold': False}, 'expected config.neuron.kind lif with it')
+            for name in ('gain', 'gain_width', 'cpng_gain')
+        ),
         ('from_run', {'options': {}}, "config.cpng.beta_from '', expected the folder of a run"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpng_jax.control import ds_atgo, lsg, mpd_agl, rules
-from cpng_jax.control.controller import Observed, Settings
+from cpng_jax.control.controller import Observed, Settings, Surrogates
 from cpng_jax.control.effective_domain import beta_of_width, chi
 from cpng_jax.experiments.catalogue import compare
 from cpng_jax.experiments.grid import cells_of
@@ -123,7 +123,11 @@ def test_a_layer_without_a_width_keeps_its_own():
         'c': MembraneStats(f32(0), f32(1)),
     }
     controller = rules.make('mpd_agl', Settings())
-    new, _, report = controller.update(Observed(membrane=stats), beta, controller.init(beta))
+    heights = jax.tree.map(np.ones_like, beta)
+    (new, scale), _, report = controller.update(
+        Observed(membrane=stats), Surrogates(beta, heights), controller.init(beta)
+    )
+    assert scale is heights
     skipped = report.skipped
     assert report.skipped_layers() == ['a', 'b']
     assert {name: np.asarray(skip).tolist() for name, skip in skipped.items()} == {
@@ -138,11 +142,11 @@ def test_a_layer_without_a_width_keeps_its_own():
     # So far below the threshold that the width of Eq. 7 vanishes in float32.
     controller = rules.make('ds_atgo', Settings())
     observed = Observed(membrane={'a': MembraneStats(f32(-50), f32(1))})
-    assert controller.update(observed, {'a': beta['a']}, ())[-1].skipped['a']
+    assert controller.update(observed, Surrogates({'a': beta['a']}, {'a': f32(1)}), ())[-1].skipped['a']
 
 
 def test_unknown_rules_are_named():
-    message = r"rule must be one of cpng, mpd_agl, ds_atgo, lsg, dspike, fixed, from_run, got 'dspik'"
+    message = f"rule must be one of {', '.join(rules.RULES)}, got 'dspik'"
     with pytest.raises(ValueError, match=message):
         rules.make('dspik', Settings())
 
@@ -212,6 +216,10 @@ def test_a_decay_at_the_end_of_its_range_cannot_be_learnt(tau, tiny_config):
         ({'neuron.kind': 'ds_atgo', 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
         ({'neuron.kind': 'ds_atgo', 'cpng.chi': 'counted'}, r'kind is ds_atgo and config\.cpng\.chi is counted'),
         ({'neuron.learn_tau': True, 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
+        *(
+            ({'neuron.kind': 'ds_atgo', 'cpng.rule': name}, r'config\.cpng\.rule goes by the gain, .* kind lif with it')
+            for name in ('gain', 'gain_width', 'cpng_gain')
+        ),
     ],
 )
 def test_options_that_do_not_go_together(changes, message, tiny_config):

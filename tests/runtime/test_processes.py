@@ -29,10 +29,10 @@ def run_together(workdir, config, processes=2, devices=2, mode='train'):
 
 
 def by_step(config):
-    """Two epochs, rated by a validation split, with a look at the loss, and Algorithm 1, after each step."""
+    """Two epochs, rated by a validation split, with a look at the loss, Algorithm 1 and the gain held after each step."""
     config.epochs = 2
     config.data.validation = 0.02  # and there are eleven steps in an epoch, as without
-    config.cpng.every = 'batch'
+    config.cpng.every, config.cpng.rule = 'batch', 'cpng_gain'
     config.log.every_steps = 1
     config.checkpoint.every_steps = 20
     config.checkpoint.keep = 3
@@ -63,7 +63,7 @@ def assert_same_science(first, second, config):
     for name in ('train_loss', 'train_accuracy'):
         np.testing.assert_allclose(*([row[name] for row in each] for each in rows), rtol=1e-4)
     for mine, theirs in zip(epoch_rows(first), epoch_rows(second), strict=True):
-        for name in ('chi', 'beta', 'chi_min', 'firing_rate'):
+        for name in ('chi', 'beta', 'scale', 'gain', 'chi_min', 'firing_rate'):
             np.testing.assert_allclose(list(mine[name].values()), list(theirs[name].values()), rtol=1e-3)
         assert mine['validation_loss'] == pytest.approx(theirs['validation_loss'], rel=1e-3)
     tested = [metrics.read_test(workdir) for workdir in (first, second)]
@@ -119,7 +119,7 @@ def test_two_processes_start_from_the_weights_that_one_has_found(alone, tmp_path
     config.epochs, config.init_from, config.mesh.fsdp = 1, str(alone), True
     config.optim.learning_rate, config.optim.weight_decay = 1e-9, 0.0
     (out, _), (other, _) = run_together(tmp_path, config)
-    assert f'starts from {alone}, checkpoint of step 22: 14 arrays, with beta' in out
+    assert f'starts from {alone}, checkpoint of step 22: 16 arrays, with beta' in out
     assert 'starts' not in other
     source, state = arrays.read_checkpoint(alone, ['params']).arrays, final_state(config, tmp_path)
     found = {name: leaf for name, leaf in state.items() if name.startswith('.params')}

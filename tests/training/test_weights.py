@@ -36,14 +36,15 @@ NAMES = [
     'batch_stats/conv02/norm/norm/var',
     'surrogate/conv01/lif/beta',
     'surrogate/conv02/lif/beta',
+    'scale/conv01/lif/scale',
+    'scale/conv02/lif/scale',
 ]
 
 
 def state_of(config, step):
     """A state as after training: no array has the value that it starts with."""
     state = build(config).initial_state()
-    moved = jax.tree.map(lambda leaf: leaf + step / 100, (state.params, state.batch_stats, state.surrogate))
-    return state.replace(step=jnp.int32(step), params=moved[0], batch_stats=moved[1], surrogate=moved[2])
+    return state.replace(step=jnp.int32(step), **jax.tree.map(lambda leaf: leaf + step / 100, state.variables))
 
 
 def save(config, workdir, accuracies, layout=lambda state: state):
@@ -87,7 +88,7 @@ def test_a_start_has_the_weights_of_the_latest_or_the_best_checkpoint(tmp_path, 
         tiny_config.init_checkpoint = which
         start = weights.start(tiny_config, built.state_shapes.variables, tmp_path / 'new')
         assert start is not None
-        assert start.message() == f'starts from {source}, checkpoint of step {step}: 14 arrays, with beta'
+        assert start.message() == f'starts from {source}, checkpoint of step {step}: 16 arrays, with beta'
         assert start.row()['source_step'] == step
         state = built.initial_state(start.given)
         assert_same_arrays(start.given, expected[step])
@@ -104,9 +105,9 @@ def test_what_is_skipped_starts_as_the_network_has_it(tmp_path, tiny_config):
     built = build(tiny_config)
     start = weights.start(tiny_config, built.state_shapes.variables)
     assert start is not None
-    skipped = [*NAMES[6:8], *NAMES[-2:]]
+    skipped = [*NAMES[6:8], *NAMES[12:14]]
     assert start.left == skipped
-    assert start.message().endswith(f'10 arrays, without beta\nleft at their own initial values: {", ".join(skipped)}')
+    assert start.message().endswith(f'12 arrays, without beta\nleft at their own initial values: {", ".join(skipped)}')
     own, state = (weights.flat(built.initial_state(given).variables) for given in (None, start.given))
     for name, leaf in state.items():
         np.testing.assert_array_equal(leaf, own[name] if name in skipped else start.given[name], err_msg=name)
@@ -116,11 +117,13 @@ def test_what_is_skipped_starts_as_the_network_has_it(tmp_path, tiny_config):
 def test_beta_is_that_of_the_configuration_where_no_rule_sets_it(tmp_path, tiny_config, changes):
     tiny_config.init_from = str(save(tiny_config, tmp_path / 'source', {1: 0.3}))
     tiny_config.cpng.update(changes)
-    tiny_config.cpng.beta_init = 3.0
+    tiny_config.cpng.beta_init, tiny_config.cpng.scale_init = 3.0, 0.25
     built = build(tiny_config)
     start = weights.start(tiny_config, built.state_shapes.variables)
     assert start is not None
-    assert set(map(float, jax.tree.leaves(built.initial_state(start.given).surrogate))) == {3.0}
+    state = built.initial_state(start.given)
+    assert set(map(float, jax.tree.leaves(state.surrogate))) == {3.0}
+    assert set(map(float, jax.tree.leaves(state.scale))) == {0.25}
     assert 'without beta' in start.message()
 
 
@@ -128,7 +131,24 @@ def test_the_weights_of_version_0_1_are_read(tmp_path, tiny_config):
     source = save(tiny_config, tmp_path / 'old', {2: 0.3}, layout=older_states.before)
     saved = arrays.read_checkpoint(source, weights.COLLECTIONS)
     assert saved.step == 2
-    assert_same_arrays(saved.arrays, state_of(tiny_config, 2).variables)
+    expected = state_of(tiny_config, 2).variables
+    del expected['scale']
+    assert_same_arrays(saved.arrays, expected)
+
+
+@pytest.mark.parametrize('heights', [True, False])
+def test_heights_are_taken_where_there_are_some(tmp_path, tiny_config, heights):
+    """Weights from before there were any, an entry of the zoo say, leave them as the configuration has them."""
+    file, state = tmp_path / 'weights.npz', state_of(tiny_config, 1)
+    weights.write(file, {name: tree for name, tree in state.variables.items() if heights or name != 'scale'})
+    tiny_config.init_from, tiny_config.cpng.rule, tiny_config.cpng.scale_init = str(file), 'gain', 0.5
+    built = build(tiny_config)
+    start = weights.start(tiny_config, built.state_shapes.variables)
+    assert start is not None
+    assert start.message() == f'starts from {file}: {16 if heights else 14} arrays, with beta'
+    after = built.initial_state(start.given)
+    assert set(map(float, jax.tree.leaves(after.scale))) == {np.float32(1.01).item() if heights else 0.5}
+    assert set(map(float, jax.tree.leaves(after.surrogate))) == {np.float32(1.01).item()}
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_stays(tmp_path, tiny_config):
@@ -168,7 +188,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_passed_over(tmp_path, 
 def test_the_command_writes_a_file_that_the_network_runs_on(tmp_path, tiny_config, capsys):
     source, file = save(tiny_config, tmp_path / 'source', {1: 0.5, 2: 0.4}), tmp_path / 'new' / 'weights.npz'
     assert weights.main([f'--workdir={source}', f'--out={file}', '--checkpoint=best']) == 0
-    assert capsys.readouterr().out == f'{file}: 14 arrays of {source}, checkpoint of step 1\n'
+    assert capsys.readouterr().out == f'{file}: 16 arrays of {source}, checkpoint of step 1\n'
     with np.load(file, allow_pickle=False) as plain:
         assert sorted(plain.files) == sorted(NAMES)
     built, state = build(tiny_config), state_of(tiny_config, 1)
@@ -182,7 +202,7 @@ def test_the_command_writes_a_file_that_the_network_runs_on(tmp_path, tiny_confi
     start = weights.start(tiny_config, built.state_shapes.variables)
     assert start is not None
     assert_same_arrays(start.given, state.variables)
-    assert start.message() == f'starts from {again}: 14 arrays, with beta'
+    assert start.message() == f'starts from {again}: 16 arrays, with beta'
     for arguments, sentence in (
         ([f'--workdir={source}', f'--out={file}'], f'weights: {file} is there already and stays as it is'),
         (
@@ -226,6 +246,7 @@ def ones(variables):
     return {name: np.ones(leaf.shape, leaf.dtype) for name, leaf in weights.flat(variables).items()}
 
 
+SCALE = 'scale/conv02/lif/scale'
 BETA, HEAD, KERNEL = 'surrogate/conv01/lif/beta', 'params/output/dense/bias', 'params/conv01/conv/conv/kernel'
 
 
@@ -244,10 +265,11 @@ BETA, HEAD, KERNEL = 'surrogate/conv01/lif/beta', 'params/output/dense/bias', 'p
         ),
         ({KERNEL: np.ones((3, 3, 1, 4), np.int32)}, f'{KERNEL} has the dtype int32, expected float32, in runs/a.'),
         ({KERNEL: np.full((3, 3, 1, 4), np.nan)}, f'{KERNEL} has values that are not finite, in runs/a.'),
-        ({BETA: np.zeros(())}, f'{BETA} has values that are not above 0, in runs/a. config.init_skip=surrogate starts'),
+        ({BETA: np.zeros(())}, f'{BETA} has values that are not above 0, in runs/a. config.init_skip=surrogate,scale st'),
+        ({SCALE: None}, f'{SCALE} is missing, expected a scalar, in runs/a. config.init_skip=surrogate,scale starts from'),
         ({BETA: np.ones(4)}, f'{BETA} is 4, expected a scalar for this network, in runs/a. config.init_skip=surrogate'),
     ],
-    ids=['head', 'missing', 'too many', 'integers', 'nan', 'beta', 'beta of channels'],
+    ids=['head', 'missing', 'too many', 'integers', 'nan', 'beta', 'a height', 'beta of channels'],
 )
 def test_the_first_array_that_does_not_fit_is_named(changes, sentence):
     variables = variables_of()
@@ -278,8 +300,9 @@ def test_arrays_take_the_dtype_of_the_network_and_channels_the_beta_of_their_lay
         ('output', NAMES[6:8]),
         ('params/output/', NAMES[6:8]),
         ('output/dense/bias', NAMES[6:7]),
-        (' surrogate, output/dense/bias ', [NAMES[6], *NAMES[-2:]]),
-        ('conv01', [*NAMES[:3], *NAMES[8:10], NAMES[12]]),
+        (' surrogate, output/dense/bias ', [NAMES[6], *NAMES[12:14]]),
+        ('conv01', [*NAMES[:3], *NAMES[8:10], NAMES[12], NAMES[14]]),
+        ('scale', NAMES[14:]),
         ('*/bias', [NAMES[1], NAMES[4], NAMES[6]]),
         ('conv0?/norm/scale', [NAMES[2], NAMES[5]]),
         ('*', NAMES),
@@ -339,7 +362,7 @@ def test_a_run_from_weights_goes_on_bit_for_bit_when_they_are_gone(tmp_path, tin
     tiny_config.epochs, tiny_config.init_from, tiny_config.init_skip = 1, str(source), 'output'
     loop.run(tiny_config, tmp_path / 'whole')
     out = capsys.readouterr().out
-    assert f'starts from {source}, checkpoint of step 1: 12 arrays, with beta\n' in out
+    assert f'starts from {source}, checkpoint of step 1: 14 arrays, with beta\n' in out
     (row,) = (row for row in metrics.read(tmp_path / 'whole') if row['event'] == 'start')
     assert (row['step'], row['source_step'], row['left']) == (0, 1, NAMES[6:8])
     assert set(epoch_rows(tmp_path / 'whole')[0]['beta'].values()) == {np.float32(1.01).item()}
@@ -362,7 +385,7 @@ def test_a_run_whose_only_checkpoint_is_damaged_starts_from_the_weights_again(tm
     damage(tmp_path / 'run' / 'checkpoints' / '5' / 'metrics')
     with pytest.warns(UserWarning, match=r'The checkpoint of step 5 cannot be read \(.+\); moved to '):
         loop.run(tiny_config, tmp_path / 'run')
-    assert f'starts from {source}, checkpoint of step 1: 14 arrays, with beta\n' in capsys.readouterr().out
+    assert f'starts from {source}, checkpoint of step 1: 16 arrays, with beta\n' in capsys.readouterr().out
     assert set(epoch_rows(tmp_path / 'run')[0]['beta'].values()) == {np.float32(1.01).item()}
 
 
