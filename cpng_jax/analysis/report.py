@@ -111,7 +111,7 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
             middle(row['beta'].values()),
             middle(row.get('scale', {}).values()),  # of older runs nothing is known
             middle(row['chi'].values()),
-            middle(row.get('gain', {}).values()),
+            middle([gain for gain in row.get('gain', {}).values() if gain is not None]),  # silent layers have none
             round(row['images_per_second']),
         )
         for row in rows

@@ -76,7 +76,7 @@ def test_page_of_a_run(run, monkeypatch):
     assert path == run.workdir / 'analysis' / 'report.html'
     parsed = read(path)
     drawn = pictures(parsed)
-    assert list(drawn)[:3] == ['accuracy and loss', 'beta', 'chi']
+    assert list(drawn)[:4] == ['accuracy and loss', 'beta', 'chi', 'gain']
     for attributes in parsed.of('img'):
         height, width, _ = drawn[attributes['alt']].shape
         assert (int(attributes['width']), int(attributes['height'])) == (width, height)
@@ -89,7 +89,8 @@ def test_page_of_a_run(run, monkeypatch):
     (epochs,) = (rows for heading, rows in tables.items() if heading[0] == 'epoch')
     assert [row[0] for row in epochs] == ['1', '2', '3']
     assert float(epochs[-1][2]) == pytest.approx(100 * last['test_accuracy'], abs=0.005)
-    assert float(epochs[-1][6]) == pytest.approx(np.median(list(last['beta'].values())), rel=1e-3)
+    for column, what in ((6, 'beta'), (7, 'scale'), (8, 'chi'), (9, 'gain')):
+        assert float(epochs[-1][column]) == pytest.approx(np.median(list(last[what].values())), rel=1e-3)
     changed = {row[0]: row[1:] for row in tables['key', 'value', 'configs/base.py']}
     assert changed['batch_size'] == ['128', '256']
     assert changed['model.stages'] == ['[[4], [8]]', '']
@@ -99,6 +100,14 @@ def test_page_of_a_run(run, monkeypatch):
     assert ['jax', environment['packages']['jax']] in tables['', '']
     betas = tables['layer', 'β with CPNG', 'β without CPNG']
     assert [row[0] for row in betas] == list(last['beta'])
+
+
+@pytest.mark.trains
+def test_rows_of_older_versions_have_neither_height_nor_gain(run):
+    old = [{key: value for key, value in row.items() if key not in ('scale', 'gain')} for row in run.epochs]
+    new, old = (Page(report._epochs(rows)).tables[0] for rows in (run.epochs, old))
+    assert [row[7] for row in old[1:]] == [row[9] for row in old[1:]] == ['nan'] * 3
+    assert [row[:7] + row[8:9] for row in old] == [row[:7] + row[8:9] for row in new]
 
 
 @pytest.mark.trains

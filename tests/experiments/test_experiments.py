@@ -8,6 +8,8 @@ import pathlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs import digits
 from cpng_jax.experiments import catalogue, figures, grid, tables
@@ -56,6 +58,69 @@ def test_the_factors_of_the_paper():
     assert warm_ups == [4, 0]  # a tenth of 40 epochs, and none
     swept = [arm.factors['beta'] for arm in plan_of('beta_sweep', values=[2.0, 0.5]).arms]
     assert swept == [0.5, 1, 2]
+
+
+def test_rules_by_the_gain_are_compared_from_several_starts_and_at_several_depths():
+    rules = ['fixed', 'CPNG', 'gain', 'gain by the width', 'CPNG x gain']
+    plan = plan_of('gain', values=[3.0, 0.5])
+    assert [(arm.factors['rule'], arm.factors['beta']) for arm in plan.arms] == [
+        (rule, beta) for rule in rules for beta in (0.5, 1.0, 3.0)
+    ]
+    assert {arm.baseline for arm in plan.arms} == {'fixed, beta = 1'}
+    assert all(arm.changes['cpng.beta_init'] == arm.factors['beta'] for arm in plan.arms)
+    config = digits.get_config()
+    config.model.stages = ((8, 8), (16,), (32,))
+    deep = plan_of('depth', config, [4, 9])
+    assert [(arm.factors['rule'], arm.factors['layers']) for arm in deep.arms] == [
+        (rule, layers) for layers in (4, 9) for rule in rules
+    ]
+    assert {arm.label: arm.baseline for arm in deep.arms}['gain, 9 layers'] == 'fixed, 9 layers'
+    stages = {arm.factors['layers']: arm.changes['model.stages'] for arm in deep.arms}
+    assert stages[4] == ((8, 8), (16,), (32,))
+    assert [len(stage) for stage in stages[9]] == catalogue.spread(9, [2, 1, 1])
+    assert all({*new} == {*old} for new, old in zip(stages[9], config.model.stages, strict=True))
+    assert [plan.series for plan in (plan, deep)] == ['rule', 'rule']
+
+
+def test_a_residual_network_is_deepened_by_whole_blocks(tiny_config):
+    tiny_config.model = {'name': 'resnet18', 'time_steps': 2}
+    assert catalogue.deepened(tiny_config, 17) == {'model.blocks': (2, 2, 2, 2)}
+    assert catalogue.deepened(tiny_config, 33) == {'model.blocks': (4, 4, 4, 4)}
+    tiny_config.model = {'name': 'sew_resnet50', 'time_steps': 2}
+    assert catalogue.deepened(tiny_config, 49) == {'model.blocks': (3, 4, 6, 3)}
+
+
+@pytest.mark.parametrize(
+    ('values', 'sentence'),
+    [
+        ([2.5], r'--values is 2\.5, expected numbers of layers, such as 8,16\.'),
+        ([0.0], r'--values is 0, expected numbers of layers'),
+        ([float('nan')], r'--values is nan, expected numbers of layers'),
+        ([1], r'--values asks for too few layers: the network has 2 stages, and each needs one\.'),
+    ],
+)
+def test_depths_are_numbers_of_layers_that_the_stages_can_share(values, sentence, tiny_config):
+    with pytest.raises(UserError, match=sentence):
+        plan_of('depth', tiny_config, values)
+
+
+def test_a_network_without_layers_to_add_is_named(tiny_config):
+    tiny_config.model = {'name': 'vgg', 'stages': (), 'time_steps': 2}
+    with pytest.raises(UserError, match='--values asks for too few layers: the network has 0 stages'):
+        catalogue.deepened(tiny_config, 8)
+
+
+@given(shares=st.lists(st.integers(1, 40), min_size=1, max_size=6), more=st.integers(0, 60))
+def test_layers_are_spread_in_proportion(shares, more):
+    total = len(shares) + more
+    counts = catalogue.spread(total, shares)
+    assert sum(counts) == total
+    assert min(counts) >= 1
+    # No layer would be better off in another stage.
+    for i, j in itertools.product(range(len(shares)), repeat=2):
+        if counts[i] > 1:
+            assert shares[i] / (counts[i] - 1) >= shares[j] / counts[j]
+    assert catalogue.spread(sum(shares), shares) == shares
 
 
 def test_some_arms_are_kept():
@@ -210,6 +275,7 @@ def test_the_table_has_mean_spread_and_paired_differences():
     arms = (Arm('fixed', FIXED, {}), Arm('CPNG', CPNG, {}, 'fixed'), Arm('other', {}, {}, 'fixed'))
     plan = Plan('A title', 'Table 3', arms)
     row = dict.fromkeys(('best_accuracy', 'beta_mean', 'chi_mean', 'images_per_second'), 0.5) | {'diverged': ''}
+    row |= {'scale_mean': 0.25, 'gain_mean': 1.5}
     row['validation_accuracy'] = None
     accuracies = {'fixed': [0.5, 0.75], 'CPNG': [0.5625, 0.875]}
     rows = [
@@ -219,7 +285,9 @@ def test_the_table_has_mean_spread_and_paired_differences():
     ]
     text = tables.results_markdown(plan, rows)
     assert '# A title (Table 3)' in text
-    assert '| fixed | 2 | 62.50 ± 17.68 | 50.00 ± 0.00 |  |  |' in text
+    assert '| to | beta | scale | chi | gain | images/s |' in text
+    measured = '0.50 ± 0.00 | 0.25 ± 0.00 | 0.50 ± 0.00 | 1.50 ± 0.00'
+    assert f'| fixed | 2 | 62.50 ± 17.68 | 50.00 ± 0.00 |  |  | {measured} |' in text
     # Differences of 6.25 and 12.5 points.
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +9.38 (+6.25 to +12.50) | fixed |' in text
     assert '| other' not in text
@@ -231,6 +299,12 @@ def test_the_table_has_mean_spread_and_paired_differences():
     assert '1 runs diverged' in tables.results_markdown(plan, rows)
     # A seed that the baseline lacks is left out of the difference.
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +12.50 | fixed |' in tables.results_markdown(plan, rows[1:])
+    # Compared with CPNG, fixed has the difference and CPNG has none.
+    other = tables.results_markdown(catalogue.compared_with(plan, 'CPNG'), rows)
+    assert '| fixed | 2 | 62.50 ± 17.68 | 50.00 ± 0.00 | -9.38 (-12.50 to -6.25) | CPNG |' in other
+    assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 |  |  |' in other
+    with pytest.raises(UserError, match=r"--baseline is 'CPGN'; the nearest is 'CPNG' of fixed; CPNG; other\."):
+        catalogue.compared_with(plan, 'CPGN')
 
 
 def test_results_of_older_versions_are_read(tmp_path):
@@ -238,6 +312,25 @@ def test_results_of_older_versions_are_read(tmp_path):
     row = grid.Cell(Arm('fixed', {}, {}), 0, tmp_path, digits.get_config()).result()
     assert row is not None
     assert (row['test_accuracy'], row['best_accuracy'], row['validation_accuracy']) == (0.5, 0.6, None)
+    assert row['scale_mean'] == 1
+    assert np.isnan(row['gain_mean'])
+
+
+def test_of_the_gain_the_mean_is_geometric_over_the_layers_that_have_one(tmp_path, undisturbed):
+    (last,) = epochs(undisturbed[0])[-1:]
+
+    def row_of(**changes):
+        with metrics.MetricsWriter(tmp_path) as writer:
+            row = {key: value for key, value in (last | changes).items() if key not in ('event', 'step', 'without')}
+            writer.write('epoch', last['step'], {key: row[key] for key in row if key not in changes.get('without', ())})
+        return grid.measured(tmp_path)
+
+    row = row_of(gain={'a': 4.0, 'b': 0.25, 'c': None, 'd': 8.0}, scale={'a': 0.5, 'b': 1.0})
+    assert (row['gain_mean'], row['scale_mean']) == (pytest.approx(2), 0.75)
+    assert np.isnan(row_of(gain={'a': None})['gain_mean'])
+    row = row_of(without=('scale', 'gain'))  # of an older version
+    assert row['scale_mean'] == 1
+    assert np.isnan(row['gain_mean'])
 
 
 @pytest.mark.trains
@@ -312,6 +405,26 @@ def test_pictures(finished, tmp_path):
         assert path.read_bytes().startswith(b'\x89PNG')
 
 
+def test_a_picture_has_a_curve_for_each_rule(monkeypatch, tmp_path):
+    plan, figure = plan_of('gain', values=[0.25, 0.5, 2.0]), []
+    monkeypatch.setattr(figures, 'save', lambda drawn, path: figure.append(drawn) or path)
+    accuracy = {arm.label: 0.5 + 0.01 * number for number, arm in enumerate(plan.arms)}
+    rows = [
+        (grid.Cell(arm, seed, tmp_path, digits.get_config()), {'test_accuracy': accuracy[arm.label] + 0.01 * seed})
+        for arm in plan.arms
+        for seed in (0, 1)
+    ]
+    figures.draw(plan, rows, tmp_path / 'gain.png')
+    (axes,) = figure[0].axes
+    curves = [line for line in axes.get_lines() if not line.get_label().startswith('_')]
+    assert [line.get_label() for line in curves] == ['fixed', 'CPNG', 'gain', 'gain by the width', 'CPNG x gain']
+    assert len({str(line.get_color()) for line in curves}) == 5
+    for line, first in zip(curves, range(0, 20, 4), strict=True):
+        np.testing.assert_allclose(line.get_xdata(), [0.25, 0.5, 1, 2])
+        np.testing.assert_allclose(line.get_ydata(), 50.5 + np.arange(first, first + 4))
+    assert axes.get_xscale() == 'log'
+
+
 def run(*arguments, workdir):
     return forked.run('-m', 'cpng_jax.experiments', *arguments, f'--workdir={workdir}')
 
@@ -352,7 +465,10 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
     [
         ([], 'cpng_jax.experiments: expected the name of one experiment, one of beta_sweep, chi_limit, '),
         (['beta_swep'], "there is no experiment 'beta_swep'; the nearest is 'beta_sweep'"),
-        (['compare', '--values=1,2'], '--values is for beta_sweep, chi_limit, frequency; compare has fixed arms.'),
+        (
+            ['compare', '--values=1,2'],
+            '--values is for beta_sweep, chi_limit, frequency, gain, depth; compare has fixed arms.',
+        ),
         (['beta_sweep', '--values=1,two'], "--values is '1,two', expected numbers, such as 0.5,1,2."),
         (['beta_sweep', '--values=-1'], 'config.cpng.beta_init is -1.0, expected a number above 0.'),
         (['compare', '--shard=3/2'], "--shard is '3/2', expected a part of a whole, such as 3/8."),
@@ -361,6 +477,7 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
             "config has no key 'cpng.chi_limt'; the nearest is 'cpng.chi_limit'.",
         ),
         (['compare', '--seeds=0'], 'flag --seeds=0'),
+        (['gain', '--baseline=CPNG'], "--baseline is 'CPNG'; the nearest is 'CPNG, beta = "),
         (['beta_sweep', '--norun'], 'there is finished: leave --norun out to run them.'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cpng_jax.control import layer_tree
-from cpng_jax.runtime.console import Display, duration, end_message, epoch_line, start_message
+from cpng_jax.runtime.console import Display, duration, end_message, epoch_line, gain_warning, start_message
 
 ROW = {
     'epoch': 3,
@@ -17,7 +17,9 @@ ROW = {
     'test_accuracy': 0.456,
     'test_loss': 1.5,
     'beta': {'a': 1.0, 'b': 1.2, 'c': 2.0},
+    'scale': {'a': 1.0, 'b': 1.0, 'c': 1.0},
     'chi': {'a': 0.4, 'b': 0.3, 'c': 0.2},
+    'gain': {'a': None, 'b': None, 'c': None},
     'firing_rate': {'a': 0.1, 'b': 0.2, 'c': 0.3},
     'images_per_second': 812.4,
     'data_wait': 0.07,
@@ -30,6 +32,35 @@ def test_an_epoch_is_one_line():
         'epoch   3/40  train 50.0% loss 1.250  test 45.6% loss 1.500 (best 47.0%)  '
         'beta 1.00 1.20 2.00  chi 0.200 0.300 0.400  firing 20.0%  812 images/s, 7% waiting for data'
     )
+
+
+def test_heights_are_told_where_they_are_set_and_gains_where_there_are_some():
+    of = lambda **changes: epoch_line(ROW | changes, {'best_accuracy': 0.47}, 40)
+    line = of(scale={'a': 0.5, 'b': 0.25, 'c': 1.0}, gain={'a': 0.9, 'b': None, 'c': 1.2})
+    assert 'beta 1.00 1.20 2.00  scale 0.25 0.50 1.00  chi 0.200 0.300 0.400  gain 0.90 1.05 1.20  firing 20.0%' in line
+    assert 'scale 0.50 0.50 0.50  chi' in of(scale=dict.fromkeys('abc', 0.5))
+    assert 'chi 0.200 0.300 0.400  gain 1.50 1.50 1.50  firing' in of(gain={'a': np.nan, 'b': 0.0, 'c': 1.5})
+
+
+@pytest.mark.parametrize(
+    ('gains', 'sentence'),
+    [
+        ([None, None, None], None),
+        ([np.nan, None, 0.0], None),
+        ([1.0, 1.0, 1.0], None),
+        ([2.0, 2.0, 2.0], None),  # just at the thresholds
+        ([8.0, 0.5, 0.5], None),
+        ([0.125, 2.0, 4.0], None),
+        ([4.0, 4.0, 4.0], 'gradients grow 2-fold a layer, 8-fold over 3 layers (gain 4, expected 1)'),
+        ([4.0, None, 4.0], 'gradients grow 2-fold a layer, 4-fold over 2 layers (gain 4, expected 1)'),
+        ([0.25, 0.0625, 0.0625], 'gradients shrink 3.2-fold a layer, 32-fold over 3 layers (gain 0.099, expected 1)'),
+        ([1e-3, 2.0, 1e3], 'the gain of a is 0.001, expected about 1'),
+        ([1.0, 0.5, 8.1], 'the gain of c is 8.1, expected about 1'),
+    ],
+)
+def test_a_gain_that_is_off_is_said(gains, sentence):
+    warning = gain_warning(ROW | {'gain': dict(zip('abc', gains, strict=True))}, 'do this')
+    assert warning == (None if sentence is None else f'  {sentence}: do this')
 
 
 def by_validation(row):
@@ -64,7 +95,8 @@ def test_the_first_lines_say_what_is_trained_and_from_where(tmp_path, step, how)
 
 def test_layers_that_cpng_left_out_are_named():
     line = epoch_line(ROW | {'skipped': ['conv01/lif', 'conv07/lif']}, {'best_accuracy': 0.5}, 40)
-    assert line.splitlines()[1] == '  left as they were: conv01/lif, conv07/lif: silent, saturated, constant or not finite'
+    said = 'left as they were: conv01/lif, conv07/lif: silent, saturated, constant or not finite'
+    assert line.splitlines()[1] == f'  {said}'
 
 
 def test_layers_are_named_by_their_path_in_order():

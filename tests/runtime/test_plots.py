@@ -94,9 +94,9 @@ def test_a_loss_of_zero_is_not_taken_for_missing():
     assert plots.accuracy_and_loss(rows).axes[1].get_title() == 'Test loss: last 0.000'
 
 
-@pytest.mark.parametrize('draw', [plots.accuracy_and_loss, plots.chi_per_layer])
+@pytest.mark.parametrize('draw', [plots.accuracy_and_loss, plots.chi_per_layer, plots.gain_per_layer])
 def test_a_single_epoch_is_marked_and_has_no_fractional_ticks(draw):
-    figure = draw(make_rows(epochs=1))
+    figure = draw(with_gain(make_rows(layers=2, epochs=1), 0.5, 1.5))
     figure.canvas.draw()
     axes = figure.axes[0]
     assert axes.get_lines()[0].get_marker() == 'o'
@@ -144,6 +144,45 @@ def test_runs_side_by_side_share_the_axis_of_chi():
     np.testing.assert_allclose(left.get_lines()[2].get_ydata(), [row['chi']['conv03/lif'] for row in first])
     np.testing.assert_allclose(right.get_lines()[2].get_ydata(), [row['chi']['conv03/lif'] for row in second])
     assert bar.get_ylim() == (1, 5)
+
+
+def with_gain(rows, *gains):
+    for row in rows:
+        row['gain'] = dict(zip(row['chi'], gains, strict=True))
+    return rows
+
+
+@pytest.mark.parametrize('gains', [(1.02, 0.9, None, 40.0, 0.01), (1.1,)], ids=['several', 'one'])
+def test_a_picture_of_the_gain_is_drawn_where_there_is_one(tmp_path, gains):
+    rows = make_rows(layers=len(gains), epochs=6)
+    with_gain(rows[2:], *gains)  # an older version began the run
+    with MetricsWriter(tmp_path) as writer:
+        for row in rows:
+            writer.write('epoch', row['step'], {k: v for k, v in row.items() if k not in ('event', 'step')})
+    assert [path.name for path in plots.plot_run(tmp_path)][-1] == 'gain.png'
+    axes, bar = plots.gain_per_layer(rows).axes
+    *layers, one = axes.get_lines()
+    for line, value in zip(layers, gains, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), [np.nan] * 2 + [np.nan if value is None else value] * 4)
+    assert set(one.get_ydata()) == {1}
+    assert axes.get_yscale() == 'log'
+    low, high = axes.get_ylim()
+    assert low <= min(0.45, *filter(None, gains))
+    assert high >= max(2.2, *filter(None, gains))
+    assert bar.get_ylabel() == 'depth of the layer'
+
+
+def test_without_a_gain_there_is_no_picture_of_it():
+    old, adaptive = make_rows(layers=3, epochs=1)[0], with_gain(make_rows(layers=3, epochs=1), None, None, None)[0]
+    assert not plots.has_gain(old)
+    assert not plots.has_gain(adaptive)
+
+
+def test_gains_of_two_runs_share_an_axis():
+    first, second = with_gain(make_rows(2, 4), 1.0, 3.0), with_gain(make_rows(2, 6), 0.2, 1.0)
+    left, right, _ = plots.gain_per_layer(first, second, titles=['a', 'b']).axes
+    assert left.get_ylim() == right.get_ylim()
+    assert [panel.get_title() for panel in (left, right)] == ['a', 'b']
 
 
 def test_bars_of_two_runs_stand_in_pairs():

@@ -29,7 +29,7 @@ def run_together(workdir, config, processes=2, devices=2, mode='train'):
 
 
 def by_step(config):
-    """Two epochs, rated by a validation split, with a look at the loss, Algorithm 1 and the gain held after each step."""
+    """Two epochs, rated by a validation split; after each step a look at the loss, and CPNG with the gain held."""
     config.epochs = 2
     config.data.validation = 0.02  # and there are eleven steps in an epoch, as without
     config.cpng.every, config.cpng.rule = 'batch', 'cpng_gain'

@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs import base
 from cpng_jax import data
-from cpng_jax.control.controller import FirstLayer, Observed
+from cpng_jax.control.controller import FirstLayer, Observed, Surrogates
 from cpng_jax.control.effective_domain import chi_by_layer
 from cpng_jax.data import cifar10_dvs, digits, digits_events, fake, folder, idx, tfds_builders
 from cpng_jax.models import registry
@@ -44,10 +44,11 @@ OTHER = {
     'loss.name': 'tet', 'loss.tet_weight': 0.1, 'loss.tet_target': 0.6, 'loss.label_smoothing': 0.1,
     'optim.name': 'adam', 'optim.learning_rate': 0.2, 'optim.momentum': 0.8,
     'optim.weight_decay': 0.01, 'optim.decay_norm_and_bias': False, 'optim.warmup_fraction': 0.3,
-    'cpng.enabled': False, 'cpng.beta_init': 1.5, 'cpng.chi': 'counted', 'cpng.interval': 'support',
-    'cpng.rule': 'dspike', 'cpng.per': 'channel', 'cpng.every': 'batch', 'cpng.statistics': 'epoch_mean',
-    'cpng.chi_limit': 0.3, 'cpng.limit_mode': 'immediate', 'cpng.dspike_epsilon': 0.05, 'cpng.dspike_step': 0.2,
-    'cpng.beta_from': 'another run', 'cpng.beta_from_epoch': 1,
+    'cpng.enabled': False, 'cpng.beta_init': 1.5, 'cpng.scale_init': 0.5, 'cpng.chi': 'counted',
+    'cpng.interval': 'support', 'cpng.rule': 'dspike', 'cpng.per': 'channel',
+    'cpng.every': 'batch', 'cpng.statistics': 'epoch_mean', 'cpng.chi_limit': 0.3, 'cpng.limit_mode': 'immediate',
+    'cpng.dspike_epsilon': 0.05, 'cpng.dspike_step': 0.2,
+    'cpng.beta_from': 'another run', 'cpng.beta_from_epoch': 1, 'cpng.gain_target': 0.5,
 }  # fmt: skip
 
 NEEDS = {'lsg': {'neuron.learn_tau': True}, 'from_run': {'cpng.beta_from': 'a run', 'cpng.beta_from_epoch': 2}}
@@ -204,7 +205,7 @@ def network_of(config):
     return traced(config, (*shape[:-3], 8, 8, shape[-1]))
 
 
-@part('model.', 'neuron.', 'norm.', 'remat', 'dtype', 'cpng.beta_init', 'cpng.per', 'cpng.chi')
+@part('model.', 'neuron.', 'norm.', 'remat', 'dtype', 'cpng.beta_init', 'cpng.scale_init', 'cpng.per', 'cpng.chi')
 def trace_for(config):
     return functools.cache(lambda shape: trace(config, shape))
 
@@ -232,20 +233,29 @@ def trace(config, shape):
 VARIANCES = (1.5, 1.0, 9.0, 60.0, 3.0, 0.5, 1.0, 2.0)
 
 
-@part('cpng.', 'neuron.learn_tau', 'neuron.surrogate', 'neuron.v_th')
-def beta_of(config):
-    """Beta after each step of four epochs with made-up statistics, and the chi that is reported of it."""
-    settings = setup._settings(config, ['lif'], 2)._replace(beta_of_run=lambda folder: {'lif': float(len(folder))})
+@part('cpng.', 'neuron.', 'model.time_steps')
+def surrogates_of(config):
+    """Width and height after each step of four epochs with made-up statistics, and the chi that is reported of it."""
+    settings = setup._settings(config, ['lif'], 2, config.model.time_steps)._replace(
+        beta_of_run=lambda folder: {'lif': float(len(folder))}
+    )
     controller = setup._controller(config, settings)
     tree = lambda leaf: {'lif': {'beta': leaf}}
     channels = (2,) if config.cpng.per == 'channel' else ()
     weights, signs = jnp.array([0.38, 0.3, 0.45]), jnp.array([1.0, -2.0, 3.0])
     loss = lambda kernel, beta: jnp.sum(signs * spike(kernel, jnp.mean(beta['lif']['beta']), 0.4, 'triangular'))
     params = {'lif': {'decay': jnp.float32(0.3)}, 'weights': weights}
-    beta = tree(jnp.full(channels, config.cpng.beta_init))
-    state, trained, reported, update = controller.init(beta), [], [], 0
+    given = Surrogates(*(tree(jnp.full(channels, config.cpng[f'{what}_init'])) for what in Surrogates._fields))
+    state, trained, reported, update = controller.init(given.beta), [], [], 0
+    # At first the layer is silent: what goes by the gain leaves it as the configuration has it.
+    silent = {'currents': tree(MembraneStats(*[jnp.ones(channels)] * 2)), 'firing_rate': tree(jnp.zeros(channels))}
     if controller.start is not None:
-        beta, state = controller.start(Observed(params=params), beta, state)
+        unseen = (
+            tree(MembraneStats(*[jnp.ones(channels)] * 2)),
+            tree(MembraneDistances(jnp.ones((*channels, len(DISTANCES))))),
+        )
+        start = Observed(params=params, membrane=unseen[0], distances=unseen[1], **silent)
+        given, state = controller.start(start, given, state)
     for step in range(1, len(VARIANCES) + 1):
         first_of_pool = step - 2 if config.cpng.statistics == 'epoch_mean' and step % 2 == 0 else step - 1
         of_channels = np.mean(VARIANCES[first_of_pool:step]) * jnp.array([1.0, 1.5], jnp.float32)
@@ -254,7 +264,7 @@ def beta_of(config):
         distances = MembraneDistances(jnp.minimum(jnp.asarray(DISTANCES) ** 0.7 / (1 + variances[..., None]), 0.95))
         chi = chi_by_layer(
             tree(distances if settings.counted else membrane),
-            beta,
+            given.beta,
             v_th=settings.v_th,
             surrogate=settings.surrogate,
             interval=settings.interval,
@@ -263,21 +273,23 @@ def beta_of(config):
             update += 1
             measured = {'membrane': tree(membrane), 'distances': tree(distances), 'params': params}
             first = FirstLayer(weights, loss)
-            beta, state, _ = controller.update(Observed(**measured, first_layer=first, updates=update), beta, state)
-        trained.append(np.broadcast_to(jax.tree.leaves(beta)[0], 2).tolist())
+            spiking = {'currents': tree(membrane), 'firing_rate': tree(0.1 + 0 * variances)}
+            observed = Observed(**measured, **spiking, first_layer=first, updates=update)
+            given, state, _ = controller.update(observed, given, state)
+        trained.append([np.broadcast_to(leaf, 2).tolist() for leaf in jax.tree.leaves(given)])
         reported.append(np.broadcast_to(jax.tree.leaves(chi)[0], 2).tolist())
     return digest(trained), digest(reported)
 
 
 def built(config):
     """What of a run decides how it trains, and chi, which is reported besides."""
-    beta, chi = beta_of(config)
+    surrogates, chi = surrogates_of(config)
     return {
         'data': data_of(config),
         'loss': loss_of(config),
         'optimizer': optimizer_of(config),
         'network': network_of(config),
-        'beta': beta,
+        'surrogates': surrogates,
         'chi': chi,
     }
 

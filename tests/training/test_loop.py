@@ -5,11 +5,15 @@ import json
 import shutil
 import signal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cpng_jax.control.gradient_gain import gain
+from cpng_jax.nn.statistics import MembraneStats
+from cpng_jax.runtime import sharding
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
@@ -26,7 +30,8 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
     assert json.loads((workdir / 'config.json').read_text()) == json.loads(tiny_config.to_json())
     assert json.loads((workdir / 'environment.json').read_text())
     assert list((workdir / 'tensorboard').iterdir())
-    assert {path.name for path in (workdir / 'plots').iterdir()} == {'accuracy_and_loss.png', 'chi.png', 'beta.png'}
+    pictures = {'accuracy_and_loss.png', 'chi.png', 'beta.png', 'gain.png'}
+    assert {path.name for path in (workdir / 'plots').iterdir()} == pictures
     rows = epoch_rows(workdir)
     assert [row['step'] for row in rows] == [11, 22, 33]
     assert [row['epoch'] for row in rows] == [1, 2, 3]
@@ -37,6 +42,8 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
         assert list(row['beta']) == ['conv01/lif', 'conv02/lif']
         assert all(0 < value < 1 for value in row['chi'].values())
         assert all(0 < value < 1 for value in row['firing_rate'].values())
+        assert set(row['scale'].values()) == {1.0}
+        assert all(value > 0 for value in row['gain'].values())
         assert row['train_loss'] > 0
     assert rows[-1]['train_loss'] < rows[0]['train_loss']
     # The first call of Algorithm 1 only records.
@@ -112,6 +119,7 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
         {'chi': 'counted', 'statistics': 'epoch_mean'},
         {'per': 'channel', 'every': 'batch'},
         {'rule': 'mpd_agl', 'every': 'batch'},
+        {'rule': 'cpng_gain', 'every': 'batch'},
     ],
     ids=str,
 )
@@ -219,15 +227,73 @@ def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
 
 
 @pytest.mark.trains
-def test_cpng_off_keeps_beta_and_still_reports_chi(tmp_path, tiny_config):
+def test_cpng_off_keeps_width_and_height_and_still_reports_chi(tmp_path, tiny_config):
     tiny_config.cpng.enabled = False
-    tiny_config.cpng.beta_init = 2.0
+    tiny_config.cpng.beta_init, tiny_config.cpng.scale_init = 2.0, 0.5
     tiny_config.epochs = 2
     loop.run(tiny_config, tmp_path)
     for row in epoch_rows(tmp_path):
         assert set(row['beta'].values()) == {2.0}
+        assert set(row['scale'].values()) == {0.5}
         assert all(0 < value < 1 for value in row['chi'].values())
         assert set(row['chi_min'].values()) == {None}
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_the_heights_before_the_first_step_are_those_of_the_first_batch(tiny_config, accumulate):
+    """Of its first part, where it is taken in parts: at these the gain is 1 by the potentials themselves."""
+    tiny_config.update_from_flattened_dict({'cpng.rule': 'gain', 'optim.accumulate': accumulate, 'batch_size': 256})
+    built = build(tiny_config)
+    state = built.initial_state()
+    with built.train_batches(first_step=0) as batches:
+        batch = next(iter(batches))
+    started = built.start(state, sharding.put_batch(batch, built.mesh))
+    chex.assert_trees_all_equal(started.replace(scale=state.scale), state)
+    images = built.prepare(batch['image'][::accumulate])
+    _, seen = built.model.apply(state.variables, images, train=True, mutable=['batch_stats', 'potentials', 'currents'])
+    for layer in ('conv01', 'conv02'):
+        u = np.float64(seen['potentials'][layer]['lif']['potentials'])
+        value = gain(
+            MembraneStats(np.float32(u.mean()), np.float32(u.var())),
+            1.0,
+            started.scale[layer]['lif']['scale'],
+            currents=seen['currents'][layer]['lif']['currents'].variance,
+            firing_rate=(u >= 1).mean(),
+            tau=tiny_config.neuron.tau,
+            time_steps=2,
+        )
+        assert float(value) == pytest.approx(1, rel=1e-3)
+        assert float(started.scale[layer]['lif']['scale']) != 1
+
+
+@pytest.mark.trains
+def test_the_height_at_the_start_is_a_factor_of_what_passes_back(tiny_config):
+    tiny_config.model.stages, tiny_config.model.time_steps = ((4,),), 1
+    gradients = {}
+    for height in (1.0, 0.5):
+        tiny_config.cpng.scale_init = height
+        built = build(tiny_config)
+        state, images = built.initial_state(), np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
+
+        def loss(params, built=built, state=state, images=images):
+            return jnp.sum(built.model.apply({**state.variables, 'params': params}, images) ** 2)
+
+        gradients[height] = jax.grad(loss)(state.params)
+    below, above = (lambda tree: tree['conv01']), (lambda tree: tree['output'])
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(below(gradients[1.0])))
+    chex.assert_trees_all_equal(below(gradients[0.5]), jax.tree.map(lambda leaf: leaf / 2, below(gradients[1.0])))
+    chex.assert_trees_all_equal(above(gradients[0.5]), above(gradients[1.0]))
+
+
+@pytest.mark.trains
+def test_a_gain_that_is_off_is_said_once(tmp_path, tiny_config, monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(loop, 'gain_warning', lambda row, cure: said.append(row['epoch']) or f'  off: {cure}')
+    tiny_config.epochs = 2
+    loop.run(tiny_config, tmp_path)
+    assert said == [1]
+    assert capsys.readouterr().out.splitlines().count('  off: config.cpng.rule=gain holds it at 1') == 1
 
 
 @pytest.mark.trains

@@ -72,7 +72,9 @@ def test_heights_are_1_and_what_was_not_measured_is_0(tiny_config, layout):
     state = state.replace(epoch=jax.tree.map(lambda leaf: leaf + 1, state.epoch))
     upgraded = layout.upgrade(layout.before(state), state)
     chex.assert_trees_all_equal_shapes_and_dtypes(upgraded, state)
-    assert jax.tree.map(lambda leaf: leaf.sharding, upgraded.scale) == jax.tree.map(lambda leaf: leaf.sharding, state.scale)
+    assert jax.tree.map(lambda leaf: leaf.sharding, upgraded.scale) == jax.tree.map(
+        lambda leaf: leaf.sharding, state.scale
+    )
     assert set(map(float, jax.tree.leaves(upgraded.scale))) == {1.0}
     new = {name: upgraded.epoch.observed[name] for name in ('currents', 'firing_rate')}
     assert set(map(float, jax.tree.leaves(new))) == {0.0}

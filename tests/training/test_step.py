@@ -35,9 +35,11 @@ def controller_of(name='cpng', **settings):
     return rules.make(name, Settings(**settings))
 
 
-def make(beta=1.0, neuron=LIF, controller=None, every_batch=False, counted=False, dtype='float32', **options):
+def make(
+    beta=1.0, neuron=LIF, controller=None, every_batch=False, counted=False, dtype='float32', rule='cpng', **options
+):
     """A two-layer network with its state, step and mesh."""
-    controller = controller or controller_of(counted=counted)
+    controller = controller or controller_of(rule, counted=counted, time_steps=2)
     observe = set_beta.collections(controller, 'distances' if counted else 'membrane')
     update_beta = (lambda state: set_beta.update(controller, state, state.step)[0]) if every_batch else None
     model = VGG(10, ((4,), (6,)), time_steps=2, neuron=functools.partial(neuron, beta_init=beta))
@@ -285,7 +287,7 @@ neuron = functools.partial(t.LIF, per_channel=per_channel)
 for seed in range(3):
     state = step(state, t.sharding.put_batch(t.batch(seed), mesh))
 print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in
-      jax.tree.leaves((state.epoch.observed, state.surrogate, state.params)))]))
+      jax.tree.leaves((state.epoch.observed, state.surrogate, state.scale, state.params)))]))
 """
 
 
@@ -295,7 +297,7 @@ print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(le
     [
         (1, False, {}),
         (4, False, {}),
-        (4, False, {'accumulate': 2}),
+        (4, False, {'accumulate': 2, 'rule': 'cpng_gain'}),
         (4, False, {'counted': True, 'accumulate': 2}),
         (4, True, {'accumulate': 2}),
     ],
@@ -310,6 +312,6 @@ def test_several_devices_give_the_same_numbers(devices, per_channel, options):
     *_, state, step = make(neuron=neuron, every_batch=True, **options)
     for seed in range(3):
         state = step(state, batch(seed))
-    leaves = jax.tree.leaves((state.epoch.observed, state.surrogate, state.params))
+    leaves = jax.tree.leaves((state.epoch.observed, state.surrogate, state.scale, state.params))
     expected = [float(state.epoch.loss), *(float(np.sum(leaf)) for leaf in leaves)]
     np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-4)

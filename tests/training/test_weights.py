@@ -265,8 +265,14 @@ BETA, HEAD, KERNEL = 'surrogate/conv01/lif/beta', 'params/output/dense/bias', 'p
         ),
         ({KERNEL: np.ones((3, 3, 1, 4), np.int32)}, f'{KERNEL} has the dtype int32, expected float32, in runs/a.'),
         ({KERNEL: np.full((3, 3, 1, 4), np.nan)}, f'{KERNEL} has values that are not finite, in runs/a.'),
-        ({BETA: np.zeros(())}, f'{BETA} has values that are not above 0, in runs/a. config.init_skip=surrogate,scale st'),
-        ({SCALE: None}, f'{SCALE} is missing, expected a scalar, in runs/a. config.init_skip=surrogate,scale starts from'),
+        (
+            {BETA: np.zeros(())},
+            f'{BETA} has values that are not above 0, in runs/a. config.init_skip=surrogate,scale st',
+        ),
+        (
+            {SCALE: None},
+            f'{SCALE} is missing, expected a scalar, in runs/a. config.init_skip=surrogate,scale starts from',
+        ),
         ({BETA: np.ones(4)}, f'{BETA} is 4, expected a scalar for this network, in runs/a. config.init_skip=surrogate'),
     ],
     ids=['head', 'missing', 'too many', 'integers', 'nan', 'beta', 'a height', 'beta of channels'],
