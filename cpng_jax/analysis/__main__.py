@@ -19,7 +19,7 @@ from typing import Any
 try:
     from absl import flags
 
-    from cpng_jax.analysis import beta, chi, cost, gain, gradients, landscape, membrane, report, saliency
+    from cpng_jax.analysis import beta, chi, cost, direction, gain, gradients, landscape, membrane, report, saliency
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
     from cpng_jax.runtime import command, paths
@@ -47,6 +47,7 @@ ANALYSES: dict[str, Analysis] = {
     'cost': cost.analyse,
     'gradients': _compares(gradients.draw),
     'gain': _compares(gain.draw),
+    'direction': _compares(direction.draw),
     'saliency': _compares(saliency.draw),
     'landscape': _compares(landscape.draw),
     'report': report.analyse,
@@ -58,7 +59,7 @@ _VERSUS = flags.DEFINE_string(
 )
 _CHECKPOINT = flags.DEFINE_enum('checkpoint', 'latest', ['latest', 'best'], 'Which checkpoint to look at.')
 _OPTIONS = flags.DEFINE_multi_string(
-    'option', [], 'Of gradients, gain, saliency and landscape, such as --option=images=16.'
+    'option', [], 'Of gradients, gain, direction, saliency and landscape, such as --option=images=16.'
 )
 
 
@@ -92,7 +93,7 @@ def _check_options(names: list[str]) -> None:
     for option in _OPTIONS.value:
         key, equals, _ = option.partition('=')
         if not equals or key not in known:
-            takers = 'gradients, gain, saliency and landscape'
+            takers = 'gradients, gain, direction, saliency and landscape'
             expected = f'one of {", ".join(known)}' if known else f'none, which only {takers} take'
             raise UserError(f'--option is {option!r}, expected KEY=VALUE with a key of {", ".join(names)}: {expected}.')
 
