@@ -91,5 +91,5 @@ def test_options_outside_their_range_are_refused(config, tmp_path, options, mess
 
 def test_a_moving_threshold_has_no_gain(config, tmp_path):
     config.neuron.kind = 'ds_atgo'
-    with pytest.raises(UserError, match='neuron.kind is ds_atgo, expected lif'):
+    with pytest.raises(UserError, match='kind is ds_atgo, expected lif'):
         direction.draw([compared(config)], tmp_path, images=8)
