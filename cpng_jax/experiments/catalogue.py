@@ -300,7 +300,7 @@ def folder_of(arm: Arm, plan: Plan, config: Config, retired: Mapping[str, Retire
       The name, such as `cpng.beta_init=2.0,cpng.enabled=False`.
     """
     base = flatten(config)
-    changes = {key: value for key, value in arm.changes.items() if base[key] != value}
+    changes = {key: value for key, value in arm.changes.items() if base.get(key) != value}
     for name, key in (retired or {}).items():
         for old, new in key.values.items():
             if changes.get(key.becomes) == new:

@@ -79,7 +79,8 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
     for seed in seeds:
         for arm in plan.arms:
             changed = config.copy_and_resolve_references()
-            changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
+            with changed.unlocked():  # of a network's fields a configuration has those that it sets
+                changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
             if arm.beta_of is not None:
                 # Absolute, so that the configuration is the same from whatever folder the workdir is named.
                 changed.cpng.beta_from = str(_folder(workdir, names[arm.beta_of], seed).resolve())

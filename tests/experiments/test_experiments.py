@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import digits
+from configs import cifar100_vgg16, digits
 from cpng_jax.experiments import catalogue, figures, grid, tables
 from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
 from cpng_jax.runtime import metrics, workdir
@@ -39,7 +39,7 @@ def test_every_arm_is_a_valid_run_of_its_own(name, tmp_path):
         assert {cell.arm.baseline, cell.arm.beta_of} <= {*labels, None}
         changed = {key for key, value in flatten(cell.config).items() if value != flatten(config)[key]}
         assert changed <= {*cell.arm.changes, 'seed', 'cpng.beta_from', 'loss.tet_target'}
-        assert {*cell.arm.changes} <= {*known}
+        assert {*cell.arm.changes} - {'model.stages'} <= {*known}  # a field of the network
     assert len({tuple(arm.factors) for arm in plan.arms}) == 1
     assert flatten(config) == flatten(digits.get_config())
 
@@ -82,6 +82,15 @@ def test_rules_by_the_gain_are_compared_from_several_starts_and_at_several_depth
     assert [plan.series for plan in (plan, deep)] == ['rule', 'rule']
 
 
+def test_a_network_that_its_name_stands_for_is_deepened(tmp_path):
+    config = cifar100_vgg16.get_config()
+    cells = grid.cells_of(plan_of('depth', config, [13, 26]), config, [0], tmp_path)
+    assert 'stages' not in config.model
+    assert [len(stage) for stage in cells[0].config.model.stages] == [2, 2, 3, 3, 3]
+    assert [len(stage) for stage in cells[-1].config.model.stages] == [4, 4, 6, 6, 6]
+    validate(cells[-1].config, keys.table())
+
+
 def test_a_residual_network_is_deepened_by_whole_blocks(tiny_config):
     tiny_config.model = {'name': 'resnet18', 'time_steps': 2}
     assert catalogue.deepened(tiny_config, 17) == {'model.blocks': (2, 2, 2, 2)}
@@ -105,7 +114,7 @@ def test_depths_are_numbers_of_layers_that_the_stages_can_share(values, sentence
 
 
 def test_a_network_without_layers_to_add_is_named(tiny_config):
-    tiny_config.model = {'name': 'vgg', 'stages': (), 'time_steps': 2}
+    tiny_config.model = {'name': 'vgg', 'stages': (), 'head': (8,), 'time_steps': 2}
     with pytest.raises(UserError, match='--values asks for too few layers: the network has 0 stages'):
         catalogue.deepened(tiny_config, 8)
 
