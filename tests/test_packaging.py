@@ -104,12 +104,12 @@ def test_a_folder_of_modules_is_a_package(folder):
 
 
 def readme_code() -> list[str]:
-    return python_in(ROOT / 'README.md')
+    return python_in(ROOT / 'README.md') + python_in(ROOT / 'docs' / 'surrogates.md')
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize('code', readme_code())
-def test_the_readme_runs_as_written(code):
+def test_readme_and_guide_run_as_written(code):
     process = run(code)
     assert process.returncode == 0, process.stderr
 
