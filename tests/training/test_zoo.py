@@ -298,7 +298,7 @@ def test_a_time_is_written_for_a_reader(seconds, text):
 
 
 def test_the_zoo_has_its_networks_and_is_small():
-    assert {'digits', 'digits_events', 'fashion_mnist_mlp', 'mnist5k'} <= {*entries.names()}
+    assert {'digits', 'digits_events', 'fashion_mnist_cnn', 'fashion_mnist_mlp', 'mnist5k'} <= {*entries.names()}
     assert sum(path.stat().st_size for path in entries.home().rglob('*') if path.is_file()) < LARGEST
 
 
