@@ -62,7 +62,8 @@ def _layers(
         shares = leaves[0].astype(dtype)
         usable &= jnp.all(jnp.isfinite(shares), -1)
         even = jnp.arange(1, shares.shape[-1] + 1, dtype=dtype) / shares.shape[-1]
-        shares = jnp.where(usable[..., None], jnp.broadcast_to(shares, (*usable.shape, shares.shape[-1])), even)
+        shares, even = (jnp.broadcast_to(each, (*usable.shape, shares.shape[-1])) for each in (shares, even))
+        shares = jnp.where(usable[..., None], shares, even)
         safe: MembraneStats | MembraneDistances = MembraneDistances(shares)
     else:
         safe = MembraneStats(jnp.where(usable, first, 0), jnp.where(usable, of_stats[0], 1))
@@ -229,8 +230,9 @@ def beta_for_gain(
 
     # The first of many points that reaches the target, and the one before it.
     first = jax.lax.stop_gradient(-jnp.log2(spread) - _DOUBLINGS)
-    points = first + jnp.arange(2 * _DOUBLINGS * _PER_DOUBLING + 1).reshape(-1, *[1] * first.ndim) / _PER_DOUBLING
-    reached = jax.lax.map(function, points) >= target
+    ahead = jnp.arange(2 * _DOUBLINGS * _PER_DOUBLING + 1, dtype=first.dtype) / _PER_DOUBLING
+    points = first[None] + ahead.reshape(-1, *[1] * first.ndim)
+    reached = jax.lax.map(function, points) >= target[None]
     index = jnp.argmax(reached, 0)
     usable = layers.usable & jnp.any(reached, 0) & (index > 0)
     high = first + index.astype(first.dtype) / _PER_DOUBLING

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
-from cpng_jax.nn.surrogate import Array, Surrogate
+from cpng_jax.nn.surrogate import Array, Surrogate, of_rank
 
 # Nodes of the quadrature on either side of the threshold, and standard deviations after which a Gaussian has nothing.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
@@ -33,16 +33,17 @@ def _gaussian_points(stats: MembraneStats, v_th: Array, support: Array, width: A
     """Distances from the threshold, `[..., K]`, and the share of Gaussian potentials that each stands for."""
     sigma = jnp.sqrt(stats.variance)
     mean = stats.mean - v_th
+    nodes, weights = (of_rank(jnp.asarray(each, mean.dtype), mean.ndim + 1) for each in (_NODES, _WEIGHTS))
 
     def side(low: Array, high: Array) -> tuple[Array, Array]:
         # Evenly in asinh(x / width): as fine as the surrogate gradient near the threshold, and as the Gaussian far off.
         low, high = jnp.arcsinh(low / width), jnp.arcsinh(high / width)
         half = jnp.maximum(high - low, 0)[..., None] / 2
-        z = low[..., None] + half * (1 + jnp.asarray(_NODES, mean.dtype))
+        z = low[..., None] + half * (1 + nodes)
         x = width[..., None] * jnp.sinh(z)
         density = jnp.exp(-0.5 * jnp.square((x - mean[..., None]) / sigma[..., None])) / sigma[..., None]
-        step = half * jnp.asarray(_WEIGHTS, mean.dtype) * width[..., None] * jnp.cosh(z)
-        return x, density * step / np.sqrt(2 * np.pi)
+        step = half * weights * width[..., None] * jnp.cosh(z)
+        return x, density * step / math.sqrt(2 * math.pi)
 
     low, high = mean - _TAIL * sigma, mean + _TAIL * sigma
     sides = (
@@ -59,11 +60,13 @@ def _counted_points(stats: MembraneDistances, support: Array) -> tuple[Array, Ar
     edges = jnp.asarray([0.0, *DISTANCES], shares.dtype)
     in_bin = jnp.diff(shares, prepend=jnp.zeros_like(shares[..., :1]))
     # A bin that the end of the domain cuts counts for the part that lies inside.
-    low, length = edges[:-1], jnp.diff(edges)
+    rank = support.ndim + 1
+    low, length = (of_rank(each, rank) for each in (edges[:-1], jnp.diff(edges)))
     inside = jnp.clip(support[..., None] - low, 0, length)
     share = in_bin * inside / length
-    x = low[:, None] + inside[..., None] * (1 + jnp.asarray(_BIN_NODES, shares.dtype)) / 2
-    mass = share[..., None] * jnp.asarray(_BIN_WEIGHTS, shares.dtype) / 4
+    nodes, weights = (of_rank(jnp.asarray(each, shares.dtype), rank + 1) for each in (_BIN_NODES, _BIN_WEIGHTS))
+    x = low[..., None] + inside[..., None] * (1 + nodes) / 2
+    mass = share[..., None] * weights / 4
     x, mass = (array.reshape(*array.shape[:-2], -1) for array in jnp.broadcast_arrays(x, mass))
     return jnp.concatenate([-x, x], -1), jnp.concatenate([mass, mass], -1)
 

@@ -187,5 +187,6 @@ def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:
         )
     if fields['learn_tau'] and not 0 < fields['tau'] < 1:
         raise UserError(f'config.neuron.tau is {fields["tau"]}, expected a number between 0 and 1 for it to be learnt.')
-    shape = {'beta_init': config['cpng']['beta_init'], 'scale_init': config['cpng']['scale_init']}
+    # Cards of the zoo from before there were heights have none.
+    shape = {'beta_init': config['cpng']['beta_init'], 'scale_init': config['cpng'].get('scale_init', 1.0)}
     return functools.partial(kind.module, **shape, per_channel=per_channel, **fields)

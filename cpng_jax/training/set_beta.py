@@ -196,8 +196,8 @@ def make_end_of_epoch(
 
 
 def _gain(state: TrainState, settings: Settings) -> Any:
-    """The gain of each layer at what it has measured, laid out like beta; None where potentials do not tell it."""
-    if not settings.fixed_threshold:
+    """The gain of each layer at what it has measured, laid out like beta; None where that does not tell it."""
+    if not settings.fixed_threshold or 'currents' not in state.epoch.observed:
         return None
     needs = (settings.statistics, 'currents', 'firing_rate', 'params')
     signals = signals_of(_observed(needs, state, state.epoch.observed, 0), state.surrogate, settings)

@@ -315,3 +315,17 @@ def test_errors(call):
         call(MembraneStats(0.0, 1.0), 1.0, time_steps=0, **given)
     with pytest.raises(ValueError, match=r"surrogate must be one of triangular, .* got 'gauss'"):
         call(MembraneStats(0.0, 1.0), 1.0, surrogate='gauss', **given)
+
+
+@pytest.mark.parametrize('counted', [False, True])
+def test_the_gain_keeps_to_strict_ranks_and_dtypes(counted):
+    """As JAX can be told to ask: nothing is promoted by itself."""
+    moments = MembraneStats(jnp.asarray([[-0.1], [0.2]], jnp.float32), jnp.asarray([[1.2], [0.8]], jnp.float32))
+    shares = jnp.broadcast_to(jnp.linspace(0.02, 0.99, len(DISTANCES), dtype=jnp.float32), (2, 1, len(DISTANCES)))
+    seen: Any = MembraneDistances(shares) if counted else moments
+    network: dict[str, Any] = {'currents': 1.0, 'firing_rate': 0.15, 'tau': 0.5, 'time_steps': 2}
+    with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
+        scale = scale_for_gain(1.0, seen, 0.5, **network)
+        beta = beta_for_gain(1.0, seen, **network)
+        np.testing.assert_allclose(gain(seen, 0.5, scale, **network), 1, rtol=1e-4)
+        np.testing.assert_allclose(gain(seen, beta, **network), 1, rtol=1e-4)

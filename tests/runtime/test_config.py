@@ -42,7 +42,11 @@ def test_each_config_file_is_valid_and_documented(path):
         ('cpng.beta_init', float('inf'), 'a number above 0'),
         ('cpng.chi_limit', 1.0, 'a number of at least 0 and below 1'),
         ('cpng.every', 'step', 'one of epoch, batch'),
-        ('cpng.rule', 'dspik', 'one of cpng, mpd_agl, ds_atgo, lsg, dspike, fixed, from_run'),
+        (
+            'cpng.rule',
+            'dspik',
+            'one of cpng, gain, cpng_gain, gain_width, mpd_agl, ds_atgo, lsg, dspike, fixed, from_run',
+        ),
         ('cpng.per', 'neuron', 'one of layer, channel'),
         ('cpng.chi', 'exact', 'one of gaussian, counted'),
         ('cpng.enabled', 1, 'True or False'),
