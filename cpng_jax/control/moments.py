@@ -94,10 +94,9 @@ def moments_of(stats: MembraneStats | MembraneDistances, beta: Array, v_th: Arra
         x, mass = _gaussian_points(stats, v_th, support, width)
     f = surrogate.gradient(x, jnp.broadcast_to(beta[..., None], x.shape))
     u, below = v_th[..., None] + x, (x < 0).astype(x.dtype)
-    mean = lambda value: jnp.sum(mass * value, -1)
-    return Moments(
-        mean(f), mean(f * f), mean(u * f), mean(below * f), mean(below * u * f), mean(u * f * f), mean((u * f) ** 2)
-    )
+    products = (f, f * f, u * f, below * f, below * u * f, u * f * f, (u * f) ** 2)
+    # In one sum, which XLA compiles faster than seven.
+    return Moments(*jnp.sum(mass[None] * jnp.stack(products), -1))
 
 
 def passed_back(
