@@ -38,7 +38,15 @@ if jax.__version_info__ < (0, 11):  # later ones end at a flag that they no long
 os.environ['XLA_FLAGS'] = ' '.join([*_QUICK, os.environ.get('XLA_FLAGS', '')]).strip()
 
 # Files that take minutes come first, so that at the end no worker waits for another's.
-_LONG = ('test_processes.py', 'test_configs.py', 'test_loop.py', 'test_disk.py', 'test_step.py', 'test_networks.py')
+_LONG = (
+    'test_zoo.py',
+    'test_processes.py',
+    'test_configs.py',
+    'test_loop.py',
+    'test_disk.py',
+    'test_step.py',
+    'test_networks.py',
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
