@@ -99,6 +99,22 @@ def check_betas(betas: Sequence[float]) -> None:
         raise UserError(f'betas is {betas!r}, expected numbers above 0, such as (0.5,1,2).')
 
 
+def check_fixed_threshold(run: Compared) -> None:
+    """Checks that the gain of a run's neurons can be told.
+
+    Args:
+      run: the run.
+
+    Raises:
+      UserError: their threshold moves.
+    """
+    if not run.setup.settings.fixed_threshold:
+        raise UserError(
+            f'config.neuron.kind is {run.setup.config.neuron.kind}, expected lif: the gain is that of neurons with a '
+            'fixed threshold.'
+        )
+
+
 def state_with(run: Compared, weights: str) -> TrainState:
     """The state of a run with its trained weights, or with those that training began with.
 

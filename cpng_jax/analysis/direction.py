@@ -17,6 +17,7 @@ from cpng_jax.analysis.compared import (
     Compared,
     check_betas,
     check_comparable,
+    check_fixed_threshold,
     check_options,
     spread_examples,
     state_with,
@@ -31,7 +32,7 @@ from cpng_jax.runtime import plots, tables
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import objective
 from cpng_jax.training.state import TrainState
-from cpng_jax.training.step import batch_loss
+from cpng_jax.training.step import batch_loss, measurements
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,8 +66,7 @@ def falls(
       UserError: the neurons have no fixed threshold.
     """
     setup, settings = run.setup, run.setup.settings
-    if not settings.fixed_threshold:
-        raise UserError(f'config.neuron.kind is {setup.config.neuron.kind}, expected lif: a gain needs a threshold.')
+    check_fixed_threshold(run)
     examples = spread_examples(setup.dataset, 'train', images)
     batch, labels = setup.prepare(jnp.asarray(examples.images)), jnp.asarray(examples.labels)
     loss = objective.make_loss(setup.config.loss, len(setup.dataset.class_names))
@@ -102,14 +102,9 @@ def falls(
 def _signals(run: Compared, state: TrainState, batch: Array) -> Signals:
     """What the layers measure of a batch, which no surrogate gradient changes."""
     setup = run.setup
-    measured = [name for name in needs_of(setup.settings) if name in MEASURED]
-
-    @jax.jit
-    def measure(variables: Any, batch: Array) -> Any:
-        return setup.model.apply(variables, batch, train=True, mutable=['batch_stats', *measured])[1]
-
-    found = measure(state.variables, batch)
-    seen = {name: like_beta(found[name], state.surrogate) for name in measured}
+    names = [name for name in needs_of(setup.settings) if name in MEASURED]
+    measure = jax.jit(lambda variables, batch: measurements(setup.model, variables, batch, names))
+    seen = measure(state.variables, batch)
     return signals_of(Observed(params=state.params, **seen), state.surrogate, setup.settings)
 
 

@@ -64,7 +64,7 @@ def draw(
     states = [state_with(run, weights) for run in runs]
     found: list[dict[str, Layers]] = []
     for run, state in zip(runs, states, strict=True):
-        settings = settings_of(run, state, betas)
+        settings = settings_of(state, betas)
         found.append(dict(zip(settings, gains(run, state, list(settings.values()), images), strict=True)))
     rows = []
     for run, state, by_setting in zip(runs, states, found, strict=True):

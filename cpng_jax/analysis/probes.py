@@ -2,22 +2,22 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cpng_jax.analysis.compared import Compared, spread_examples
-from cpng_jax.control.gradient_gain import Gradients, Signals, gain, in_vectors
+from cpng_jax.analysis.compared import Compared, check_fixed_threshold, spread_examples
+from cpng_jax.control.controller import Observed
+from cpng_jax.control.gain import gradients_of, signals_of
+from cpng_jax.control.gradient_gain import gain, in_vectors
 from cpng_jax.control.layer_tree import PyTree, like_beta, stats_vector, vector
 from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.models.vgg import VGG
-from cpng_jax.nn.neuron_layer import DECAY
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.nn.surrogate import Array, at_least_float32
-from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import objective
 from cpng_jax.training.setup import Setup
 from cpng_jax.training.state import TrainState
@@ -92,11 +92,7 @@ def gains(run: Compared, state: TrainState, settings: Sequence[tuple[PyTree, PyT
       UserError: the neurons have no fixed threshold.
     """
     setup = run.setup
-    if setup.config.neuron.kind != 'lif':
-        raise UserError(
-            f'config.neuron.kind is {setup.config.neuron.kind}, expected lif: the gain is that of neurons with a fixed '
-            'threshold.'
-        )
+    check_fixed_threshold(run)
     examples = spread_examples(setup.dataset, 'train', images)
     batch, labels = setup.prepare(jnp.asarray(examples.images)), jnp.asarray(examples.labels)
     measure = jax.jit(functools.partial(_measure, setup))
@@ -104,19 +100,18 @@ def gains(run: Compared, state: TrainState, settings: Sequence[tuple[PyTree, PyT
     found = []
     for beta, scale in settings:
         # The state and the batch are arguments: XLA would fold large constants while it compiles.
-        variables = state.variables | {'surrogate': beta, 'scale': _renamed(scale, 'scale')}
+        variables = state.variables | {'surrogate': beta, 'scale': like_beta(scale, state.scale)}
         found.append(_layers(jax.device_get(measure(variables, batch, labels)), beta, chain))
     return found
 
 
 def _measure(setup: Setup, variables: dict[str, PyTree], batch: Array, labels: Array) -> _Passed:
     """Passes a batch forth and back and measures in every layer what arrives there."""
-    config, model = setup.config, cast(SpikingNetwork, setup.model)
+    settings, model = setup.settings, cast(SpikingNetwork, setup.model)
     # A static image at each step, as spikes are, or the first layer would get one gradient for all of them.
     frames = batch if batch.ndim == 5 else jnp.broadcast_to(batch, (model.time_steps, *batch.shape))
-    loss = objective.make_loss(config.loss, len(setup.dataset.class_names))
-    stats = 'distances' if config.cpng.chi == 'counted' else 'membrane'
-    mutable = ['batch_stats', 'currents', 'firing_rate', *{'membrane', stats}]
+    loss = objective.make_loss(setup.config.loss, len(setup.dataset.class_names))
+    mutable = ['batch_stats', *{'membrane', 'currents', 'firing_rate', settings.statistics}]
 
     def loss_of(probes: PyTree) -> tuple[Array, PyTree]:
         logits, updates = model.apply({**variables, 'probes': probes}, frames, train=True, mutable=mutable)
@@ -134,13 +129,10 @@ def _measure(setup: Setup, variables: dict[str, PyTree], batch: Array, labels: A
     # Mean over the pairs of different steps, from the sum over all pairs.
     correlation = (jnp.square(summed / norms(d_spikes)) - 1) / max(steps - 1, 1)
 
-    signals = Signals(measured[stats], measured['currents'], measured['firing_rate'])
+    seen_by_rules = {name: measured[name] for name in (settings.statistics, 'currents', 'firing_rate')}
+    signals = signals_of(Observed(params=variables['params'], **seen_by_rules), beta, settings)
     membrane = cast(MembraneStats, stats_vector(measured['membrane'], beta))
-    neuron = config.neuron
-    seen, rest = in_vectors(
-        signals, beta, Gradients(neuron.surrogate, neuron.v_th, neuron.tau, steps, neuron.detach_reset)
-    )
-    rest['tau'] = vector('tau', _decays(variables['params'], beta, neuron.tau), beta)
+    seen, rest = in_vectors(signals, beta, gradients_of(settings))
     width, height = vector('beta', beta, beta), vector('scale', like_beta(variables['scale'], beta), beta)
     predict = lambda **fields: gain(seen, width, height, **(rest | fields))
     return _Passed(
@@ -193,36 +185,18 @@ def _named(tree: PyTree, name: str) -> PyTree:
     return unflatten_dict({path: leaf for path, leaf in flatten_dict(tree).items() if path[-1] == name})
 
 
-def _renamed(tree: PyTree, name: str) -> PyTree:
-    """A collection with a leaf in each layer, under another name."""
-    return unflatten_dict({(*path[:-1], name): leaf for path, leaf in flatten_dict(tree).items()})
-
-
-def _decays(params: PyTree, beta: PyTree, tau: float) -> PyTree:
-    """The decay of the potentials of each layer, laid out like beta: what was learnt, or `tau`."""
-    learnt, betas = cast(Any, (flatten_dict(params), flatten_dict(beta)))
-
-    def decay(path: tuple[str, ...], like: Array) -> Array:
-        parameter = learnt.get((*path[:-1], DECAY))
-        return jnp.full_like(like, tau if parameter is None else jax.nn.sigmoid(parameter))
-
-    return unflatten_dict({path: decay(path, leaf) for path, leaf in betas.items()})
-
-
-def settings_of(run: Compared, state: TrainState, betas: Sequence[float]) -> dict[str, tuple[PyTree, PyTree]]:
+def settings_of(state: TrainState, betas: Sequence[float]) -> dict[str, tuple[PyTree, PyTree]]:
     """Lists widths and heights to look at: one beta for all layers at height 1, and the run's own where it has others.
 
     Args:
-      run: the network.
-      state: of it.
+      state: of the network.
       betas: width parameters, each for all layers.
 
     Returns:
       Beta and scale, each laid out like `state.surrogate`, by a name: 'beta 0.25', or `AS_RUN`.
     """
-    model, own = run.setup.model, state.surrogate
-    heights = jax.jit(lambda variables, x: model.apply(variables, x, mutable=['scale'])[1]['scale'])
-    scale = like_beta(heights(state.variables, run.setup.example), own)
+    own = state.surrogate
+    scale = like_beta(state.scale, own)
     filled = lambda value: jax.tree.map(lambda leaf: jnp.full_like(leaf, value), own)
     settings = {f'beta {beta:g}': (filled(beta), filled(1)) for beta in betas}
     values = [{float(value) for leaf in jax.tree.leaves(tree) for value in np.ravel(leaf)} for tree in (own, scale)]

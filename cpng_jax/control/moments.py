@@ -46,11 +46,8 @@ def _gaussian_points(stats: MembraneStats, v_th: Array, support: Array, width: A
         return x, density * step / math.sqrt(2 * math.pi)
 
     low, high = mean - _TAIL * sigma, mean + _TAIL * sigma
-    sides = (
-        side(jnp.maximum(low, -support), jnp.minimum(high, 0)),
-        side(jnp.maximum(low, 0), jnp.minimum(high, support)),
-    )
-    below, above = sides
+    below = side(jnp.maximum(low, -support), jnp.minimum(high, 0))
+    above = side(jnp.maximum(low, 0), jnp.minimum(high, support))
     return jnp.concatenate([below[0], above[0]], -1), jnp.concatenate([below[1], above[1]], -1)
 
 

@@ -17,7 +17,7 @@ from cpng_jax.models.summary import summarise
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.sharding import over_batch, replicated
 from cpng_jax.training.state import TrainState
-from cpng_jax.training.step import Batch, Loss, Prepare, batch_loss, compiler_options, micro_batches
+from cpng_jax.training.step import Batch, Loss, Prepare, batch_loss, compiler_options, measurements, micro_batches
 
 Row = dict[str, Any]
 
@@ -110,11 +110,8 @@ def make_start(controller: Controller, model: nn.Module, mesh: Mesh, prepare: Pr
     begin, measured = controller.start, [name for name in MEASURED if name in controller.start_needs]
 
     def start(state: TrainState, batch: Batch) -> tuple[Any, ...]:
-        updates: Any = {}
-        if measured:
-            images = _one_micro_batch(prepare(batch['image']), accumulate)
-            _, updates = model.apply(state.variables, images, train=True, mutable=['batch_stats', *measured])
-        seen = {name: like_beta(updates[name], state.surrogate) for name in measured}
+        images = _one_micro_batch(prepare(batch['image']), accumulate)
+        seen = measurements(model, state.variables, images, measured) if measured else {}
         changed = _with(
             state, *begin(_observed(controller.start_needs, state, seen, 0), _surrogates(state), state.control)
         )

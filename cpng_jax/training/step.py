@@ -166,6 +166,22 @@ def batch_loss(
     return jnp.mean(loss(logits, labels))
 
 
+def measurements(model: nn.Module, variables: dict[str, Any], images: Array, names: Sequence[str]) -> dict[str, Any]:
+    """What the layers measure of a batch as training sees it, normalised by itself; nothing is changed.
+
+    Args:
+      model: the network.
+      variables: its collections.
+      images: in the form that the network takes, see `models.inputs.network_input`.
+      names: of the collections of measurements.
+
+    Returns:
+      Each of them by its name, laid out like beta.
+    """
+    _, found = model.apply(variables, images, train=True, mutable=['batch_stats', *names])
+    return {name: like_beta(found[name], variables['surrogate']) for name in names}
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Options with which XLA compiles a training step for the devices of a mesh; None for its defaults."""
     return _CPU_OPTIONS if mesh.devices.flat[0].platform == 'cpu' else None
