@@ -190,6 +190,22 @@ def stateless(wanted: Callable[[Observed, PyTree], PyTree], needs: tuple[str, ..
     return Controller(lambda beta: (), update, needs)
 
 
+def from_the_first_step(controller: Controller) -> Controller:
+    """Lets a controller update once before the first step, too, from a forward pass.
+
+    Args:
+      controller: whose update does not go by what an earlier one saw.
+
+    Returns:
+      The controller; its first update leaves the state as it is.
+    """
+
+    def start(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State]:
+        return controller.update(observed, surrogates, state)[0], state
+
+    return controller._replace(start=start, start_needs=controller.needs)
+
+
 def moved(old: PyTree, wanted: PyTree) -> tuple[PyTree, Report]:
     """Takes wanted values where they are finite numbers greater than 0.
 

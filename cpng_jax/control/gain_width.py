@@ -1,7 +1,17 @@
 """The gain held by the width of the surrogate gradients, whose area stays 1, as it is in the paper."""
 
 from cpng_jax.control import gain
-from cpng_jax.control.controller import Controller, Observed, Report, Rule, Settings, State, Surrogates, moved
+from cpng_jax.control.controller import (
+    Controller,
+    Observed,
+    Report,
+    Rule,
+    Settings,
+    State,
+    Surrogates,
+    from_the_first_step,
+    moved,
+)
 from cpng_jax.control.gradient_gain import beta_by_layer
 
 
@@ -13,11 +23,7 @@ def _make(settings: Settings) -> Controller:
         beta, report = moved(surrogates.beta, beta_by_layer(target, signals, surrogates.scale, gradients))
         return surrogates._replace(beta=beta), state, report
 
-    def start(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State]:
-        surrogates, state, _ = update(observed, surrogates, state)
-        return surrogates, state
-
-    return Controller(lambda beta: (), update, needs, start, needs)
+    return from_the_first_step(Controller(lambda beta: (), update, needs))
 
 
 RULE = Rule(

@@ -61,6 +61,7 @@ class Plan(NamedTuple):
 _BY_GAIN = {
     'fixed': FIXED,
     'CPNG': CPNG,
+    'chi and gain': CPNG | {'cpng.rule': 'chi_gain'},
     'gain': CPNG | {'cpng.rule': 'gain'},
     'gain by the width': CPNG | {'cpng.rule': 'gain_width'},
     'CPNG x gain': CPNG | {'cpng.rule': 'cpng_gain'},
@@ -171,6 +172,16 @@ def gain(config: Config, values: Sequence[float] | None) -> Plan:
     return Plan('The gain held, from any start', 'beyond the paper', tuple(arms), 'beta', 'rule')
 
 
+def width(config: Config, values: Sequence[float] | None) -> Plan:
+    """The share of potentials that sets the width, the gain held by the height, for each shape."""
+    arms = []
+    for shape in SURROGATES:
+        for target in values or (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99):
+            changes = CPNG | {'cpng.rule': 'chi_gain', 'cpng.chi_target': float(target), 'neuron.surrogate': shape}
+            arms.append(Arm(f'{shape}, chi = {target:g}', changes, {'surrogate': shape, 'chi_target': target}))
+    return Plan('The width, by chi, with the gain held', 'beyond the paper', tuple(arms), 'chi_target', 'surrogate')
+
+
 def depth(config: Config, values: Sequence[float] | None) -> Plan:
     """The same at several depths of the network, from the configuration's beta."""
     arms = []
@@ -238,10 +249,11 @@ EXPERIMENTS: dict[str, Callable[[Config, Sequence[float] | None], Plan]] = {
     'from_scratch': from_scratch,
     'compare': compare,
     'gain': gain,
+    'width': width,
     'depth': depth,
 }
 # Experiments whose values `--values` may replace.
-WITH_VALUES = ('beta_sweep', 'chi_limit', 'frequency', 'gain', 'depth')
+WITH_VALUES = ('beta_sweep', 'chi_limit', 'frequency', 'gain', 'width', 'depth')
 
 
 def compared_with(plan: Plan, label: str) -> Plan:
