@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from cpng_jax.runtime import distributed, paths
@@ -17,7 +16,7 @@ from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.checkpoint_reader import FOLDER, steps_in
 from cpng_jax.runtime.config import Config, validate
 from cpng_jax.runtime.console import Display, end_message, epoch_line, gain_warning, memory_line, start_message
-from cpng_jax.runtime.errors import DivergedError, UserError
+from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.metrics import MetricsWriter, rated_by, read_test
 from cpng_jax.runtime.plots import plot_run
 from cpng_jax.runtime.prefetch import Prefetcher, Timer
@@ -27,14 +26,13 @@ from cpng_jax.runtime.signals import Stopped, StopRequest
 from cpng_jax.runtime.workdir import Raised, acquire, check_effects
 from cpng_jax.training import keys, older_states, weights
 from cpng_jax.training.evaluate import evaluate, evaluate_split
+from cpng_jax.training.saving import Results, Saver
 from cpng_jax.training.setup import Setup, build
-from cpng_jax.training.state import EpochTotals, TrainState, all_finite
+from cpng_jax.training.state import EpochTotals, TrainState
 from cpng_jax.training.step import Batch
 from cpng_jax.training.summary import summarise_run
 
 MODES = ('train', 'eval', 'summary')
-
-Results = dict[str, Any]
 
 _NO_RESULTS: Results = {'best_accuracy': 0.0, 'best_epoch': 0}
 
@@ -145,6 +143,7 @@ def _train_from(
             writer.write('start', first, start.row())
         if first == setup.steps:
             return results | _test(setup, workdir, checkpoints, state, results, writer)
+        saver = Saver(checkpoints, setup)
         prefetcher = Prefetcher(batches, setup.mesh)
         batch = prefetcher.next()
         if first == 0:
@@ -167,7 +166,7 @@ def _train_from(
                 batch = prefetcher.next(state.step)  # sent while the devices compute
             ends_epoch = step % setup.steps_per_epoch == 0
             if ends_epoch:
-                _check_loss(state, checkpoints)  # waits for the devices, as a measurement of time must
+                saver.check_loss(state)  # waits for the devices, as a measurement of time must
                 throughput = timer.throughput(step)
                 state, row = _end_epoch(setup, state, batch)
                 row |= throughput
@@ -179,16 +178,14 @@ def _train_from(
                 warned = _warn(setup, display, row, warned)
                 timer.reset(step)  # the time of the evaluation does not count
             elif step % config.log.every_steps == 0:
-                _check_loss(state, checkpoints)
+                saver.check_loss(state)
                 loss, accuracy = _running(state, config.batch_size)
                 display.update(step, epoch=setup.epoch(step), loss=loss, accuracy=accuracy)
                 wait = timer.throughput(step)['data_wait']
                 writer.write('step', step, {'train_loss': loss, 'train_accuracy': accuracy, 'data_wait': wait})
-            stopping, every = stop.after(step), config.checkpoint.every_steps
-            if ends_epoch or stopping or (every and step % every == 0):
-                _save(checkpoints, state, results, rated=ends_epoch)
+            stopping = stop.after(step)
+            saver.after(step, state, results, stopping=stopping)
             if stopping:
-                checkpoints.wait()
                 raise Stopped(stop.signal, step, workdir)
         checkpoints.wait()
         return results | _test(setup, workdir, checkpoints, state, results, writer)
@@ -249,30 +246,6 @@ def _running(state: TrainState, batch_size: int) -> tuple[float, float]:
     """Mean loss, in nats, and accuracy of the epoch so far."""
     steps = int(state.epoch.steps)
     return float(state.epoch.loss) / steps, int(state.epoch.correct) / (steps * batch_size)
-
-
-def _check_loss(state: TrainState, checkpoints: Checkpoints) -> None:
-    """Raises `DivergedError` where the loss is not finite, before the state is saved."""
-    if not np.isfinite(float(state.epoch.loss)):
-        _diverged('the loss', state, checkpoints)
-
-
-def _save(checkpoints: Checkpoints, state: TrainState, results: Results, *, rated: bool) -> None:
-    """Saves a checkpoint, at the end of an epoch rated by its accuracy; raises `DivergedError` for a bad state."""
-    if not bool(all_finite(state)):
-        _diverged('a weight or a running statistic', state, checkpoints)
-    name = f'{rated_by(results)}_accuracy'
-    checkpoints.save(int(state.step), state, results, {name: results[name]} if rated else None)
-
-
-def _diverged(what: str, state: TrainState, checkpoints: Checkpoints) -> None:
-    checkpoints.wait()
-    kept = checkpoints.steps()
-    rest = f'The checkpoint of step {kept[-1]} is kept' if kept else 'There was no checkpoint yet'
-    raise DivergedError(
-        f'Training diverged: {what} became NaN or infinite by step {int(state.step)}. {rest}. '
-        'Try a lower config.optim.learning_rate or a longer config.optim.warmup_fraction, in another --workdir.'
-    )
 
 
 def _rank(results: Results, row: dict[str, Any]) -> Results:
