@@ -33,7 +33,7 @@ RULE = Rule(
     options=(
         Option(
             'chi_target',
-            0.8,
+            0.7,
             number(0, 1, open_low=True, open_high=True),
             'the share of potentials inside the domain that the width is set by',
             '0.2',
