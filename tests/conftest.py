@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,12 +28,19 @@ _COMPILED = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled' / o
 for _name, _value in {
     'jax_compilation_cache_dir': str(_COMPILED),
     'jax_persistent_cache_min_compile_time_secs': 0,
+    # Where in the source each operation comes from, which takes a tenth of all tracing and lowering.
+    'jax_traceback_in_locations_limit': 0,
+    'jax_include_full_tracebacks_in_locations': False,
 }.items():
     jax.config.update(_name, _value)
     os.environ[_name.upper()] = str(_value)
 
+# Nor is anything here profiled by the names of modules.
+flax.config.update('flax_profile', False)
+os.environ['FLAX_PROFILE'] = '0'
+
 # Nearly all the time of the tests is that of compiling, most of it spent on making fast what runs for milliseconds.
-_QUICK = ['--xla_backend_optimization_level=0']
+_QUICK = ['--xla_backend_optimization_level=0', '--xla_cpu_parallel_codegen_split_count=1']
 if jax.__version_info__ < (0, 11):  # later ones end at a flag that they no longer know
     _QUICK.append('--xla_cpu_use_fusion_emitters=false')
 os.environ['XLA_FLAGS'] = ' '.join([*_QUICK, os.environ.get('XLA_FLAGS', '')]).strip()

@@ -183,13 +183,14 @@ def width(config: Config, values: Sequence[float] | None) -> Plan:
 
 
 def depth(config: Config, values: Sequence[float] | None) -> Plan:
-    """The same at several depths of the network, from the configuration's beta."""
-    arms = []
+    """The same at several depths of the network, from the configuration's beta, and of fixed ones some more."""
+    arms, others = [], [beta for beta in (0.25, 0.5, 0.75, 1.0) if beta != config.cpng.beta_init]
+    swept = {f'fixed at {beta:g}': FIXED | {'cpng.beta_init': beta} for beta in others}
     for layers in values or (8, 16, 24, 32):
         if not (float(layers).is_integer() and layers >= 1):
             raise UserError(f'--values is {layers:g}, expected numbers of layers, such as 8,16.')
         deeper = deepened(config, int(layers))
-        for rule, changes in _BY_GAIN.items():
+        for rule, changes in (swept | _BY_GAIN).items():
             factors = {'rule': rule, 'layers': int(layers)}
             arms.append(Arm(f'{rule}, {layers:g} layers', changes | deeper, factors, f'fixed, {layers:g} layers'))
     return Plan('The gain held, by depth', 'beyond the paper', tuple(arms), 'layers', 'rule')

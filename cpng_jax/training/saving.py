@@ -50,10 +50,11 @@ class Saver:
         best = ends_epoch and results['best_epoch'] == epoch
         due = stopping or step == setup.steps or (ends_epoch and epoch % often.every_epochs == 0)
         if due or (often.every_steps and step % often.every_steps == 0):
-            if self._best is not None and not best:
-                self._save(*self._best, rated=True)
-            self._best = None
-            self._save(step, self._finite(state), results, rated=ends_epoch)
+            state = self._finite(state)
+            if best:
+                self._best = None
+            self._save_best()
+            self._save(step, state, results, rated=ends_epoch)
         elif best:
             self._best = (step, _copied(self._finite(state)), results)
         if stopping:
@@ -76,12 +77,19 @@ class Saver:
         name = f'{rated_by(results)}_accuracy'
         self._checkpoints.save(step, state, results, {name: results[name]} if rated else None)
 
+    def _save_best(self) -> None:
+        """Saves the best epoch that is kept for later."""
+        if self._best is not None:
+            self._save(*self._best, rated=True)
+        self._best = None
+
     def _finite(self, state: TrainState) -> TrainState:
         if not bool(all_finite(state)):
             self._diverged('a weight or a running statistic', state)
         return state
 
     def _diverged(self, what: str, state: TrainState) -> None:
+        self._save_best()
         self._checkpoints.wait()
         kept = self._checkpoints.steps()
         rest = f'The checkpoint of step {kept[-1]} is kept' if kept else 'There was no checkpoint yet'

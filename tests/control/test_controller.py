@@ -31,6 +31,7 @@ FOUND = {'conv01/lif': 0.25, 'conv02/lif': 4.0}
 SETTINGS = {'beta_of_run': lambda folder: FOUND, 'decay_learnt': True}
 GAIN = {'gain_target': 1.0}
 OPTIONS = {'from_run': {'beta_from': 'runs/x'}, 'gain': GAIN, 'gain_width': GAIN, 'cpng_gain': GAIN}
+OPTIONS['chi_gain'] = {'chi_target': 0.7, **GAIN}
 
 
 def like_beta(make):
@@ -189,7 +190,7 @@ def test_what_follows_starts_by_the_beta_that_was_found(updates, seen):
         ('dspike', {'every': 'batch'}, 'config.cpng.every is batch, expected epoch'),
         *(
             (name, {'fixed_threshold': False}, 'expected config.neuron.kind lif with it')
-            for name in ('gain', 'gain_width', 'cpng_gain')
+            for name in ('chi_gain', 'gain', 'gain_width', 'cpng_gain')
         ),
         ('from_run', {'options': {}}, "config.cpng.beta_from '', expected the folder of a run"),
     ],

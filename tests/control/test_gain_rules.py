@@ -10,6 +10,7 @@ import pytest
 
 from cpng_jax.control import rules
 from cpng_jax.control.controller import Controller, Observed, Settings, Surrogates
+from cpng_jax.control.effective_domain import beta_for_chi, chi_by_layer
 from cpng_jax.control.gradient_gain import gain
 from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
@@ -29,7 +30,7 @@ LAYERS = {
     'by channel': ([0.2, 0.3, -0.4], [0.6, 0.5, 0.8], [0.5, 0.4, 0.7], [0.2, 0.0, 0.1]),
 }
 WITHOUT_GAIN = ['by channel', 'constant', 'fed alike', 'saturated', 'silent']  # in the order of a pytree
-RULES = ('gain', 'gain_width', 'cpng_gain')
+RULES = ('chi_gain', 'gain', 'gain_width', 'cpng_gain')
 OVER_TIME: dict[str, Any] = {'time_steps': 4, 'tau': 0.6, 'v_th': 0.8}
 
 
@@ -129,6 +130,52 @@ def test_the_gain_is_the_target_in_every_layer_that_has_one(name, target, settin
     assert controller.start_needs == controller.needs
     chex.assert_trees_all_equal(controller.start(observed(updates=0), before, state), (after, state))
     chex.assert_trees_all_close(controller.update(observed(), after, state)[0], after, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [{'surrogate': 'rectangular', 'interval': 'support'}, {'counted': True, **OVER_TIME}],
+    ids=['moments', 'counted'],
+)
+def test_chi_and_the_gain_are_their_targets_whatever_the_start(settings):
+    options = {'chi_target': 0.6, 'gain_target': 0.5}
+    controller = rules.make('chi_gain', Settings(options=options, **settings))
+    seen, of = observed(), Settings(**settings)
+    stats, state = getattr(seen, of.statistics), controller.init(SURROGATES.beta)
+    after, state, report = controller.update(seen, SURROGATES, state)
+    assert state == ()
+    shares = chi_by_layer(stats, after.beta, v_th=of.v_th, surrogate=of.surrogate, interval=of.interval)
+    found, reached = gains(after, **settings), 0
+    for name, gain_of in found.items():
+        has_chi = np.asarray(beta_for_chi(0.6, stats[name]['beta'], v_th=of.v_th)) > 0
+        np.testing.assert_allclose(np.asarray(shares[name]['beta'])[has_chi], 0.6, rtol=1e-5, err_msg=name)
+        assert_kept(SURROGATES.beta, after.beta, name, ~has_chi)
+        has_gain = gain_of > 0
+        np.testing.assert_allclose(gain_of[has_gain], 0.5, rtol=1e-4, err_msg=name)
+        assert_kept(SURROGATES.scale, after.scale, name, ~has_gain)
+        np.testing.assert_array_equal(report.skipped[name]['beta'], ~(has_chi & has_gain), err_msg=name)
+        reached += np.sum(has_chi & has_gain)
+    assert reached == 4  # conv01, conv02, and two of three channels
+    # What layers have at first is forgotten, and a first batch does what an epoch does.
+    other = jax.tree.map(lambda leaf: f32(7 * leaf), SURROGATES)
+    assert controller.start is not None
+    started, _ = controller.start(observed(updates=0), other, ())
+    for name in ('conv01', 'conv02'):
+        chex.assert_trees_all_equal([tree[name] for tree in started], [tree[name] for tree in after])
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize('rule', ['chi_gain', 'gain_width'])
+def test_runs_from_any_start_are_one_run(rule, tmp_path, tiny_config):
+    rows = []
+    for beta in (0.25, 5.0):
+        tiny_config.update_from_flattened_dict({'cpng.rule': rule, 'epochs': 1, 'cpng.beta_init': beta})
+        loop.run(tiny_config, tmp_path / str(beta))
+        rows += epoch_rows(tmp_path / str(beta))
+    changing = ('beta_init', 'images_per_second', 'data_wait', 'wall_seconds', 'time')
+    assert [{name: row[name] for name in row if name not in changing} for row in rows[:1]] == [
+        {name: row[name] for name in row if name not in changing} for row in rows[1:]
+    ]
 
 
 @pytest.mark.parametrize('settings', [{}, {'counted': True, 'every': 'batch'}], ids=['moments', 'counted'])

@@ -61,7 +61,8 @@ def test_the_factors_of_the_paper():
 
 
 def test_rules_by_the_gain_are_compared_from_several_starts_and_at_several_depths():
-    rules = ['fixed', 'CPNG', 'gain', 'gain by the width', 'CPNG x gain']
+    rules = ['fixed', 'CPNG', 'chi and gain', 'gain', 'gain by the width', 'CPNG x gain']
+    swept = ['fixed at 0.25', 'fixed at 0.5', 'fixed at 0.75']
     plan = plan_of('gain', values=[3.0, 0.5])
     assert [(arm.factors['rule'], arm.factors['beta']) for arm in plan.arms] == [
         (rule, beta) for rule in rules for beta in (0.5, 1.0, 3.0)
@@ -72,7 +73,7 @@ def test_rules_by_the_gain_are_compared_from_several_starts_and_at_several_depth
     config.model.stages = ((8, 8), (16,), (32,))
     deep = plan_of('depth', config, [4, 9])
     assert [(arm.factors['rule'], arm.factors['layers']) for arm in deep.arms] == [
-        (rule, layers) for layers in (4, 9) for rule in rules
+        (rule, layers) for layers in (4, 9) for rule in (*swept, *rules)
     ]
     assert {arm.label: arm.baseline for arm in deep.arms}['gain, 9 layers'] == 'fixed, 9 layers'
     stages = {arm.factors['layers']: arm.changes['model.stages'] for arm in deep.arms}
@@ -80,6 +81,22 @@ def test_rules_by_the_gain_are_compared_from_several_starts_and_at_several_depth
     assert [len(stage) for stage in stages[9]] == catalogue.spread(9, [2, 1, 1])
     assert all({*new} == {*old} for new, old in zip(stages[9], config.model.stages, strict=True))
     assert [plan.series for plan in (plan, deep)] == ['rule', 'rule']
+
+
+def test_the_width_is_swept_by_chi_for_each_shape():
+    plan = plan_of('width', values=[0.5, 0.9])
+    shapes = ('triangular', 'rectangular', 'arctan')
+    assert [(arm.factors['surrogate'], arm.factors['chi_target']) for arm in plan.arms] == [
+        (shape, target) for shape in shapes for target in (0.5, 0.9)
+    ]
+    for arm in plan.arms:
+        assert arm.changes == {
+            'cpng.enabled': True,
+            'cpng.rule': 'chi_gain',
+            'cpng.chi_target': arm.factors['chi_target'],
+            'neuron.surrogate': arm.factors['surrogate'],
+        }
+    assert (plan.factor, plan.series) == ('chi_target', 'surrogate')
 
 
 def test_a_network_that_its_name_stands_for_is_deepened(tmp_path):
@@ -426,9 +443,16 @@ def test_a_picture_has_a_curve_for_each_rule(monkeypatch, tmp_path):
     figures.draw(plan, rows, tmp_path / 'gain.png')
     (axes,) = figure[0].axes
     curves = [line for line in axes.get_lines() if not line.get_label().startswith('_')]
-    assert [line.get_label() for line in curves] == ['fixed', 'CPNG', 'gain', 'gain by the width', 'CPNG x gain']
-    assert len({str(line.get_color()) for line in curves}) == 5
-    for line, first in zip(curves, range(0, 20, 4), strict=True):
+    assert [line.get_label() for line in curves] == [
+        'fixed',
+        'CPNG',
+        'chi and gain',
+        'gain',
+        'gain by the width',
+        'CPNG x gain',
+    ]
+    assert len({str(line.get_color()) for line in curves}) == 6
+    for line, first in zip(curves, range(0, 24, 4), strict=True):
         np.testing.assert_allclose(line.get_xdata(), [0.25, 0.5, 1, 2])
         np.testing.assert_allclose(line.get_ydata(), 50.5 + np.arange(first, first + 4))
     assert axes.get_xscale() == 'log'
@@ -476,7 +500,7 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
         (['beta_swep'], "there is no experiment 'beta_swep'; the nearest is 'beta_sweep'"),
         (
             ['compare', '--values=1,2'],
-            '--values is for beta_sweep, chi_limit, frequency, gain, depth; compare has fixed arms.',
+            '--values is for beta_sweep, chi_limit, frequency, gain, width, depth; compare has fixed arms.',
         ),
         (['beta_sweep', '--values=1,two'], "--values is '1,two', expected numbers, such as 0.5,1,2."),
         (['beta_sweep', '--values=-1'], 'config.cpng.beta_init is -1.0, expected a number above 0.'),

@@ -162,10 +162,10 @@ def test_a_read_only_workdir_and_a_broken_configuration_end_all_processes(tmp_pa
     assert all('126, which 4 devices cannot share evenly' in error for _, error in texts)
 
 
-def test_twelve_kills_at_random_moments_change_nothing(together, tmp_path, tiny_config):
-    """Of two processes one or both are killed, 12 times, at moments drawn at random: the weights of a quiet run.
+def test_eight_kills_at_random_moments_change_nothing(together, tmp_path, tiny_config):
+    """Of two processes one or both are killed, eight times, at moments drawn at random: the weights of a quiet run.
 
-    Six moments lie between the start and the first step, the others after a step that was saved.
+    Four moments lie between the start and the first step, the others after a step that was saved.
     """
     quiet, _ = together
     config = by_step(tiny_config)
@@ -173,7 +173,7 @@ def test_twelve_kills_at_random_moments_change_nothing(together, tmp_path, tiny_
     config.cluster.heartbeat_timeout = 3
     config.cluster.start_timeout = 20
     moments = random.Random(0)
-    for kill in range(12):
+    for kill in range(8):
         processes = start_together(tmp_path, config)
         if kill % 4 < 2:
             wait_for_checkpoint(processes[0], tmp_path, latest(tmp_path) + 1)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cpng_jax import data
+from cpng_jax.models import registry
 from cpng_jax.runtime import metrics, sharding
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
@@ -39,13 +40,18 @@ def get(name):
 
 
 def reduce(config):
-    """The same experiment on random images, narrow and short."""
+    """The same experiment on random images, narrow, shallow and short."""
     config.data.fake = True
     config.data.fake_examples = 8
     config.data.validation = 0.0
     config.batch_size = 4
     config.epochs = 1
     config.model.width = 1 / 16
+    fields = registry.fields_of(config)
+    if 'blocks' in fields:
+        config.model.update({'blocks': (1,) * len(fields['blocks'])})
+    if 'stages' in fields:
+        config.model.update({'stages': tuple(stage[:1] for stage in fields['stages'])})
     config.model.time_steps = 2
     if config.data.name == 'imagenet2012':
         config.data.image_size = 32

@@ -113,13 +113,12 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     'options',
     [
         {},
-        {'every': 'batch'},
-        {'statistics': 'epoch_mean'},
         {'every': 'batch', 'statistics': 'epoch_mean'},
         {'chi': 'counted', 'statistics': 'epoch_mean'},
         {'per': 'channel', 'every': 'batch'},
         {'rule': 'mpd_agl', 'every': 'batch'},
         {'rule': 'cpng_gain', 'every': 'batch'},
+        {'rule': 'chi_gain'},
     ],
     ids=str,
 )

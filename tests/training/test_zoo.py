@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import importlib
 import json
+import math
 import pathlib
 import re
 import shlex
@@ -348,16 +350,38 @@ def data_dir(tmp_path_factory):
     return made
 
 
+# Its 16,000 images take minutes here: of these a share, below.
+CONVOLUTIONAL = 'fashion_mnist_cnn'
+
+
+@pytest.mark.trains
+def test_the_convolutional_network_recognises_a_share_as_its_card_says_of_all(data_dir):
+    card, (module, variables) = cpng_jax.card(CONVOLUTIONAL), cpng_jax.load(CONVOLUTIONAL)
+    config = importlib.import_module(f'configs.{CONVOLUTIONAL}').get_config().data
+    folder = data_dir(card['data'])
+    config.dir, config.fake = str(folder), folder is None
+    test, count = data.load(config).test, 512
+    images, labels = (np.stack([test[i][name] for i in range(count)]) for name in ('image', 'label'))
+    apply = jax.jit(lambda images: module.apply(variables, cpng_jax.network_input(images, card['mean'], card['std'])))
+    logits = np.concatenate([apply(part) for part in np.split(images, count // 128)], axis=1)
+    assert np.isfinite(logits).all()
+    if folder is None:  # of random images there is nothing to recognise
+        return
+    correct = (logits.mean(axis=0).argmax(axis=-1) == labels).mean()
+    share = card['test']['correct'] / card['test']['examples']
+    assert abs(correct - share) < 3 * math.sqrt(share * (1 - share) / count)
+
+
 @pytest.mark.trains
 @pytest.mark.processes
 @pytest.mark.parametrize('name', entries.names())
 def test_the_command_of_an_entry_gives_the_digits_of_its_card(name, data_dir):
     card = cpng_jax.card(name)
-    folder = data_dir(card['data'])
+    folder = data_dir(card['data']) if name != CONVOLUTIONAL else None
     # Without its data a network is run on random images of their shape: all fits, what it reaches is nothing.
-    where = f'--config.data.dir={folder}' if folder else '--config.data.fake=True'
+    made_up = ('--config.data.fake=True', '--config.data.fake_examples=200')
     _, *arguments = shlex.split(card['commands']['evaluate'])
-    done = forked.run(*arguments, where)
+    done = forked.run(*arguments, *([f'--config.data.dir={folder}'] if folder else made_up))
     assert done.returncode == 0, done.stderr
     found = re.findall(r'(\w+) accuracy \S+ \((\d+) of (\d+)\), loss (\S+?)[;\n]', done.stdout)
     assert [split for split, *_ in found] == [split for split in ('test', 'validation') if split in card]
