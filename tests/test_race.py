@@ -10,7 +10,20 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import bench, cases, contest, convolutions, cpng_cost, equality, ours, process, race, scaling, worker
+from benchmarks import (
+    bench,
+    cases,
+    contest,
+    convolutions,
+    cpng_cost,
+    equality,
+    neurons,
+    ours,
+    process,
+    race,
+    scaling,
+    worker,
+)
 from benchmarks.contest import Contender, Result, Spread
 from cpng_jax import data
 from cpng_jax.runtime.errors import UserError
@@ -248,3 +261,22 @@ def test_convolutions_are_compared_both_ways():
     for seconds, ratio in results.values():
         assert 0 < seconds.least <= seconds.median <= seconds.most
         assert 0 < ratio.least <= ratio.most
+
+
+def test_two_programs_of_a_layer_of_neurons_are_measured_against_the_floor():
+    rate = neurons.memory_rate(4096, rounds=1, repeat=1)
+    assert rate > 0
+    layers = [neurons.measure(steps, 1024, 1e9, rounds=2, repeat=1) for steps in (1, 4)]
+    for layer, steps in zip(layers, (1, 4), strict=True):
+        assert (layer.time_steps, layer.neurons) == (steps, 1024 // steps)
+        assert layer.floor_s == pytest.approx(5 * 1024 * 4 / 1e9)
+        assert layer.seconds.keys() == {'scan', 'Pallas'}
+        assert all(0 < spread.least <= spread.median <= spread.most for spread in layer.seconds.values())
+        assert layer.spikes_differ == 0
+        assert layer.gradients_differ < 1e-6
+    known = layers[1]._replace(
+        seconds={name: contest.Spread(2e-5, 1e-5, 3e-5) for name in neurons.PROGRAMS}, floor_s=1e-5
+    )
+    heading, _, row = neurons.report([known]).splitlines()
+    assert heading.count('|') == row.count('|')
+    assert '| 4 | 256 | 0.010 ms | 0.020 ms, 2.00 | 0.020 ms, 2.00 | 0.0% of the spikes, 0 of a gradient |' in row

@@ -4,8 +4,8 @@ An alternative to `time_loop.integrate`, and not the default. The potential stay
 in registers from step to step, and the statistics are taken while it is there, so that the potentials are written
 once for the backward pass (not at all where nothing is differentiated) and read by it alone.
 
-Compiled by Triton on GPUs; elsewhere interpreted by JAX, which is for tests and slow. So far it has run in
-interpreted form only: the lowering to Triton is tested, but it has not been tested on a GPU.
+Compiled by Triton on GPUs, where it takes 1.3 times what its memory traffic needs and the scan 1.6 to 5.5 times
+(docs/performance.md); elsewhere interpreted by JAX, which is for tests and slow.
 
 XLA cannot split a kernel: under `jit` with a batch shared over devices call it inside `jax.shard_map` (with
 `check_vma=False`). Its statistics are then those of one shard: over shards of one size, `mean = pmean(m)` and

@@ -175,7 +175,7 @@ def _network() -> list[Key]:
         _key('neuron.detach_reset', False, BOOLEAN, 'nn.neuron_layer, training.setup',
              'True drops the gradient through the reset (Eq. 8)'),
         _key('neuron.implementation', 'scan', choice(*IMPLEMENTATIONS), 'nn.neuron_layer, training.setup',
-             'pallas: kernels for a single GPU, not tried on one yet', free=True),
+             'pallas: kernels for a single GPU, the faster there the longer T', free=True),
         _key('norm.alpha', 1.0, _POSITIVE, 'nn.layers',
              "tdBN's factor next to v_th"),
         _key('norm.alpha_residual', 0.5**0.5, _POSITIVE, 'models.registry',
