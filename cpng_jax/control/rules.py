@@ -5,8 +5,8 @@ from cpng_jax.control.controller import Controller, Rule, Settings
 
 RULES: dict[str, Rule] = {
     'cpng': cpng.RULE,
-    'chi_gain': chi_gain.RULE,
     'gain': gain.RULE,
+    'chi_gain': chi_gain.RULE,
     'cpng_gain': cpng_gain.RULE,
     'gain_width': gain_width.RULE,
     'mpd_agl': mpd_agl.RULE,

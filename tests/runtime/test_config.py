@@ -45,7 +45,7 @@ def test_each_config_file_is_valid_and_documented(path):
         (
             'cpng.rule',
             'dspik',
-            'one of cpng, chi_gain, gain, cpng_gain, gain_width, mpd_agl, ds_atgo, lsg, dspike, fixed, from_run',
+            'one of cpng, gain, chi_gain, cpng_gain, gain_width, mpd_agl, ds_atgo, lsg, dspike, fixed, from_run',
         ),
         ('cpng.per', 'neuron', 'one of layer, channel'),
         ('cpng.chi', 'exact', 'one of gaussian, counted'),

@@ -181,9 +181,7 @@ def test_mixing_is_a_function_of_seed_and_step():
 @pytest.mark.deep
 def test_a_dry_run_with_all_options(tmp_path):
     """Fake data from start to end: TET with label smoothing, mixup and CutMix, Adam, a policy and cutout."""
-    config = reduce(get('cifar10_resnet19'))
-    config.model.name = 'vgg11'
-    del config.model.stem_width
+    config = reduce(get('cifar100_vgg16'))
     config.model.time_steps = 2
     config.loss.name = 'tet'
     config.loss.label_smoothing = 0.1

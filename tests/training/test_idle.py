@@ -247,12 +247,12 @@ def surrogates_of(config):
     params = {'lif': {'decay': jnp.float32(0.3)}, 'weights': weights}
     given = Surrogates(*(tree(jnp.full(channels, config.cpng[f'{what}_init'])) for what in Surrogates._fields))
     state, trained, reported, update = controller.init(given.beta), [], [], 0
-    # At first the layer is silent: what goes by the gain leaves it as the configuration has it.
+    # At first the layer is silent and constant: what goes by the gain, or by chi, leaves it as configured.
     silent = {'currents': tree(MembraneStats(*[jnp.ones(channels)] * 2)), 'firing_rate': tree(jnp.zeros(channels))}
     if controller.start is not None:
         unseen = (
-            tree(MembraneStats(*[jnp.ones(channels)] * 2)),
-            tree(MembraneDistances(jnp.ones((*channels, len(DISTANCES))))),
+            tree(MembraneStats(jnp.ones(channels), jnp.zeros(channels))),
+            tree(MembraneDistances(jnp.zeros((*channels, len(DISTANCES))))),
         )
         start = Observed(params=params, membrane=unseen[0], distances=unseen[1], **silent)
         given, state = controller.start(start, given, state)
