@@ -5,24 +5,18 @@ in every layer and, nearly, for every shape (docs/surrogates.md). Compare `cpng_
 the smallest share so far allows.
 """
 
+from typing import Any
+
 from cpng_jax.control import gain
-from cpng_jax.control.controller import Controller, Observed, Rule, Settings, from_the_first_step, stateless
-from cpng_jax.control.effective_domain import beta_for_chi
-from cpng_jax.control.layer_tree import PyTree, like, stats_vector
+from cpng_jax.control.controller import Controller, Rule, Settings, from_the_first_step, stateless
+from cpng_jax.control.effective_domain import beta_for_chi_by_layer
 from cpng_jax.control.options import Option, number
 
 
 def _make(settings: Settings) -> Controller:
     target, statistics = settings.options['chi_target'], settings.statistics
-
-    def wanted(observed: Observed, beta: PyTree) -> PyTree:
-        """Beta of each layer at which chi is the target (Eq. 6, inverted)."""
-        stats = stats_vector(getattr(observed, statistics), beta)
-        of_layers = beta_for_chi(
-            target, stats, v_th=settings.v_th, surrogate=settings.surrogate, interval=settings.interval
-        )
-        return like(beta, of_layers)
-
+    domain: dict[str, Any] = dict(v_th=settings.v_th, surrogate=settings.surrogate, interval=settings.interval)
+    wanted = lambda observed, beta: beta_for_chi_by_layer(target, getattr(observed, statistics), beta, **domain)
     width = from_the_first_step(stateless(wanted, (statistics,)))
     return gain.held_behind(width, settings)
 

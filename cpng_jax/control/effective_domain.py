@@ -268,3 +268,33 @@ def chi_by_layer(
         stats_vector(stats, beta), vector('beta', beta, beta), v_th=v_th, surrogate=surrogate, interval=interval
     )
     return like(beta, measured)
+
+
+@functools.partial(jax.jit, static_argnames=('v_th', 'surrogate', 'interval'))
+def beta_for_chi_by_layer(
+    target: ArrayLike,
+    stats: PyTree,
+    beta: PyTree,
+    *,
+    v_th: float = 1.0,
+    surrogate: str | Surrogate = 'triangular',
+    interval: str = 'paper',
+) -> PyTree:
+    """The width parameters at which chi has a given value, for all layers at once.
+
+    Args:
+      target: wanted chi.
+      stats: pytree like `beta` with a `MembraneStats`, or a `MembraneDistances`, for each leaf.
+      beta: pytree of floating arrays, one leaf per layer; only its layers and shapes count.
+      v_th: threshold.
+      surrogate: the shape, see `domain_half_width`.
+      interval: 'paper' or 'support', see `domain_half_width`.
+
+    Returns:
+      The width parameters, see `beta_for_chi`, laid out like beta; 0 where there is none.
+
+    Raises:
+      ValueError: `stats` does not fit the layers of `beta`, or unknown surrogate or interval.
+    """
+    found = beta_for_chi(target, stats_vector(stats, beta), v_th=v_th, surrogate=surrogate, interval=interval)
+    return like(beta, found)

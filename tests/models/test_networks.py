@@ -303,15 +303,16 @@ def test_each_norm_is_counted_once_however_it_is_called():
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('connect', ['ADD', 'IAND'])
-@pytest.mark.parametrize('name', ['vgg', 'resnet20', 'sew_resnet18'])
+@pytest.mark.parametrize(
+    ('name', 'connect'), [('vgg', ''), ('resnet20', ''), ('sew_resnet18', 'ADD'), ('sew_resnet18', 'IAND')]
+)
 def test_what_is_kept_as_bytes_consists_of_its_unit(name, connect):
     """Each convolution but the first names the unit of its input, which is 0 to 255 times it."""
     config = base.get_config()
     config.model = {'name': name, 'time_steps': 3, 'width': 1 / 8}
     if name == 'vgg':
         config.model.update({'stages': ((32,), (32, 32), (64,)), 'width': 1.0})
-    if name.startswith('sew'):
+    if connect:
         config.model.connect = connect
     config.neuron.v_th = 0.3
     model, seen = registry.build(config, 4), []
