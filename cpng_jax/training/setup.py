@@ -130,11 +130,12 @@ def build(config: Config) -> Setup:
     home = jax.tree.map(lambda leaf: leaf.sharding, state_shapes)
 
     def initial_state(given: Mapping[str, np.ndarray] | None = None) -> TrainState:
-        def fresh(given: Mapping[str, Array]) -> TrainState:
+        def fresh(key: Array, given: Mapping[str, Array]) -> TrainState:
             # Of the network's own weights, those that are given others are not computed.
-            return started(weights.replaced(model.init(jax.random.key(config.seed), example), given))
+            return started(weights.replaced(model.init(key, example), given))
 
-        return jax.jit(fresh, out_shardings=home)(given or {})
+        # The key from outside: one compiled program, kept on disk, is that of every seed.
+        return jax.jit(fresh, out_shardings=home)(jax.random.key(config.seed), given or {})
 
     each_batch = functools.partial(set_beta.after_step, controller) if config.cpng.every == 'batch' else None
     return Setup(

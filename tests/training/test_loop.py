@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import shutil
 import signal
 
@@ -322,3 +323,16 @@ def test_a_workdir_that_cannot_be_written_is_one_sentence(tmp_path, tiny_config)
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='Cannot write to the workdir'):
         loop.run(tiny_config, tmp_path / 'file')
+
+
+def test_every_seed_starts_by_the_same_compiled_program(tiny_config):
+    """So that a grid of seeds, or a second run, finds it among the programs that are kept."""
+    kept = lambda: {path.name for path in pathlib.Path(jax.config.jax_compilation_cache_dir).glob('jit_fresh*-cache')}
+    tiny_config.model.stages = ((3,), (5,))
+    states, programs = [], []
+    for seed in (0, 1):
+        tiny_config.seed = seed
+        states.append(build(tiny_config).initial_state())
+        programs.append(kept())
+    assert programs[0] and programs[0] == programs[1]
+    assert not np.array_equal(*(jax.tree.leaves(state.params)[-1] for state in states))
