@@ -12,9 +12,8 @@ RUN := $(VENV)/bin/python
 train: $(READY)
 	$(RUN) train.py $(ARGS)
 
-# Three workers to two cores: tests that start processes wait for them.
 test: $(READY)
-	$(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The tests but those that start processes, train, or build networks of full depth.
 quick: $(READY)

@@ -108,7 +108,7 @@ def test_the_docstring_states_row_and_accuracy(name):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [name for name in NAMES if name != 'digits_few'])  # as digits
 def test_it_initialises_and_traces_at_full_size(name):
     config = get(name)
     validate(config, keys.table())
@@ -126,7 +126,7 @@ def test_it_initialises_and_traces_at_full_size(name):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [name for name in NAMES if name != 'digits_few'])  # as digits
 def test_two_steps_at_reduced_size(name):
     config = reduce(get(name))
     built = build(config)

@@ -115,11 +115,8 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     [
         {},
         {'every': 'batch', 'statistics': 'epoch_mean'},
-        {'chi': 'counted', 'statistics': 'epoch_mean'},
-        {'per': 'channel', 'every': 'batch'},
-        {'rule': 'mpd_agl', 'every': 'batch'},
-        {'rule': 'cpng_gain', 'every': 'batch'},
-        {'rule': 'chi_gain'},
+        {'rule': 'chi_gain', 'chi': 'counted', 'statistics': 'epoch_mean'},
+        {'rule': 'cpng_gain', 'per': 'channel', 'every': 'batch'},
     ],
     ids=str,
 )
@@ -210,11 +207,11 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
 
 @pytest.mark.trains
 def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
-    """Three seeds each; the accuracies differ by less than seeds do."""
+    """Two seeds each; the accuracies differ by less than seeds do."""
     tiny_config.model.stages = ((8,), (16,))
     tiny_config.epochs = 6
     accuracies = {}
-    for dtype, seed in itertools.product(('float32', 'bfloat16'), range(3)):
+    for dtype, seed in itertools.product(('float32', 'bfloat16'), range(2)):
         tiny_config.dtype, tiny_config.seed = dtype, seed
         workdir = tmp_path / f'{dtype}{seed}'
         accuracies.setdefault(dtype, []).append(loop.run(tiny_config, workdir)['test_accuracy'])

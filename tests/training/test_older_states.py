@@ -43,12 +43,11 @@ def rewrite(config, workdir, copy, layout):
     ('changes', 'layout'),
     [
         ({}, as_v1),
-        ({'cpng.enabled': False}, as_v1),
         ({'cpng.chi': 'counted'}, as_v1),
         ({'cpng.rule': 'mpd_agl', 'cpng.every': 'batch'}, as_v1),
         ({}, older_states.without_height),
     ],
-    ids=['cpng', 'fixed', 'counted', 'mpd_agl', 'without heights'],
+    ids=['cpng', 'counted', 'mpd_agl', 'without heights'],
 )
 def test_a_run_of_an_older_version_goes_on_bit_for_bit(tmp_path, tiny_config, changes, layout):
     tiny_config.update_from_flattened_dict(changes)
