@@ -24,6 +24,7 @@ from cpng_jax.nn import pallas_loop
 from cpng_jax.nn.surrogate import Array, get_surrogate
 from cpng_jax.nn.time_loop import Neurons
 from cpng_jax.runtime import command
+from cpng_jax.runtime.errors import UserError
 
 _TAU, _V_TH, _ARRAYS = 0.5, 1.0, 5
 
@@ -142,15 +143,17 @@ def report(layers: list[Layer]) -> str:
 def main(_: list[str]) -> None:
     """Measures and prints."""
     given = flags.FLAGS
+    if given.elements < max(given.time_steps):
+        raise UserError(f'--elements is {given.elements}, expected at least a neuron: {max(given.time_steps)} or more.')
     often = {'rounds': given.rounds, 'repeat': given.repeat}
     rate = memory_rate(given.copied, **often)
-    print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}, {rate / 1e12:.2f} TB/s, float32\n')
+    print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}, {rate / 1e9:,.0f} GB/s, float32\n')
     print(report([measure(steps, given.elements, rate, **often) for steps in given.time_steps]))
 
 
 if __name__ == '__main__':
     flags.DEFINE_multi_integer('time_steps', [4, 16, 64], 'T; again for others.', lower_bound=1)
-    flags.DEFINE_integer('elements', 1 << 26, 'Neurons times time steps.', lower_bound=64)
+    flags.DEFINE_integer('elements', 1 << 26, 'Neurons times time steps.', lower_bound=1)
     flags.DEFINE_integer(
         'copied', 1 << 29, 'Elements of the array that the rate of memory is read from.', lower_bound=1
     )
