@@ -9,6 +9,7 @@ currents, written: five arrays at the rate at which this device adds 1 to a larg
 gradients are compared. Where there is no GPU the kernels are interpreted, which says nothing of their speed.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -61,6 +62,12 @@ def _kernels(currents: Array) -> Array:
 PROGRAMS: dict[str, Callable[[Array], Array]] = {'scan': _scan, 'Pallas': _kernels}
 
 
+def _forth_and_back(program: Callable[[Array], Array], currents: Array, upstream: Array) -> tuple[Array, Array]:
+    """Spikes, and the gradient by the currents."""
+    spikes, back = jax.vjp(program, currents)
+    return spikes, back(upstream)[0]
+
+
 def timed(function: Callable[..., Any], *arguments: Any, rounds: int, repeat: int) -> tuple[Spread, Any]:
     """Times calls that follow each other, after one that compiles.
 
@@ -108,12 +115,7 @@ def measure(time_steps: int, elements: int, rate: float, *, rounds: int, repeat:
     currents, upstream = (jax.random.normal(jax.random.key(seed), shape) for seed in (0, 1))
     seconds, results = {}, []
     for name, program in PROGRAMS.items():
-
-        @jax.jit
-        def step(currents: Array, upstream: Array, program: Callable[[Array], Array] = program) -> tuple[Array, Array]:
-            spikes, back = jax.vjp(program, currents)
-            return spikes, back(upstream)[0]
-
+        step = jax.jit(functools.partial(_forth_and_back, program))
         seconds[name], result = timed(step, currents, upstream, rounds=rounds, repeat=repeat)
         results.append(result)
     (spikes, gradient), (others, other) = results
@@ -127,7 +129,7 @@ def measure(time_steps: int, elements: int, rate: float, *, rounds: int, repeat:
     )
 
 
-def report(layers: list[Layer]) -> str:
+def neurons_table(layers: list[Layer]) -> str:
     """Lays out what was measured as a table in Markdown."""
     rows = []
     for layer in layers:
@@ -148,7 +150,7 @@ def main(_: list[str]) -> None:
     often = {'rounds': given.rounds, 'repeat': given.repeat}
     rate = memory_rate(given.copied, **often)
     print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}, {rate / 1e9:,.0f} GB/s, float32\n')
-    print(report([measure(steps, given.elements, rate, **often) for steps in given.time_steps]))
+    print(neurons_table([measure(steps, given.elements, rate, **often) for steps in given.time_steps]))
 
 
 if __name__ == '__main__':

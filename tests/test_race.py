@@ -279,6 +279,6 @@ def test_two_programs_of_a_layer_of_neurons_are_measured_against_the_floor():
         floor_s=1e-5,
         gradients_differ=0.0,
     )
-    heading, _, row = neurons.report([known]).splitlines()
+    heading, _, row = neurons.neurons_table([known]).splitlines()
     assert heading.count('|') == row.count('|')
     assert '| 4 | 256 | 0.010 ms | 0.020 ms, 2.00 | 0.020 ms, 2.00 | 0.0% of the spikes, 0 of a gradient |' in row
