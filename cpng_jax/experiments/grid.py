@@ -16,7 +16,7 @@ from cpng_jax.runtime.console import duration
 from cpng_jax.runtime.errors import BusyError, DivergedError, UserError
 from cpng_jax.runtime.lock import held
 from cpng_jax.runtime.workdir import write_json
-from cpng_jax.training import keys, loop
+from cpng_jax.training import keys, loop, setup
 
 _RESULT = 'result.json'
 _PAUSE = 2  # seconds between two looks at a cell of another job
@@ -109,17 +109,18 @@ def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
       UserError: a cell cannot run. A training that diverges is a result, not an error.
       Stopped: a signal asked for it; the running cell has saved a checkpoint.
     """
+    build = setup.build_for_seeds()
     for cell in cells:
         if distributed.from_primary(cell.result() is None):
-            done(cell, _run_or_wait(cell))
+            done(cell, _run_or_wait(cell, build))
 
 
-def _run_or_wait(cell: Cell) -> Row:
+def _run_or_wait(cell: Cell, build: setup.Build) -> Row:
     """Trains a cell, or waits for the job that does; returns its result."""
     row = None
     while row is None:
         try:
-            row = _run(cell)
+            row = _run(cell, build)
         except BusyError as busy:
             if distributed.is_primary():
                 print(f'{busy} This job waits.', flush=True)
@@ -142,12 +143,12 @@ def _look_into(folder: pathlib.Path) -> None:
         pass
 
 
-def _run(cell: Cell) -> Row:
+def _run(cell: Cell, build: setup.Build) -> Row:
     """Trains a cell, with its output in `train.log`, and writes the result to `result.json`."""
     diverged = ''
     with _printing_to(cell.folder / 'train.log'):
         try:
-            loop.run(cell.config, cell.folder)
+            loop.run(cell.config, cell.folder, build=build)
         except DivergedError as error:
             diverged = str(error)
     row = measured(cell.folder) | {'diverged': diverged}

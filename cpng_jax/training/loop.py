@@ -27,7 +27,7 @@ from cpng_jax.runtime.workdir import Raised, acquire, check_effects
 from cpng_jax.training import keys, older_states, weights
 from cpng_jax.training.evaluate import evaluate, evaluate_split
 from cpng_jax.training.saving import Results, Saver
-from cpng_jax.training.setup import Setup, build
+from cpng_jax.training.setup import Build, Setup, build
 from cpng_jax.training.state import EpochTotals, TrainState
 from cpng_jax.training.step import Batch
 from cpng_jax.training.summary import summarise_run
@@ -37,7 +37,9 @@ MODES = ('train', 'eval', 'summary')
 _NO_RESULTS: Results = {'best_accuracy': 0.0, 'best_epoch': 0}
 
 
-def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') -> dict[str, Any]:
+def run(
+    config: Config, workdir: str | os.PathLike[str], mode: str = 'train', *, build: Build = build
+) -> dict[str, Any]:
     """Trains, evaluates or summarises what a configuration describes.
 
     Training goes on from the latest checkpoint in the workdir, if there is one.
@@ -46,6 +48,7 @@ def run(config: Config, workdir: str | os.PathLike[str], mode: str = 'train') ->
       config: see `configs/base.py`.
       workdir: folder of the run; holds its configuration, checkpoints, metrics and plots.
       mode: 'train', 'eval' or 'summary'.
+      build: makes what the configuration describes; for many runs of one process, `setup.build_for_seeds()`.
 
     Returns:
       Of 'train' and 'eval' accuracies and their step, of 'summary' numbers of parameters and multiply-adds.

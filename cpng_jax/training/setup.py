@@ -4,6 +4,7 @@ Whoever trains, evaluates or analyses is handed the `Setup`, and need not come b
 """
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from cpng_jax.models.inputs import network_input
 from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import metrics, paths, sharding
-from cpng_jax.runtime.config import Config
+from cpng_jax.runtime.config import Config, flatten
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import objective, optim, set_beta, weights
 from cpng_jax.training.state import TrainState, begin
@@ -87,6 +88,10 @@ class Setup(NamedTuple):
         return -(-step // self.steps_per_epoch)
 
 
+Build = Callable[[Config], Setup]
+"""Maps a valid configuration to what it describes."""
+
+
 def build(config: Config) -> Setup:
     """Builds all that a configuration describes; shapes are checked without computing.
 
@@ -129,13 +134,14 @@ def build(config: Config) -> Setup:
     state_shapes = _placed(jax.eval_shape(started, shapes), mesh, fsdp=config.mesh.fsdp)
     home = jax.tree.map(lambda leaf: leaf.sharding, state_shapes)
 
-    def initial_state(given: Mapping[str, np.ndarray] | None = None) -> TrainState:
-        def fresh(key: Array, given: Mapping[str, Array]) -> TrainState:
-            # Of the network's own weights, those that are given others are not computed.
-            return started(weights.replaced(model.init(key, example), given))
+    @functools.partial(jax.jit, out_shardings=home)
+    def fresh(key: Array, given: Mapping[str, Array]) -> TrainState:
+        # Of the network's own weights, those that are given others are not computed.
+        return started(weights.replaced(model.init(key, example), given))
 
+    def initial_state(given: Mapping[str, np.ndarray] | None = None, *, seed: int) -> TrainState:
         # The key from outside: one compiled program, kept on disk, is that of every seed.
-        return jax.jit(fresh, out_shardings=home)(jax.random.key(config.seed), given or {})
+        return fresh(jax.random.key(seed), given or {})
 
     each_batch = functools.partial(set_beta.after_step, controller) if config.cpng.every == 'batch' else None
     return Setup(
@@ -151,7 +157,7 @@ def build(config: Config) -> Setup:
         controller=controller,
         observe=observe,
         state_shapes=state_shapes,
-        initial_state=initial_state,
+        initial_state=functools.partial(initial_state, seed=config.seed),
         start=set_beta.make_start(controller, model, mesh, prepare, accumulate),
         train_step=make_train_step(
             model,
@@ -192,6 +198,35 @@ def build(config: Config) -> Setup:
         steps_per_epoch=per_epoch,
         steps=steps,
     )
+
+
+def build_for_seeds(most: int = 16) -> Build:
+    """Makes what builds as `build` does, and lets configurations that differ in their seed alone share what compiles.
+
+    Short runs of many seeds otherwise trace, and load, the same programs once each.
+
+    Args:
+      most: setups that are kept: those used last.
+
+    Returns:
+      Maps a valid configuration to its setup.
+    """
+    kept: dict[str, Setup] = {}
+
+    def build_or_reuse(config: Config) -> Setup:
+        mixes = config.data.mixup_alpha or config.data.cutmix_alpha  # by random numbers from the seed, see `make_mix`
+        name = json.dumps({**flatten(config), 'seed': config.seed if mixes else None})
+        built = kept.pop(name, None) or build(config)
+        kept[name] = built
+        if len(kept) > most:
+            del kept[next(iter(kept))]
+        return built._replace(
+            config=config,
+            initial_state=functools.partial(built.initial_state, seed=config.seed),
+            train_batches=functools.partial(built.train_batches, seed=config.seed),
+        )
+
+    return build_or_reuse
 
 
 def _shapes(config: Config, dataset: data.Dataset, model: nn.Module, example: Array) -> Mapping[str, Any]:

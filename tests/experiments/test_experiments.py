@@ -361,7 +361,7 @@ def test_of_the_gain_the_mean_is_geometric_over_the_layers_that_have_one(tmp_pat
 
 @pytest.mark.trains
 def test_a_training_that_diverges_is_a_result(tmp_path, monkeypatch, tiny_config):
-    def diverge(config, folder):
+    def diverge(config, folder, build):
         raise DivergedError('Training diverged: the loss became NaN')
 
     monkeypatch.setattr(loop, 'run', diverge)
@@ -380,7 +380,7 @@ def test_a_cell_that_another_job_is_running_is_waited_for(tmp_path, monkeypatch,
     cells = grid.cells_of(plan_of('compare', tiny_config), tiny_config, [0], tmp_path)[:2]
     others, ran, done = contextlib.ExitStack(), [], []
 
-    def run(config, folder):
+    def run(config, folder, build):
         with held(folder, 'The run'):
             ran.append(folder)
 
