@@ -15,6 +15,7 @@ if (
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from cpng_jax.control import cpng
+from cpng_jax.control.coherence import beta_for_coherence, coherence
 from cpng_jax.control.cpng import CPNGConfig, CPNGReport, CPNGState
 from cpng_jax.control.effective_domain import beta_for_chi, chi
 from cpng_jax.control.gradient_gain import beta_for_gain, gain, scale_for_gain
@@ -45,9 +46,11 @@ __all__ = [
     'TdBN',
     'avg_pool',
     'beta_for_chi',
+    'beta_for_coherence',
     'beta_for_gain',
     'card',
     'chi',
+    'coherence',
     'cpng',
     'gain',
     'lif',

@@ -6,7 +6,6 @@ layer to layer where it passes back what it passes on, E[f(u)^2] Var(c) = r (1 -
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,62 +13,9 @@ import jax.numpy as jnp
 
 from cpng_jax.control.layer_tree import PyTree, like, like_beta, stats_vector, vector
 from cpng_jax.control.moments import Moments, moments_of, passed_back
+from cpng_jax.control.solve import DOUBLINGS, Layers, in_layers, solution, widest
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats
-from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, get_surrogate
-from cpng_jax.nn.varying import varying_alike
-
-# Doublings to either side within which an inverse is looked for, points to a doubling, and halvings of what is found.
-_DOUBLINGS = 12
-_PER_DOUBLING = 4
-_HALVINGS = 40
-
-
-class _Layers(NamedTuple):
-    """What a gain is computed from, all of one shape, with harmless numbers where `usable` is False."""
-
-    stats: MembraneStats | MembraneDistances
-    currents: Array
-    rate: Array
-    v_th: Array
-    tau: Array
-    correlation: Array
-    usable: Array
-
-
-def _layers(
-    stats: MembraneStats | MembraneDistances,
-    currents: ArrayLike,
-    firing_rate: ArrayLike,
-    v_th: ArrayLike,
-    tau: ArrayLike,
-    correlation: ArrayLike,
-    *others: ArrayLike,
-) -> tuple[_Layers, tuple[Array, ...]]:
-    """Checks and broadcasts; the others are those that are greater than 0 where a layer is usable."""
-    counted = isinstance(stats, MembraneDistances)
-    leaves = [jnp.asarray(leaf) for leaf in stats]
-    dtype = at_least_float32(max((leaf.dtype for leaf in leaves), key=lambda kind: kind.itemsize))
-    first = leaves[0][..., 0] if counted else leaves[0]
-    values = (first, *leaves[1:], currents, firing_rate, v_th, tau, correlation, *others)
-    values = varying_alike(tuple(jnp.broadcast_arrays(*(jnp.asarray(value).astype(dtype) for value in values))))
-    finite = [jnp.isfinite(value) for value in values]
-    first, *rest = values
-    of_stats, (currents, rate, v_th, tau, correlation, *positive) = rest[: len(leaves) - 1], rest[len(leaves) - 1 :]
-    usable = jnp.all(jnp.stack(finite), 0) & (rate > 0) & (rate < 1)
-    for value in (*of_stats, currents, *positive):
-        usable &= value > 0
-    if counted:
-        shares = leaves[0].astype(dtype)
-        usable &= jnp.all(jnp.isfinite(shares), -1)
-        even = jnp.arange(1, shares.shape[-1] + 1, dtype=dtype) / shares.shape[-1]
-        shares, even = (jnp.broadcast_to(each, (*usable.shape, shares.shape[-1])) for each in (shares, even))
-        shares = jnp.where(usable[..., None], shares, even)
-        safe: MembraneStats | MembraneDistances = MembraneDistances(shares)
-    else:
-        safe = MembraneStats(jnp.where(usable, first, 0), jnp.where(usable, of_stats[0], 1))
-    ask = lambda value, other: jnp.where(usable, value, other)
-    layers = _Layers(safe, ask(currents, 1), ask(rate, 0.25), ask(v_th, 1), ask(tau, 0), ask(correlation, 0), usable)
-    return layers, tuple(ask(value, 1) for value in positive)
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
 
 
 def gain(
@@ -119,7 +65,7 @@ def gain(
     Source: docs/gain.md, Eq. 4 and 9; the condition on E[f^2] is akin to those of Herranz-Celotti and Rouat (2022).
     """
     shape = get_surrogate(surrogate)
-    layers, (beta, scale) = _layers(stats, currents, firing_rate, v_th, tau, correlation, beta, scale)
+    layers, (beta, scale) = in_layers(stats, currents, firing_rate, v_th, tau, correlation, beta, scale)
     moments = moments_of(layers.stats, beta, layers.v_th, shape)
     value = _gain(layers, moments, scale, _checked(time_steps), detach_reset)
     return jnp.where(layers.usable, value, jnp.nan)
@@ -166,15 +112,15 @@ def scale_for_gain(
       ValueError: unknown surrogate, or `time_steps` is less than 1.
     """
     shape = get_surrogate(surrogate)
-    layers, (target, beta) = _layers(stats, currents, firing_rate, v_th, tau, correlation, target, beta)
+    layers, (target, beta) = in_layers(stats, currents, firing_rate, v_th, tau, correlation, target, beta)
     steps = _checked(time_steps)
     moments = moments_of(layers.stats, beta, layers.v_th, shape)
     closed = target * layers.rate * (1 - layers.rate) / (layers.currents * jnp.where(moments.ff > 0, moments.ff, 1))
     usable = layers.usable & (moments.ff > 0) & jnp.isfinite(closed) & (closed > 0)
     closed = jnp.log2(jnp.where(usable, closed, 1)) / 2
     function = lambda octave: _gain(layers, moments, 2**octave, steps, detach_reset)
-    bracket = closed - _DOUBLINGS, closed + _DOUBLINGS
-    return _solution(function, target, bracket, usable)
+    bracket = closed - DOUBLINGS, closed + DOUBLINGS
+    return solution(function, target, bracket, usable)
 
 
 def beta_for_gain(
@@ -219,24 +165,14 @@ def beta_for_gain(
       ValueError: unknown surrogate, or `time_steps` is less than 1.
     """
     shape = get_surrogate(surrogate)
-    layers, (target, scale) = _layers(stats, currents, firing_rate, v_th, tau, correlation, target, scale)
+    layers, (target, scale) = in_layers(stats, currents, firing_rate, v_th, tau, correlation, target, scale)
     steps = _checked(time_steps)
-    measured = layers.stats
-    spread = jnp.sqrt(measured.variance) if isinstance(measured, MembraneStats) else jnp.ones_like(target)
 
     def function(octave: Array) -> Array:
         moments = moments_of(layers.stats, 2**octave, layers.v_th, shape)
         return _gain(layers, moments, scale, steps, detach_reset)
 
-    # The first of many points that reaches the target, and the one before it.
-    first = jax.lax.stop_gradient(-jnp.log2(spread) - _DOUBLINGS)
-    ahead = jnp.arange(2 * _DOUBLINGS * _PER_DOUBLING + 1, dtype=first.dtype) / _PER_DOUBLING
-    points = first[None] + ahead.reshape(-1, *[1] * first.ndim)
-    reached = jax.lax.map(function, points) >= target[None]
-    index = jnp.argmax(reached, 0)
-    usable = layers.usable & jnp.any(reached, 0) & (index > 0)
-    high = first + index.astype(first.dtype) / _PER_DOUBLING
-    return _solution(function, target, (high - 1 / _PER_DOUBLING, high), usable)
+    return widest(function, target, layers)
 
 
 class Gradients(NamedTuple):
@@ -369,24 +305,6 @@ def _checked(time_steps: int) -> int:
     return time_steps
 
 
-def _gain(layers: _Layers, moments: Moments, scale: Array, time_steps: int, detach_reset: bool) -> Array:
+def _gain(layers: Layers, moments: Moments, scale: Array, time_steps: int, detach_reset: bool) -> Array:
     back = passed_back(moments, scale, layers.rate, layers.tau, time_steps, layers.correlation, detach_reset)
     return back * layers.currents / (layers.rate * (1 - layers.rate))
-
-
-def _solution(function: Callable[[Array], Array], target: Array, bracket: tuple[Array, Array], usable: Array) -> Array:
-    """Two to the power at which a function takes a value, by bisection; its derivative is that of an implicit one."""
-
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = (low + high) / 2
-        reached = function(middle) >= target
-        return jnp.where(reached, low, middle), jnp.where(reached, middle, high)
-
-    octave = jax.lax.stop_gradient(jax.lax.fori_loop(0, _HALVINGS, halve, jax.lax.stop_gradient(bracket))[1])
-    # A step of Newton's: next to nothing in value, and in the derivative what the implicit function has.
-    value, slope = jax.jvp(function, (octave,), (jnp.ones_like(octave),))
-    slope = jax.lax.stop_gradient(slope)
-    usable &= (slope > 0) & jnp.isfinite(slope)
-    step = (value - target) / jnp.where(usable, slope, 1)
-    return jnp.where(usable, 2 ** jnp.where(usable, octave - step, 0), 0)

@@ -1,11 +1,25 @@
 """The one table of what sets surrogate gradients: a new rule is a file like those beside this one, and a line here."""
 
-from cpng_jax.control import chi_gain, cpng, cpng_gain, ds_atgo, dspike, fixed, from_run, gain, gain_width, lsg, mpd_agl
+from cpng_jax.control import (
+    chi_gain,
+    coherent_gain,
+    cpng,
+    cpng_gain,
+    ds_atgo,
+    dspike,
+    fixed,
+    from_run,
+    gain,
+    gain_width,
+    lsg,
+    mpd_agl,
+)
 from cpng_jax.control.controller import Controller, Rule, Settings
 
 RULES: dict[str, Rule] = {
     'cpng': cpng.RULE,
     'gain': gain.RULE,
+    'coherent_gain': coherent_gain.RULE,
     'chi_gain': chi_gain.RULE,
     'cpng_gain': cpng_gain.RULE,
     'gain_width': gain_width.RULE,

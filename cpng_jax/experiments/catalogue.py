@@ -61,6 +61,7 @@ class Plan(NamedTuple):
 _BY_GAIN = {
     'fixed': FIXED,
     'CPNG': CPNG,
+    'coherence and gain': CPNG | {'cpng.rule': 'coherent_gain'},
     'chi and gain': CPNG | {'cpng.rule': 'chi_gain'},
     'gain': CPNG | {'cpng.rule': 'gain'},
     'gain by the width': CPNG | {'cpng.rule': 'gain_width'},
@@ -184,7 +185,7 @@ def width(config: Config, values: Sequence[float] | None) -> Plan:
 
 def depth(config: Config, values: Sequence[float] | None) -> Plan:
     """The same at several depths of the network, from the configuration's beta, and of fixed ones some more."""
-    arms, others = [], [beta for beta in (0.25, 0.5, 0.75, 1.0) if beta != config.cpng.beta_init]
+    arms, others = [], [beta for beta in (0.25, 0.5, 0.75, 1.0, 1.5) if beta != config.cpng.beta_init]
     swept = {f'fixed at {beta:g}': FIXED | {'cpng.beta_init': beta} for beta in others}
     for layers in values or (8, 16, 24, 32):
         if not (float(layers).is_integer() and layers >= 1):

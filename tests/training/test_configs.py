@@ -90,7 +90,9 @@ def test_the_numbers_are_the_paper_s(name):
 
 
 def test_every_row_has_its_file():
-    assert set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'digits_few_residual', 'mnist5k'} | FASHION
+    assert (
+        set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'digits_few_residual', 'mnist5k'} | FASHION
+    )
 
 
 @pytest.mark.parametrize('name', NAMES)
