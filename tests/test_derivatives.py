@@ -16,8 +16,10 @@ from cpng_jax import (
     MembraneStats,
     avg_pool,
     beta_for_chi,
+    beta_for_coherence,
     beta_for_gain,
     chi,
+    coherence,
     cpng,
     gain,
     like_beta,
@@ -79,6 +81,16 @@ DIFFERENTIABLE = {
     'beta_for_chi of counts': (
         lambda target, shares: beta_for_chi(target, MembraneDistances(shares)),
         (TARGET, SHARES),
+    ),
+    'coherence of counts': (
+        jax.jit(lambda shares, beta: coherence(MembraneDistances(shares), beta, surrogate='arctan')),
+        (SHARES, BETA),
+    ),
+    'beta_for_coherence': (
+        jax.jit(
+            lambda target, mean, variance, v_th: beta_for_coherence(target, MembraneStats(mean, variance), v_th=v_th)
+        ),
+        (TARGET, MEAN, VARIANCE, V_TH),
     ),
     'gain': (of_gain(gain, 'triangular'), (TARGET, (MEAN, VARIANCE), *OF_LAYERS)),
     'scale_for_gain of counts': (

@@ -31,7 +31,7 @@ FOUND = {'conv01/lif': 0.25, 'conv02/lif': 4.0}
 SETTINGS = {'beta_of_run': lambda folder: FOUND, 'decay_learnt': True}
 GAIN = {'gain_target': 1.0}
 OPTIONS = {'from_run': {'beta_from': 'runs/x'}, 'gain': GAIN, 'gain_width': GAIN, 'cpng_gain': GAIN}
-OPTIONS['chi_gain'] = {'chi_target': 0.7, **GAIN}
+OPTIONS |= {'chi_gain': {'chi_target': 0.7, **GAIN}, 'coherent_gain': {'coherence': 1e-4, **GAIN}}
 
 
 def like_beta(make):

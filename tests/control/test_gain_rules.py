@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cpng_jax.control import rules
+from cpng_jax.control.coherence import coherence
 from cpng_jax.control.controller import Controller, Observed, Settings, Surrogates
 from cpng_jax.control.effective_domain import beta_for_chi, chi_by_layer
 from cpng_jax.control.gradient_gain import gain
@@ -30,7 +31,7 @@ LAYERS = {
     'by channel': ([0.2, 0.3, -0.4], [0.6, 0.5, 0.8], [0.5, 0.4, 0.7], [0.2, 0.0, 0.1]),
 }
 WITHOUT_GAIN = ['by channel', 'constant', 'fed alike', 'saturated', 'silent']  # in the order of a pytree
-RULES = ('chi_gain', 'gain', 'gain_width', 'cpng_gain')
+RULES = ('chi_gain', 'coherent_gain', 'gain', 'gain_width', 'cpng_gain')
 OVER_TIME: dict[str, Any] = {'time_steps': 4, 'tau': 0.6, 'v_th': 0.8}
 
 
@@ -164,8 +165,38 @@ def test_chi_and_the_gain_are_their_targets_whatever_the_start(settings):
         chex.assert_trees_all_equal([tree[name] for tree in started], [tree[name] for tree in after])
 
 
+@pytest.mark.parametrize(
+    ('layers', 'through', 'expected'),
+    [(12, 1e-4, 1e-4 ** (1 / 12)), (32, 1e-4, 1e-4 ** (1 / 32)), (12, 0.1, 0.1 ** (1 / 12)), (4, 1e-4, 0.4)],
+)
+def test_the_coherence_of_a_layer_is_that_of_the_network_by_its_depth(layers, through, expected):
+    """Through all layers it is the target, but of a network that few have, where that would be too narrow."""
+    of_each = lambda make: {f'conv{index:02}': {'beta': make(f32(0.1 * index))} for index in range(layers)}
+    seen = Observed(
+        membrane=of_each(lambda x: MembraneStats(-x, 1 + x)),
+        currents=of_each(lambda x: MembraneStats(x, 1 + x)),
+        firing_rate=of_each(lambda x: f32(0.2)),
+        updates=1,
+    )
+    controller = rules.make('coherent_gain', Settings(options={'coherence': through}, surrogate='arctan', v_th=0.9))
+    before = Surrogates(of_each(lambda x: 1 + x), of_each(lambda x: 2 + x))
+    after, state, report = controller.update(seen, before, controller.init(before.beta))
+    assert state == ()
+    assert report.skipped_layers() == []
+    for name, stats in seen.membrane.items():
+        beta, scale = after.beta[name]['beta'], after.scale[name]['beta']
+        found = coherence(stats['beta'], beta, v_th=0.9, surrogate='arctan')
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        of_layer = dict(currents=seen.currents[name]['beta'].variance, firing_rate=0.2, v_th=0.9, surrogate='arctan')
+        np.testing.assert_allclose(gain(stats['beta'], beta, scale, **of_layer), 1, rtol=1e-4)
+    # What layers have at first is forgotten, and a first batch does what an epoch does.
+    assert controller.start is not None
+    other = jax.tree.map(lambda leaf: f32(7 * leaf), before)
+    chex.assert_trees_all_equal(controller.start(seen._replace(updates=0), other, ())[0], after)
+
+
 @pytest.mark.trains
-@pytest.mark.parametrize('rule', ['chi_gain', 'gain_width'])
+@pytest.mark.parametrize('rule', ['coherent_gain', 'gain_width'])
 def test_runs_from_any_start_are_one_run(rule, tmp_path, tiny_config):
     rows = []
     for beta in (0.25, 5.0):

@@ -61,8 +61,8 @@ def test_the_factors_of_the_paper():
 
 
 def test_rules_by_the_gain_are_compared_from_several_starts_and_at_several_depths():
-    rules = ['fixed', 'CPNG', 'chi and gain', 'gain', 'gain by the width', 'CPNG x gain']
-    swept = ['fixed at 0.25', 'fixed at 0.5', 'fixed at 0.75']
+    rules = ['fixed', 'CPNG', 'coherence and gain', 'chi and gain', 'gain', 'gain by the width', 'CPNG x gain']
+    swept = ['fixed at 0.25', 'fixed at 0.5', 'fixed at 0.75', 'fixed at 1.5']
     plan = plan_of('gain', values=[3.0, 0.5])
     assert [(arm.factors['rule'], arm.factors['beta']) for arm in plan.arms] == [
         (rule, beta) for rule in rules for beta in (0.5, 1.0, 3.0)
