@@ -4,9 +4,11 @@ import gc
 import os
 import pathlib
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import flax
 import jax
@@ -74,9 +76,11 @@ settings.load_profile('cpng_jax')
 
 
 def _shrink(config: Config) -> Config:
-    """Two spiking convolutions, three epochs of eleven steps."""
+    """Two spiking convolutions, three epochs of eleven steps; no threads, which would take turns with the steps."""
     config.epochs = 3
-    config.batch_size = 128
+    config.batch_size = 32
+    config.data.per_class = 36
+    config.data.threads = 0
     config.model.time_steps = 2
     config.model.stages = ((4,), (8,))
     config.eval.batch_size = 100  # does not divide the 360 test digits
@@ -91,6 +95,26 @@ def shrink() -> Callable[[Config], Config]:
 @pytest.fixture
 def tiny_config() -> Config:
     return _shrink(digits.get_config())
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_not_rendered() -> Iterator[None]:
+    """The pictures at the end of a run in this process, a fifth of its time, are made but not drawn by default.
+
+    They are drawn for `undisturbed`, and for runs in processes of their own.
+    """
+    loop = sys.modules.get('cpng_jax.training.loop')
+    if loop is None:
+        yield
+        return
+    from cpng_jax.runtime import plots
+
+    def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+        with mock.patch.object(plots, 'to_png', lambda figure: b''):
+            return plots.plot_run(workdir)
+
+    with mock.patch.object(loop, 'plot_run', plot_run):
+        yield
 
 
 @pytest.fixture(scope='session')
