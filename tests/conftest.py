@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from configs import digits
 from cpng_jax.runtime.config import Config
+from tests.forked import plot_run_without_drawing
 
 # A shell that puts the tests into the background has them ignore Ctrl-C, and nohup a closed terminal; what they start
 # would do so too.
@@ -98,22 +99,13 @@ def tiny_config() -> Config:
 
 
 @pytest.fixture(autouse=True)
-def _pictures_are_not_rendered() -> Iterator[None]:
-    """The pictures at the end of a run in this process, a fifth of its time, are made but not drawn by default.
-
-    They are drawn for `undisturbed`, and for runs in processes of their own.
-    """
-    loop = sys.modules.get('cpng_jax.training.loop')
+def _pictures_are_not_drawn() -> Iterator[None]:
+    """A run ends with pictures, a fifth of its time: here they are made but not drawn, other than for `undisturbed`."""
+    loop = sys.modules.get('cpng_jax.training.loop')  # tests of the library alone need none of it
     if loop is None:
         yield
         return
-    from cpng_jax.runtime import plots
-
-    def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
-        with mock.patch.object(plots, 'to_png', lambda figure: b''):
-            return plots.plot_run(workdir)
-
-    with mock.patch.object(loop, 'plot_run', plot_run):
+    with mock.patch.object(loop, 'plot_run', plot_run_without_drawing):
         yield
 
 
