@@ -114,7 +114,9 @@ def build(config: Config) -> Setup:
         raise UserError(f'config.epochs is {config.epochs}, which are {steps:,} steps: expected fewer than 2**31.')
     example = network_input(jnp.zeros((1, *dataset.image_shape), jnp.uint8), dataset.mean, dataset.std)
     prepare = functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=config.dtype)
-    shapes = _shapes(config, dataset, model, example)
+    # Traced once, for the shapes and for the weights.
+    init = jax.jit(model.init, inline=True)
+    shapes = _shapes(config, dataset, init, example)
     time_steps = example.shape[0] if example.ndim == 5 else config.model.time_steps
     settings = _settings(config, layer_paths(shapes['surrogate']), per_epoch, time_steps)
     controller = _controller(config, settings)
@@ -132,7 +134,7 @@ def build(config: Config) -> Setup:
     def initial_state(given: Mapping[str, np.ndarray] | None = None) -> TrainState:
         def fresh(key: Array, given: Mapping[str, Array]) -> TrainState:
             # Of the network's own weights, those that are given others are not computed.
-            return started(weights.replaced(model.init(key, example), given))
+            return started(weights.replaced(init(key, example), given))
 
         # The key from outside: one compiled program, kept on disk, is that of every seed.
         return jax.jit(fresh, out_shardings=home)(jax.random.key(config.seed), given or {})
@@ -194,10 +196,10 @@ def build(config: Config) -> Setup:
     )
 
 
-def _shapes(config: Config, dataset: data.Dataset, model: nn.Module, example: Array) -> Mapping[str, Any]:
+def _shapes(config: Config, dataset: data.Dataset, init: Callable[..., Any], example: Array) -> Mapping[str, Any]:
     """Shapes of the variables of the network, once it is known to fit the images."""
     try:
-        return jax.eval_shape(model.init, jax.random.key(0), example)
+        return jax.eval_shape(init, jax.random.key(0), example)
     except (ValueError, TypeError) as error:
         shape = ' x '.join(map(str, dataset.image_shape))
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
