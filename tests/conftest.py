@@ -50,12 +50,14 @@ os.environ['XLA_FLAGS'] = ' '.join([*_QUICK, os.environ.get('XLA_FLAGS', '')]).s
 
 # Files that take minutes come first, so that at the end no worker waits for another's.
 _LONG = (
-    'test_zoo.py',
     'test_processes.py',
+    'test_idle.py',
     'test_configs.py',
+    'test_zoo.py',
     'test_loop.py',
+    'test_switches.py',
     'test_disk.py',
-    'test_step.py',
+    'test_experiments.py',
     'test_networks.py',
 )
 
