@@ -107,7 +107,7 @@ def plot_run_without_drawing(workdir: str | os.PathLike[str]) -> list[pathlib.Pa
     """What `plots.plot_run` does, but for the drawing of what it has laid out: the files are empty."""
     from cpng_jax.runtime import plots
 
-    with mock.patch.object(plots, 'to_png', lambda figure: b''):
+    with mock.patch.object(plots, 'to_png', return_value=b''):
         return plots.plot_run(workdir)
 
 
