@@ -114,8 +114,12 @@ def build(config: Config) -> Setup:
         raise UserError(f'config.epochs is {config.epochs}, which are {steps:,} steps: expected fewer than 2**31.')
     example = network_input(jnp.zeros((1, *dataset.image_shape), jnp.uint8), dataset.mean, dataset.std)
     prepare = functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=config.dtype)
-    # Traced once, for the shapes and for the weights.
-    init = jax.jit(model.init, inline=True)
+
+    # Traced once, for the shapes and for the weights. Not `model.init` itself: others look on as that runs.
+    @functools.partial(jax.jit, inline=True)
+    def init(key: Array, example: Array) -> Mapping[str, Any]:
+        return model.init(key, example)
+
     shapes = _shapes(config, dataset, init, example)
     time_steps = example.shape[0] if example.ndim == 5 else config.model.time_steps
     settings = _settings(config, layer_paths(shapes['surrogate']), per_epoch, time_steps)
