@@ -4,9 +4,11 @@ import gc
 import os
 import pathlib
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import flax
 import jax
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from configs import digits
 from cpng_jax.runtime.config import Config
+from tests.forked import plot_run_without_drawing
 
 # A shell that puts the tests into the background has them ignore Ctrl-C, and nohup a closed terminal; what they start
 # would do so too.
@@ -47,12 +50,14 @@ os.environ['XLA_FLAGS'] = ' '.join([*_QUICK, os.environ.get('XLA_FLAGS', '')]).s
 
 # Files that take minutes come first, so that at the end no worker waits for another's.
 _LONG = (
-    'test_zoo.py',
     'test_processes.py',
+    'test_idle.py',
     'test_configs.py',
+    'test_zoo.py',
     'test_loop.py',
+    'test_switches.py',
     'test_disk.py',
-    'test_step.py',
+    'test_experiments.py',
     'test_networks.py',
 )
 
@@ -74,9 +79,11 @@ settings.load_profile('cpng_jax')
 
 
 def _shrink(config: Config) -> Config:
-    """Two spiking convolutions, three epochs of eleven steps."""
+    """Two spiking convolutions, three epochs of eleven steps; no threads, which would take turns with the steps."""
     config.epochs = 3
-    config.batch_size = 128
+    config.batch_size = 32
+    config.data.per_class = 36
+    config.data.threads = 0
     config.model.time_steps = 2
     config.model.stages = ((4,), (8,))
     config.eval.batch_size = 100  # does not divide the 360 test digits
@@ -91,6 +98,17 @@ def shrink() -> Callable[[Config], Config]:
 @pytest.fixture
 def tiny_config() -> Config:
     return _shrink(digits.get_config())
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_not_drawn() -> Iterator[None]:
+    """A run ends with pictures, a fifth of its time: here they are made but not drawn, other than for `undisturbed`."""
+    loop = sys.modules.get('cpng_jax.training.loop')  # tests of the library alone need none of it
+    if loop is None:
+        yield
+        return
+    with mock.patch.object(loop, 'plot_run', plot_run_without_drawing):
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -103,12 +103,22 @@ def run(*command: object, environment: Mapping[str, str] | None = None) -> subpr
     return subprocess.CompletedProcess(command, program.returncode or 0, out, error)
 
 
+def plot_run_without_drawing(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """What `plots.plot_run` does, but for the drawing of what it has laid out: the files are empty."""
+    from cpng_jax.runtime import plots
+
+    with mock.patch.object(plots, 'to_png', return_value=b''):
+        return plots.plot_run(workdir)
+
+
 def _run(command: list[str], environment: dict[str, str], outputs: list[pathlib.Path]) -> None:
     for descriptor, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY), descriptor)
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
+    from cpng_jax.training import loop  # which the process that forks has imported
+
     jax.config.update('jax_platforms', environment.get('JAX_PLATFORMS'))  # else read while JAX is imported
     _keep_what_others_compile()
     gc.freeze()  # what has been imported stays
@@ -122,6 +132,7 @@ def _run(command: list[str], environment: dict[str, str], outputs: list[pathlib.
             exec(rest[0], {'__name__': '__main__'})
         else:
             sys.argv = command
+            loop.plot_run = plot_run_without_drawing  # the first picture of a process takes a second by itself
             runpy.run_path(kind, run_name='__main__')
     finally:
         # As an interpreter ends; a process of multiprocessing leaves out the latter.

@@ -95,9 +95,9 @@ def _spread(layers: Layers, beta: Array, shape: Surrogate) -> Array:
     return jnp.where(some, of.ff / jnp.where(some, of.f, 1) ** 2, jnp.inf)
 
 
-@functools.partial(jax.jit, static_argnames=('v_th', 'surrogate'))
+@functools.partial(jax.jit, static_argnames='surrogate')
 def beta_for_coherence_by_layer(
-    target: ArrayLike, stats: PyTree, beta: PyTree, *, v_th: float = 1.0, surrogate: str | Surrogate = 'triangular'
+    target: ArrayLike, stats: PyTree, beta: PyTree, *, v_th: ArrayLike = 1.0, surrogate: str | Surrogate = 'triangular'
 ) -> PyTree:
     """The width parameters at which the coherence has a given value, for all layers at once.
 

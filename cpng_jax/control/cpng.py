@@ -20,7 +20,7 @@ from cpng_jax.control.effective_domain import beta_for_chi, chi, domain_half_wid
 from cpng_jax.control.layer_tree import PyTree, floating, leaves_where, like, stats_vector, vector
 from cpng_jax.control.options import Option, choice, number
 from cpng_jax.nn.statistics import MembraneStats, Stats
-from cpng_jax.nn.surrogate import Array, Surrogate
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 
 LIMIT_MODES = ('delayed', 'immediate')
 
@@ -125,7 +125,9 @@ def update(
     measured = stats_vector(stats, beta)
     betas = vector('beta', beta, beta)
     recorder = vector('state.chi_recorder', state.chi_recorder, beta)
-    betas, recorder, chi_now, skipped = _algorithm_1(measured, betas, recorder, config)
+    domain: dict[str, Any] = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
+    delayed = config.limit_mode == 'delayed'
+    betas, recorder, chi_now, skipped = _algorithm_1(measured, betas, recorder, config.chi_limit, delayed, **domain)
 
     report = CPNGReport(like(beta, chi_now), like(beta, recorder), like(beta, skipped))
     new_beta = jax.tree.map(lambda old, new: new.astype(floating(old).dtype), beta, like(beta, betas))
@@ -133,10 +135,12 @@ def update(
     return new_beta, new_state, report
 
 
-@functools.partial(jax.jit, static_argnames='config')
-def _algorithm_1(stats: Stats, beta: Array, recorder: Array, config: CPNGConfig) -> tuple[Array, Array, Array, Array]:
+# Numbers are not part of the program, so that one serves all.
+@functools.partial(jax.jit, static_argnames=('delayed', 'surrogate', 'interval'))
+def _algorithm_1(
+    stats: Stats, beta: Array, recorder: Array, chi_limit: ArrayLike, delayed: bool, **domain: Any
+) -> tuple[Array, Array, Array, Array]:
     """Algorithm 1 on vectors with an element per layer: returns beta, recorder, chi, skipped."""
-    domain: dict[str, Any] = dict(v_th=config.v_th, surrogate=config.surrogate, interval=config.interval)
     chi_now = chi(stats, beta, **domain)
     usable = jnp.isfinite(chi_now)
     if isinstance(stats, MembraneStats):
@@ -144,10 +148,10 @@ def _algorithm_1(stats: Stats, beta: Array, recorder: Array, config: CPNGConfig)
     first = jnp.isinf(recorder)
 
     smallest = jnp.minimum(recorder, chi_now)
-    if config.limit_mode == 'delayed':
-        smallest = jnp.where(recorder < config.chi_limit, config.chi_limit, smallest)
+    if delayed:
+        smallest = jnp.where(recorder < chi_limit, chi_limit, smallest)
     else:
-        smallest = jnp.where(first, smallest, jnp.maximum(smallest, config.chi_limit))
+        smallest = jnp.where(first, smallest, jnp.maximum(smallest, chi_limit))
     new_recorder = jnp.where(usable, smallest, recorder)
 
     adapt = usable & ~first & (new_recorder != chi_now)

@@ -240,7 +240,7 @@ def _radius_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array])
     return radius, (d_target + (near - far) * d_distance) / (near + far)
 
 
-@functools.partial(jax.jit, static_argnames=('v_th', 'surrogate', 'interval'))
+@functools.partial(jax.jit, static_argnames=('surrogate', 'interval'))
 def chi_by_layer(
     stats: PyTree,
     beta: PyTree,
@@ -270,7 +270,7 @@ def chi_by_layer(
     return like(beta, measured)
 
 
-@functools.partial(jax.jit, static_argnames=('v_th', 'surrogate', 'interval'))
+@functools.partial(jax.jit, static_argnames=('surrogate', 'interval'))
 def beta_for_chi_by_layer(
     target: ArrayLike,
     stats: PyTree,

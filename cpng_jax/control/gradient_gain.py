@@ -5,6 +5,7 @@ spikes into one by its currents, E[f(u)^2] times as large in the mean square. Gr
 layer to layer where it passes back what it passes on, E[f(u)^2] Var(c) = r (1 - r). docs/gain.md derives it.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -175,8 +176,14 @@ def beta_for_gain(
     return widest(function, target, layers)
 
 
-class Gradients(NamedTuple):
-    """What a network's gradient depends on besides what its layers measure; hashable, with numbers that are fixed.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=('v_th', 'tau', 'correlation'),
+    meta_fields=('surrogate', 'time_steps', 'detach_reset'),
+)
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """What a network's gradient depends on besides what its layers measure; a pytree of the numbers that may be traced.
 
     Attributes:
       surrogate: the shape.
@@ -188,11 +195,11 @@ class Gradients(NamedTuple):
     """
 
     surrogate: str | Surrogate = 'triangular'
-    v_th: float = 1.0
-    tau: float = 0.5
+    v_th: ArrayLike = 1.0
+    tau: ArrayLike = 0.5
     time_steps: int = 1
     detach_reset: bool = False
-    correlation: float = 0.2
+    correlation: ArrayLike = 0.2
 
 
 class Signals(NamedTuple):
@@ -211,7 +218,7 @@ class Signals(NamedTuple):
     tau: PyTree = None
 
 
-@functools.partial(jax.jit, static_argnames='gradients')
+@jax.jit
 def gain_by_layer(signals: Signals, beta: PyTree, scale: PyTree, gradients: Gradients) -> PyTree:
     """The gain of all layers at once.
 
@@ -232,7 +239,7 @@ def gain_by_layer(signals: Signals, beta: PyTree, scale: PyTree, gradients: Grad
     return like(beta, value)
 
 
-@functools.partial(jax.jit, static_argnames='gradients')
+@jax.jit
 def scale_by_layer(target: ArrayLike, signals: Signals, beta: PyTree, gradients: Gradients) -> PyTree:
     """The heights at which the gain of all layers takes a value, at widths as they are.
 
@@ -252,7 +259,7 @@ def scale_by_layer(target: ArrayLike, signals: Signals, beta: PyTree, gradients:
     return like(beta, scale_for_gain(target, stats, vector('beta', beta, beta), **rest))
 
 
-@functools.partial(jax.jit, static_argnames='gradients')
+@jax.jit
 def beta_by_layer(target: ArrayLike, signals: Signals, scale: PyTree, gradients: Gradients) -> PyTree:
     """The widths at which the gain of all layers takes a value, at heights as they are.
 
@@ -296,7 +303,7 @@ def in_vectors(
     if signals.tau is not None:
         of_each = jax.tree.map(jnp.broadcast_to, signals.tau, jax.tree.map(jnp.shape, beta))
         measured['tau'] = vector('tau', of_each, beta)
-    return stats_vector(signals.membrane, beta), gradients._asdict() | measured
+    return stats_vector(signals.membrane, beta), vars(gradients) | measured
 
 
 def _checked(time_steps: int) -> int:

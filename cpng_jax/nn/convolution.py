@@ -50,6 +50,7 @@ def convolve(
     return _with_own_gradient(*varying_alike((x, kernel)), parts, unit, xla)
 
 
+@functools.partial(jax.jit, inline=True)
 def _by_taps(x: Array, kernel: Array) -> Array:
     """Convolution with stride 1 and zeros around: each tap of the kernel meets some pixels, in a matrix product.
 

@@ -135,6 +135,14 @@ def integrate(
 def _integrate(
     currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
 ) -> tuple[Array, Measured, Array]:
+    return _run(currents, parameters, state, neurons)
+
+
+# Inline, jit leaves no mark in the program: it is traced once for all layers of a network that are alike.
+@functools.partial(jax.jit, static_argnums=3, inline=True)
+def _run(
+    currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
+) -> tuple[Array, Measured, Array]:
     dtype, v_th = currents[0].values.dtype, jnp.asarray(parameters.v_th)
     # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
     emit = lambda u, spike, current: (
@@ -210,6 +218,7 @@ def _forward(
     return outputs, (currents, parameters, state)
 
 
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, Measured, Array]) -> Residuals:
     # asarray: under jit JAX may hand a constant back as a Python number.
     currents, parameters, state = jax.tree.map(jnp.asarray, residuals)

@@ -153,11 +153,18 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+# JSON gives these back as they were; most values are such.
+_AS_THEY_ARE = (bool, int, float, str, type(None))
+
+
 def _as_json(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
     nested = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             nested[key] = _as_json(value, f'{prefix}{key}.')
+            continue
+        if type(value) in _AS_THEY_ARE:
+            nested[key] = value
             continue
         try:
             nested[key] = json.loads(json.dumps(value))

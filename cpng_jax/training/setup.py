@@ -119,7 +119,13 @@ def build(config: Config) -> Setup:
         raise UserError(f'config.epochs is {config.epochs}, which are {steps:,} steps: expected fewer than 2**31.')
     example = network_input(jnp.zeros((1, *dataset.image_shape), jnp.uint8), dataset.mean, dataset.std)
     prepare = functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=config.dtype)
-    shapes = _shapes(config, dataset, model, example)
+
+    # Traced once, for the shapes and for the weights. Not `model.init` itself: others look on as that runs.
+    @functools.partial(jax.jit, inline=True)
+    def init(key: Array, example: Array) -> Mapping[str, Any]:
+        return model.init(key, example)
+
+    shapes = _shapes(config, dataset, init, example)
     time_steps = example.shape[0] if example.ndim == 5 else config.model.time_steps
     settings = _settings(config, layer_paths(shapes['surrogate']), per_epoch, time_steps)
     controller = _controller(config, settings)
@@ -137,7 +143,7 @@ def build(config: Config) -> Setup:
     @functools.partial(jax.jit, out_shardings=home)
     def fresh(key: Array, given: Mapping[str, Array]) -> TrainState:
         # Of the network's own weights, those that are given others are not computed.
-        return started(weights.replaced(model.init(key, example), given))
+        return started(weights.replaced(init(key, example), given))
 
     def initial_state(given: Mapping[str, np.ndarray] | None = None, *, seed: int) -> TrainState:
         # The key from outside: one compiled program, kept on disk, is that of every seed.
@@ -229,10 +235,10 @@ def build_for_seeds(most: int = 16) -> Build:
     return build_or_reuse
 
 
-def _shapes(config: Config, dataset: data.Dataset, model: nn.Module, example: Array) -> Mapping[str, Any]:
+def _shapes(config: Config, dataset: data.Dataset, init: Callable[..., Any], example: Array) -> Mapping[str, Any]:
     """Shapes of the variables of the network, once it is known to fit the images."""
     try:
-        return jax.eval_shape(model.init, jax.random.key(0), example)
+        return jax.eval_shape(init, jax.random.key(0), example)
     except (ValueError, TypeError) as error:
         shape = ' x '.join(map(str, dataset.image_shape))
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error

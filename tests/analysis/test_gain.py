@@ -23,6 +23,7 @@ from cpng_jax.training.setup import build
 @pytest.fixture
 def config(tiny_config):
     """A tiny network of fully connected layers without norms."""
+    tiny_config.batch_size, tiny_config.data.per_class = 128, 0
     tiny_config.model.time_steps = 3
     tiny_config.model.stages = ()
     tiny_config.model.head = (16, 12)

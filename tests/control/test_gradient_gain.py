@@ -1,5 +1,6 @@
 """The gain of a layer against its equation, and its inverses."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -271,6 +272,19 @@ def measured(collections):
     )
     signals = Signals(*(pick(name, 1) for name in collections))
     return signals, pick('surrogate', 0), pick('scale', 0)
+
+
+def test_one_program_serves_every_threshold_decay_and_correlation():
+    signals, beta, scale = measured(['membrane', 'currents', 'firing_rate'])
+    traced, found, once = [], set(), 0
+    shape = dataclasses.replace(BUMP, gradient=lambda x, beta: traced.append(x) or BUMP.gradient(x, beta))
+    for numbers in ((1.0, 0.5, 0.2), (0.7, 0.5, 0.2), (0.7, 0.25, 0.2), (0.7, 0.25, 0.1)):
+        network = Gradients(shape, **dict(zip(('v_th', 'tau', 'correlation'), numbers, strict=True)), time_steps=2)
+        gains = gain_by_layer(signals, beta, scale, network)
+        found.add(float(gains['first']['beta']))
+        once = len(traced) if len(found) == 1 else once
+    assert len(found) == 4
+    assert len(traced) == once > 0
 
 
 def test_all_layers_at_once_from_collections():

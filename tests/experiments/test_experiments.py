@@ -227,7 +227,7 @@ def test_what_counts_in_some_arms_alone_has_its_default_in_the_others(tmp_path):
 def finished(tmp_path_factory, shrink):
     """Three arms with two seeds, run: the plan, its cells, the workdir and what was reported."""
     config, workdir = shrink(digits.get_config()), tmp_path_factory.mktemp('experiments')
-    config.epochs = 2
+    config.epochs, config.batch_size, config.data.per_class = 2, 128, 0  # enough for CPNG to move beta
     plan = plan_of('from_scratch', config)
     plan = plan._replace(arms=plan.arms[:3])
     cells = grid.cells_of(plan, config, [0, 1], workdir)

@@ -87,6 +87,9 @@ def test_a_run_as_a_user_has_it_is_that_of_the_tests(tmp_path, tiny_config):
         assert there['test_loss'] == pytest.approx(here['test_loss'], rel=0.05)
         assert there['chi'] == pytest.approx(here['chi'], abs=0.02)
         assert there['skipped'] == here['skipped'] == []
+    pictures = list((tmp_path / 'there' / 'plots').iterdir())
+    assert len(pictures) == 4
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
 
 
 def test_keys_are_listed_without_data_or_a_workdir(tmp_path):

@@ -38,7 +38,7 @@ def test_another_configuration_is_refused_by_the_changed_keys(tmp_path, tiny_con
     tiny_config.batch_size = 9
     for function in (workdir.check, workdir.acquire):
         with pytest.raises(
-            UserError, match=r'another configuration: batch_size: 128 -> 9; cpng.beta_init: 1.0 -> 2.0\.'
+            UserError, match=r'another configuration: batch_size: 32 -> 9; cpng.beta_init: 1.0 -> 2.0\.'
         ):
             function(tmp_path, tiny_config, keys.table())
     assert (tmp_path / 'config.json').read_text() == before

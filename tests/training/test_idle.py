@@ -85,8 +85,14 @@ def small(**changes):
     name = changes.get('data.name', 'digits')
     if name in edge:
         config.data[edge[name]] = 8
-    with config.ignore_type():
-        config.update_from_flattened_dict(changes)
+    for key, value in changes.items():
+        *sections, last = key.split('.')
+        section = functools.reduce(getattr, sections, config)
+        if isinstance(value, type(section[last])):
+            section[last] = value
+        else:  # which takes ten times as long
+            with config.ignore_type():
+                section[last] = value
     residual = {'blocks': (1,), 'widths': (1,), 'stem_width': 1}
     config.model.update({'stages': ((2,),)} if config.model.name.startswith('vgg') else residual)
     return config

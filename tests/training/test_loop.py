@@ -139,6 +139,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(undisturbed, tmp_path, tiny_co
     """SIGKILL at two moments, SIGINT at a third, then to the end: the weights of the run that nobody disturbed."""
     workdir = tmp_path / 'run'
     tiny_config.checkpoint.every_steps = 2
+    tiny_config.data.threads = 2  # which `undisturbed` has none of
     for step in (2, 13):
         process = start(workdir, tiny_config)
         wait_for_checkpoint(process, workdir, step)
@@ -208,8 +209,8 @@ def test_late_divergence_keeps_the_checkpoint_before(tmp_path, tiny_config, monk
 @pytest.mark.trains
 def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
     """Two seeds each; the accuracies differ by less than seeds do."""
-    tiny_config.model.stages = ((8,), (16,))
-    tiny_config.epochs = 6
+    tiny_config.update_from_flattened_dict({'data.per_class': 0, 'batch_size': 128, 'model.stages': ((8,), (16,))})
+    tiny_config.epochs = tiny_config.checkpoint.every_epochs = 6
     accuracies = {}
     for dtype, seed in itertools.product(('float32', 'bfloat16'), range(2)):
         tiny_config.dtype, tiny_config.seed = dtype, seed
@@ -240,7 +241,7 @@ def test_cpng_off_keeps_width_and_height_and_still_reports_chi(tmp_path, tiny_co
 @pytest.mark.parametrize('accumulate', [1, 2])
 def test_the_heights_before_the_first_step_are_those_of_the_first_batch(tiny_config, accumulate):
     """Of its first part, where it is taken in parts: at these the gain is 1 by the potentials themselves."""
-    tiny_config.update_from_flattened_dict({'cpng.rule': 'gain', 'optim.accumulate': accumulate, 'batch_size': 256})
+    tiny_config.update_from_flattened_dict({'cpng.rule': 'gain', 'optim.accumulate': accumulate, 'batch_size': 64})
     built = build(tiny_config)
     state = built.initial_state()
     with built.train_batches(first_step=0) as batches:
