@@ -79,7 +79,8 @@ def beta_for_coherence(
     """
     shape = get_surrogate(surrogate)
     layers, (target,) = _layers(stats, v_th, target)
-    return widest(lambda octave: _spread(layers, 2**octave, shape), 1 / target, layers)
+    beta = widest(lambda octave: _spread(layers, 2**octave, shape), 1 / target, layers)
+    return jnp.where(target < 1, beta, 0)  # which a wide domain reaches by rounding alone
 
 
 def _layers(
