@@ -1,5 +1,6 @@
 """The experiments: the arms of each, and the baseline that each arm is compared with."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -308,10 +309,11 @@ def folder_of(arm: Arm, plan: Plan, config: Config, retired: Mapping[str, Retire
       arm: one of the plan.
       plan: the experiment.
       config: the configuration that the arms change.
-      retired: keys whose names are taken where they were those of a change; for the folder of older results.
+      retired: keys whose names are taken where they were those of a change, and values are written out in full; for
+        the folder of older results.
 
     Returns:
-      The name, such as `cpng.beta_init=2.0,cpng.enabled=False`.
+      The name, such as `cpng.beta_init=2.0,cpng.enabled=False`; without spaces, and short for many layers, too.
     """
     base = flatten(config)
     changes = {key: value for key, value in arm.changes.items() if base.get(key) != value}
@@ -320,8 +322,19 @@ def folder_of(arm: Arm, plan: Plan, config: Config, retired: Mapping[str, Retire
             if changes.get(key.becomes) == new:
                 changes[name] = old
                 del changes[key.becomes]
-    parts = [f'{key}={value}' for key, value in sorted(changes.items())]
+    in_words = _in_short if retired is None else str
+    parts = [f'{key}={in_words(value)}' for key, value in sorted(changes.items())]
     if arm.beta_of is not None:
         (other,) = (other for other in plan.arms if other.label == arm.beta_of)
         parts.append(f'beta_of({folder_of(other, plan, config, retired)})')
     return ','.join(parts) or 'as_configured'
+
+
+def _in_short(value: Any) -> str:
+    """A value as part of a folder's name: of widths, or stages of widths, those that repeat are counted, `8x3_24x9`."""
+    if not isinstance(value, tuple):
+        return str(value)
+    if any(isinstance(part, tuple) for part in value):
+        return '_'.join(map(_in_short, value))
+    runs = [(part, len([*alike])) for part, alike in itertools.groupby(value)]
+    return '-'.join(f'{part}x{count}' if count > 1 else str(part) for part, count in runs)

@@ -19,6 +19,7 @@ from cpng_jax.runtime.workdir import write_json
 from cpng_jax.training import keys, loop, setup
 
 _RESULT = 'result.json'
+_LONGEST = 255  # bytes of a folder's name, in most file systems
 _PAUSE = 2  # seconds between two looks at a cell of another job
 
 Row = dict[str, Any]
@@ -92,7 +93,8 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
 
 def _folder(workdir: pathlib.Path, names: Sequence[str], seed: int) -> pathlib.Path:
     """The folder of a cell: by the first name, today's, unless there is one by a former name alone."""
-    folders = [workdir / 'cells' / name / f'seed_{seed}' for name in names]
+    # Former names may be longer than any folder's.
+    folders = [workdir / 'cells' / name / f'seed_{seed}' for name in names if len(name.encode()) <= _LONGEST]
     return next((folder for folder in folders if folder.exists()), folders[0])
 
 

@@ -238,7 +238,7 @@ def _end_epoch(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainStat
 def _warn(setup: Setup, display: Display, row: dict[str, Any], warned: bool) -> bool:
     """Warns of a gain that is off, once in a run; returns whether that has been done."""
     held = 'currents' in setup.controller.needs  # by a rule that goes by the gain
-    cure = 'config.cpng.every=batch sets it more often' if held else 'config.cpng.rule=gain holds it at 1'
+    cure = 'config.cpng.every=batch sets it more often' if held else 'config.cpng.rule=coherent_gain holds it at 1'
     warning = None if warned else gain_warning(row, cure)
     if warning:
         display.print(warning)

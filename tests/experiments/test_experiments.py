@@ -193,6 +193,18 @@ def test_results_in_a_folder_named_after_a_retired_key_are_found(tmp_path):
     assert of()[0].folder == first
 
 
+def test_folders_of_deep_networks_have_short_names_and_those_of_older_results_are_found(tmp_path):
+    config = digits.get_config()
+    config.model.stages = ((8, 8), (16, 24), (32,))
+    of = lambda layers: grid.cells_of(plan_of('depth', config, [layers]), config, [0], tmp_path)[-1].folder
+    short = of(200).relative_to(tmp_path / 'cells').parts[0]
+    assert short == 'cpng.rule=cpng_gain,model.stages=8x80_16x80_32x40'
+    old = tmp_path / 'cells' / 'cpng.rule=cpng_gain,model.stages=((8, 8), (16, 16), (32,))' / 'seed_0'
+    assert of(5).parent.name == 'cpng.rule=cpng_gain,model.stages=8x2_16x2_32'
+    old.mkdir(parents=True)
+    assert of(5) == old
+
+
 @pytest.mark.parametrize('size', [0.5, float('inf'), float('nan')])
 def test_sizes_of_a_batch_are_integers(size):
     with pytest.raises(UserError, match=rf'--values is {size:g}, expected sizes of a batch, such as 32,64\.'):

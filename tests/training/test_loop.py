@@ -291,7 +291,7 @@ def test_a_gain_that_is_off_is_said_once(tmp_path, tiny_config, monkeypatch, cap
     tiny_config.epochs = 2
     loop.run(tiny_config, tmp_path)
     assert said == [1]
-    assert capsys.readouterr().out.splitlines().count('  off: config.cpng.rule=gain holds it at 1') == 1
+    assert capsys.readouterr().out.splitlines().count('  off: config.cpng.rule=coherent_gain holds it at 1') == 1
 
 
 @pytest.mark.trains
