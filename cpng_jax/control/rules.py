@@ -3,6 +3,7 @@
 from cpng_jax.control import (
     chi_gain,
     coherent_gain,
+    condition_iv,
     cpng,
     cpng_gain,
     ds_atgo,
@@ -23,6 +24,7 @@ RULES: dict[str, Rule] = {
     'chi_gain': chi_gain.RULE,
     'cpng_gain': cpng_gain.RULE,
     'gain_width': gain_width.RULE,
+    'condition_iv': condition_iv.RULE,
     'mpd_agl': mpd_agl.RULE,
     'ds_atgo': ds_atgo.RULE,
     'lsg': lsg.RULE,

@@ -66,6 +66,7 @@ _BY_GAIN = {
     'chi and gain': CPNG | {'cpng.rule': 'chi_gain'},
     'gain': CPNG | {'cpng.rule': 'gain'},
     'gain by the width': CPNG | {'cpng.rule': 'gain_width'},
+    'Condition IV': CPNG | {'cpng.rule': 'condition_iv'},
     'CPNG x gain': CPNG | {'cpng.rule': 'cpng_gain'},
 }
 

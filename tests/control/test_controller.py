@@ -190,7 +190,7 @@ def test_what_follows_starts_by_the_beta_that_was_found(updates, seen):
         ('dspike', {'every': 'batch'}, 'config.cpng.every is batch, expected epoch'),
         *(
             (name, {'fixed_threshold': False}, 'expected config.neuron.kind lif with it')
-            for name in ('chi_gain', 'gain', 'gain_width', 'cpng_gain')
+            for name in ('coherent_gain', 'chi_gain', 'gain', 'gain_width', 'cpng_gain', 'condition_iv')
         ),
         ('from_run', {'options': {}}, "config.cpng.beta_from '', expected the folder of a run"),
     ],

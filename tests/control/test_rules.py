@@ -218,7 +218,7 @@ def test_a_decay_at_the_end_of_its_range_cannot_be_learnt(tau, tiny_config):
         ({'neuron.learn_tau': True, 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
         *(
             ({'neuron.kind': 'ds_atgo', 'cpng.rule': name}, r'config\.cpng\.rule goes by the gain, .*kind lif with it')
-            for name in ('chi_gain', 'gain', 'gain_width', 'cpng_gain')
+            for name in ('coherent_gain', 'chi_gain', 'gain', 'gain_width', 'cpng_gain', 'condition_iv')
         ),
     ],
 )

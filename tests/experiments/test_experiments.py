@@ -61,7 +61,16 @@ def test_the_factors_of_the_paper():
 
 
 def test_rules_by_the_gain_are_compared_from_several_starts_and_at_several_depths():
-    rules = ['fixed', 'CPNG', 'coherence and gain', 'chi and gain', 'gain', 'gain by the width', 'CPNG x gain']
+    rules = [
+        'fixed',
+        'CPNG',
+        'coherence and gain',
+        'chi and gain',
+        'gain',
+        'gain by the width',
+        'Condition IV',
+        'CPNG x gain',
+    ]
     swept = ['fixed at 0.25', 'fixed at 0.5', 'fixed at 0.75', 'fixed at 1.5']
     plan = plan_of('gain', values=[3.0, 0.5])
     assert [(arm.factors['rule'], arm.factors['beta']) for arm in plan.arms] == [
