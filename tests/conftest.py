@@ -114,7 +114,7 @@ def _pictures_are_not_drawn() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[str, Any]]:
     """A run of the tiny configuration with CPNG from start to end: its folder, to read only, and its result."""
-    from cpng_jax.training import loop  # here, for tests of the library alone need none of it
+    from tests.runs import run_with_pictures  # here, for tests of the library alone need none of it
 
     workdir = tmp_path_factory.mktemp('undisturbed')
-    return workdir, loop.run(_shrink(digits.get_config()), workdir)
+    return workdir, run_with_pictures(_shrink(digits.get_config()), workdir)

@@ -11,10 +11,17 @@ import jax
 import numpy as np
 
 from configs import digits
-from cpng_jax.runtime import checkpoint_reader, metrics, sharding
+from cpng_jax.runtime import checkpoint_reader, metrics, plots, sharding
 from cpng_jax.runtime.config import flatten
+from cpng_jax.training import loop
 from cpng_jax.training.setup import build
 from tests import forked
+
+
+def run_with_pictures(config, workdir):
+    """A run in this process whose pictures are drawn, too."""
+    with mock.patch.object(loop, 'plot_run', plots.plot_run):
+        return loop.run(config, workdir)
 
 
 def start(workdir, config, environment=None, mode='train'):

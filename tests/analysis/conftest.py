@@ -6,7 +6,7 @@ import pytest
 
 from configs import digits
 from cpng_jax.analysis.run import Run
-from cpng_jax.training import loop
+from tests.runs import run_with_pictures
 
 
 @pytest.fixture(scope='session')
@@ -20,7 +20,7 @@ def fixed_workdir(tmp_path_factory, shrink):
     """Folder of the same run without."""
     config, workdir = shrink(digits.get_config()), tmp_path_factory.mktemp('runs') / 'fixed'
     config.cpng.enabled = False
-    loop.run(config, workdir)
+    run_with_pictures(config, workdir)
     return workdir
 
 

@@ -71,7 +71,7 @@ def test_a_picture_and_tables(run, tmp_path):
         assert float(row['growth']) == pytest.approx(ratio)
     assert '# Gradients by layer, trained weights\n' in paths[2].read_text()
     alone = gradients.draw([run], tmp_path, betas=(1.0,), images=10_000)
-    assert 'on 1437 training images' in alone[2].read_text()
+    assert 'on 360 training images' in alone[2].read_text()
     assert '| run |' not in alone[2].read_text()
 
 

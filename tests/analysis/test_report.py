@@ -92,7 +92,7 @@ def test_page_of_a_run(run, monkeypatch):
     for column, what in ((6, 'beta'), (7, 'scale'), (8, 'chi'), (9, 'gain')):
         assert float(epochs[-1][column]) == pytest.approx(np.median(list(last[what].values())), rel=1e-3)
     changed = {row[0]: row[1:] for row in tables['key', 'value', 'configs/base.py']}
-    assert changed['batch_size'] == ['128', '256']
+    assert changed['batch_size'] == ['32', '256']
     assert changed['model.stages'] == ['[[4], [8]]', '']
     assert 'optim.momentum' not in changed
     assert dict(map(tuple, tables['key', 'value']))['optim.momentum'] == '0.9'

@@ -467,13 +467,15 @@ def test_a_picture_has_a_curve_for_each_rule(monkeypatch, tmp_path):
     assert [line.get_label() for line in curves] == [
         'fixed',
         'CPNG',
+        'coherence and gain',
         'chi and gain',
         'gain',
         'gain by the width',
+        'Condition IV',
         'CPNG x gain',
     ]
-    assert len({str(line.get_color()) for line in curves}) == 6
-    for line, first in zip(curves, range(0, 24, 4), strict=True):
+    assert len({str(line.get_color()) for line in curves}) == len(curves)
+    for line, first in zip(curves, range(0, 4 * len(curves), 4), strict=True):
         np.testing.assert_allclose(line.get_xdata(), [0.25, 0.5, 1, 2])
         np.testing.assert_allclose(line.get_ydata(), 50.5 + np.arange(first, first + 4))
     assert axes.get_xscale() == 'log'

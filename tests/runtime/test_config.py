@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from cpng_jax.control import rules
 from cpng_jax.runtime import config as configuration
 from cpng_jax.runtime.config import Key, Keys, Only, Retired
 from cpng_jax.runtime.errors import UserError
@@ -45,7 +46,7 @@ def test_each_config_file_is_valid_and_documented(path):
         (
             'cpng.rule',
             'dspik',
-            'one of cpng, gain, chi_gain, cpng_gain, gain_width, mpd_agl, ds_atgo, lsg, dspike, fixed, from_run',
+            'one of ' + ', '.join(rules.RULES),
         ),
         ('cpng.per', 'neuron', 'one of layer, channel'),
         ('cpng.chi', 'exact', 'one of gaussian, counted'),

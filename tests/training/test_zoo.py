@@ -71,16 +71,16 @@ def parsed(line):
 def test_the_card_tells_the_run(tiny, entry):
     config, workdir = tiny
     card, (row,) = cpng_jax.card(entry), metrics.read_epochs(workdir)
-    changed = ['batch_size', 'data.validation', 'epochs', 'model.stages', 'model.time_steps']
+    changed = ['batch_size', 'data.per_class', 'data.validation', 'epochs', 'model.stages', 'model.time_steps']
     assert differing(flatten(digits.get_config()), card['config'], keys.table()) == changed
     assert card['config'] == flatten(config) | {
-        key: flatten(digits.get_config())[key] for key in ('data.dir', 'eval.batch_size')
+        key: flatten(digits.get_config())[key] for key in ('data.dir', 'data.threads', 'eval.batch_size')
     }
     assert card['configuration'] == 'digits'
     assert card['weights'] == 'of epoch 1, the last: nothing was chosen'
     assert card['seconds'] == pytest.approx(row['wall_seconds'], abs=0.1)
     assert card['environments'] == json.loads((workdir / 'environment.json').read_text())
-    assert card['examples'] == {'train': 1150, 'validation': 287, 'test': 360}
+    assert card['examples'] == {'train': 360, 'validation': 287, 'test': 360}
     assert card['parameters'] == sum(
         array.size for name, array in entries.read(entry).items() if name.startswith('params/')
     )
@@ -152,16 +152,16 @@ def test_given_weights_are_evaluated_and_a_run_that_started_from_them_by_its_che
     other.init_from = str(entry)
     loop.run(other, tmp_path / 'tuned')
     capsys.readouterr()
-    assert evaluated(tmp_path / 'tuned')['step'] == 8
-    assert capsys.readouterr().out.startswith('latest checkpoint, step 8: test accuracy ')
+    assert evaluated(tmp_path / 'tuned')['step'] == 11
+    assert capsys.readouterr().out.startswith('latest checkpoint, step 11: test accuracy ')
     other.init_from = str(tmp_path / 'tuned')
-    assert evaluated(tmp_path / 'none')['step'] == 8
-    assert capsys.readouterr().out.startswith(f'{tmp_path / "tuned"}, checkpoint of step 8: test accuracy ')
+    assert evaluated(tmp_path / 'none')['step'] == 11
+    assert capsys.readouterr().out.startswith(f'{tmp_path / "tuned"}, checkpoint of step 11: test accuracy ')
     other.init_skip = 'output,surrogate'
     with pytest.raises(UserError, match=r"init_skip is 'output,surrogate', which leaves params/output/dense/bias at"):
         evaluated(tmp_path / 'none')
     other.init_skip = 'surrogate,scale'  # has no effect on an answer
-    assert evaluated(tmp_path / 'none')['step'] == 8
+    assert evaluated(tmp_path / 'none')['step'] == 11
 
 
 @pytest.mark.trains
