@@ -1,5 +1,4 @@
-# make train, make test, make quick, make check, make bench: each sets up what it needs on a fresh machine. What is
-# installed is compiled as it is first imported, which is less than all of it.
+# make train, make test, make quick, make check, make bench: each sets up what it needs on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
@@ -41,7 +40,7 @@ $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'cpng_jax needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $(READY)
 
 $(PEERS)/ready: benchmarks/requirements.txt benchmarks/peers.txt
