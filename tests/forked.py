@@ -104,10 +104,13 @@ def run(*command: object, environment: Mapping[str, str] | None = None) -> subpr
 
 
 def plot_run_without_drawing(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """What `plots.plot_run` does, but for the drawing of what it has laid out: the files are empty."""
-    from cpng_jax.runtime import plots
+    """What `plots.plot_run` does, but for the drawing of what it has laid out: files that are not there stay empty."""
+    from cpng_jax.runtime import files, plots
 
-    with mock.patch.object(plots, 'to_png', return_value=b''):
+    def save(figure: object, path: pathlib.Path) -> pathlib.Path:
+        return path if path.exists() else files.replace(path, b'')
+
+    with mock.patch.object(plots, 'save', save):
         return plots.plot_run(workdir)
 
 

@@ -262,6 +262,16 @@ def surrogates_of(config):
             tree(MembraneDistances(jnp.zeros((*channels, len(DISTANCES))))),
         )
         start = Observed(params=params, membrane=unseen[0], distances=unseen[1], **silent)
+        # Nor is that all that a rule may do: of a layer that spikes.
+        alive = Observed(
+            params=params,
+            membrane=tree(MembraneStats(*[jnp.ones(channels)] * 2)),
+            distances=tree(MembraneDistances(jnp.broadcast_to(np.minimum(DISTANCES, 1), (*channels, len(DISTANCES))))),
+            currents=silent['currents'],
+            firing_rate=tree(jnp.full(channels, 0.2)),
+        )
+        begun, _ = controller.start(alive, given, state)
+        trained.append([np.broadcast_to(leaf, 2).tolist() for leaf in jax.tree.leaves(begun)])
         given, state = controller.start(start, given, state)
     for step in range(1, len(VARIANCES) + 1):
         first_of_pool = step - 2 if config.cpng.statistics == 'epoch_mean' and step % 2 == 0 else step - 1
