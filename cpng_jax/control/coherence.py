@@ -45,7 +45,7 @@ def coherence(
     Source: docs/gain.md, Eq. 10.
     """
     layers, (beta,) = _layers(stats, v_th, beta)
-    inverse = _spread(layers, beta, get_surrogate(surrogate))
+    inverse = _inverse(layers, beta, get_surrogate(surrogate))
     defined = layers.usable & jnp.isfinite(inverse) & (inverse > 0)
     return jnp.where(defined, 1 / jnp.where(defined, inverse, 1), jnp.nan)
 
@@ -79,7 +79,7 @@ def beta_for_coherence(
     """
     shape = get_surrogate(surrogate)
     layers, (target,) = _layers(stats, v_th, target)
-    beta = widest(lambda octave: _spread(layers, 2**octave, shape), 1 / target, layers)
+    beta = widest(lambda octave: _inverse(layers, 2**octave, shape), 1 / target, layers)
     return jnp.where(target < 1, beta, 0)  # which a wide domain reaches by rounding alone
 
 
@@ -89,7 +89,7 @@ def _layers(
     return in_layers(stats, 1.0, 0.5, v_th, 0.0, 0.0, positive)  # of currents, rate and time nothing depends
 
 
-def _spread(layers: Layers, beta: Array, shape: Surrogate) -> Array:
+def _inverse(layers: Layers, beta: Array, shape: Surrogate) -> Array:
     """One over the coherence, which rises with beta; infinite where no potential lies inside."""
     of = moments_of(layers.stats, beta, layers.v_th, shape)
     some = of.f > 0
