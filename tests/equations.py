@@ -19,10 +19,15 @@ def eq_2(currents, tau, v_th):
 
 
 def eq_3_and_4(x, beta, shape):
+    """The surrogate gradient at distance x from the threshold."""
+    x, beta = np.asarray(x, np.float64), np.asarray(beta, np.float64)
     if shape == 'triangular':
         return np.where(np.abs(x) < 1 / beta, beta * (1 - beta * np.abs(x)), 0.0)
     if shape == 'rectangular':
         return np.where(np.abs(x) < 1 / (2 * beta), beta, 0.0)
+    if shape == 'dspike':  # of Li et al., NeurIPS 2021
+        sech = 1 / np.cosh(np.minimum(beta * np.abs(x), 300))
+        return np.where(np.abs(x) <= 0.5, beta / (2 * np.tanh(beta / 2)) * sech**2, 0.0)
     return beta / (1 + (np.pi * beta * x) ** 2)
 
 

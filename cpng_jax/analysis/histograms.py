@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from cpng_jax.control.effective_domain import domain_radius
 from cpng_jax.nn.surrogate import get_surrogate
 from cpng_jax.runtime.plots import ACCENT, GREY, QUIET, new_figure
 
@@ -44,14 +45,14 @@ class Layer(NamedTuple):
     bins: np.ndarray
 
 
-def draw(layers: Sequence[Layer], v_th: float, surrogate: str, half_width: float) -> 'Figure':
+def draw(layers: Sequence[Layer], v_th: float, surrogate: str, interval: str = 'paper') -> 'Figure':
     """Draws the potentials of each layer with the Gaussian of Eq. 6, the surrogate gradient and its effective domain.
 
     Args:
       layers: their distributions.
       v_th: threshold.
       surrogate: name of the shape.
-      half_width: half the width of the effective domain, in units of 1/beta.
+      interval: which one chi counts, see `effective_domain.domain_half_width`.
 
     Returns:
       A figure with a panel for each layer.
@@ -61,7 +62,7 @@ def draw(layers: Sequence[Layer], v_th: float, surrogate: str, half_width: float
     figure = new_figure(2.5 * columns + 0.3, 2.0 * rows + 0.9)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, layer in zip(panels, layers, strict=False):
-        _draw_layer(axes, layer, v_th, surrogate, half_width)
+        _draw_layer(axes, layer, v_th, surrogate, interval)
     for axes in panels[len(layers) :]:
         axes.set_visible(False)
     handles, names = panels[0].get_legend_handles_labels()
@@ -69,9 +70,9 @@ def draw(layers: Sequence[Layer], v_th: float, surrogate: str, half_width: float
     return figure
 
 
-def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, half_width: float) -> None:
+def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, interval: str) -> None:
     """Draws a panel; densities share the vertical axis, the surrogate gradient is scaled to their height."""
-    radius = half_width / layer.beta
+    radius = float(domain_radius(layer.beta, surrogate, interval))
     low, high = _limits(layer, v_th, radius)
     axes.axvspan(max(v_th - radius, low), min(v_th + radius, high), color=_DOMAIN, linewidth=0, label='domain')
     density = layer.bins / (layer.count * np.diff(layer.edges))
@@ -83,8 +84,8 @@ def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, half_wi
         axes.plot(x, gaussian, color='black', linewidth=1, label='Gaussian')
         # A spike of equal potentials, those of neurons without input, would make all else flat.
         peak = min(peak, 3 * gaussian.max())
-    slope = np.asarray(get_surrogate(surrogate).gradient(jnp.asarray(x - v_th), jnp.asarray(layer.beta)))
-    axes.plot(x, slope * (0.9 * peak / layer.beta), color=ACCENT, linewidth=1.2, label='surrogate gradient')
+    slope = np.asarray(get_surrogate(surrogate).gradient(jnp.asarray([*(x - v_th), 0.0]), jnp.asarray(layer.beta)))
+    axes.plot(x, slope[:-1] * (0.9 * peak / slope[-1]), color=ACCENT, linewidth=1.2, label='surrogate gradient')
     axes.axvline(v_th, color=GREY, linestyle='--', linewidth=0.8, label='threshold')
     axes.set_xlim(low, high)
     axes.set_ylim(0, 1.1 * peak)

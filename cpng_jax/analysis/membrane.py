@@ -15,7 +15,7 @@ import numpy as np
 from cpng_jax.analysis import histograms
 from cpng_jax.analysis.histograms import Layer
 from cpng_jax.analysis.run import Run
-from cpng_jax.control.effective_domain import chi, domain_half_width
+from cpng_jax.control.effective_domain import chi, domain_radius
 from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data.dataset import Example, Source
 from cpng_jax.data.pipeline import Batch, eval_batches
@@ -66,7 +66,7 @@ def analyse(run: Run) -> list[pathlib.Path]:
     layers = measure(run.setup, run.state)
     images = min(MOST_IMAGES, len(run.setup.dataset.test))
     neuron, interval = run.config.neuron, run.config.cpng.interval
-    figure = histograms.draw(layers, neuron.v_th, neuron.surrogate, domain_half_width(neuron.surrogate, interval))
+    figure = histograms.draw(layers, neuron.v_th, neuron.surrogate, interval)
     figure.suptitle(f'Membrane potentials, {run.title()}: {images} test images', fontsize=11)
     rows = [
         {
@@ -152,7 +152,6 @@ class _EvenlySpaced:
 def _steps(setup: Setup) -> tuple[Callable[..., list[Sums]], Callable[..., list[MembraneStats]]]:
     """Makes the jitted functions of a batch: the sums of each layer, and the mean and variance that bins go by."""
     config, model = setup.config, setup.model
-    half_width = domain_half_width(config.neuron.surrogate, config.cpng.interval)
 
     def potentials_of(variables: dict[str, Any], image: Array) -> list[Array]:
         return jax.tree.leaves(model.apply(variables, setup.prepare(image), mutable=['potentials'])[1])
@@ -161,7 +160,7 @@ def _steps(setup: Setup) -> tuple[Callable[..., list[Sums]], Callable[..., list[
     def sums(variables: dict[str, Any], image: Array, frame: list[MembraneStats]) -> list[Sums]:
         potentials, betas = potentials_of(variables, image), jax.tree.leaves(variables['surrogate'])
         return [
-            count(u, where, config.neuron.v_th, half_width / beta)
+            count(u, where, config.neuron.v_th, domain_radius(beta, config.neuron.surrogate, config.cpng.interval))
             for u, beta, where in zip(potentials, betas, frame, strict=True)
         ]
 

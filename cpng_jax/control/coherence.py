@@ -33,7 +33,7 @@ def coherence(
         many, any shape.
       beta: width parameter; broadcasts with the statistics. The height does not matter.
       v_th: threshold; broadcasts with the statistics.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
 
     Returns:
       The coherence, 0 to 1, at least float32, of the broadcast shape. NaN where the potentials are constant, none lies

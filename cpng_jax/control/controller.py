@@ -8,6 +8,7 @@ As in optax, a controller knows nothing of models, devices or epochs. Whoever tr
 and calls `update` once an epoch or once a batch.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 from cpng_jax.control.layer_tree import PyTree, layer_name, leaves_where
 from cpng_jax.control.options import Option
-from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
 
 State = Any
 
@@ -229,4 +230,15 @@ def goes_by_moments(settings: Settings, name: str) -> str | None:
     return (
         f'config.cpng.chi is counted and config.cpng.rule is {name}, which goes by mean and variance: '
         'expected gaussian with it.'
+    )
+
+
+def sets_the_support(settings: Settings, name: str) -> str | None:
+    """The conflict of a rule that asks for the width of the support where that does not depend on beta."""
+    shape = get_surrogate(settings.surrogate)
+    if math.isinf(shape.reach):
+        return None
+    return (
+        f'config.neuron.surrogate is {shape.name} and config.cpng.rule is {name}, which sets the width of the interval '
+        f'where the gradient is not 0: that of {shape.name} is the same for every beta, expected another shape with it.'
     )

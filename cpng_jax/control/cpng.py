@@ -34,7 +34,7 @@ class CPNGConfig:
       limit_mode: 'delayed', as Algorithm 1 prints it: the recorder first takes a chi below the limit and is
         raised to the limit at the next call; 'immediate': the recorder never stays below the limit.
       interval: which interval chi counts, 'paper' or 'support', see `domain_half_width`.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`: that of the network.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`: that of the network.
       v_th: threshold of the network's neurons.
 
     Raises:

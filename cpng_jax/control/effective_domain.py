@@ -23,7 +23,7 @@ def domain_half_width(surrogate: str | Surrogate = 'triangular', interval: str =
     """Half the width of the effective domain, in units of 1/beta.
 
     Args:
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       interval: 'paper' takes the surrogate's `half_width`, 1 for every shape of the paper
         (Sec. 5.2); 'support' takes where its gradient is non-zero (1/2 for rectangular), or
         `half_width` where that is everywhere.
@@ -42,21 +42,50 @@ def domain_half_width(surrogate: str | Surrogate = 'triangular', interval: str =
     return surrogate.half_width
 
 
+def domain_radius(beta: ArrayLike, surrogate: str | Surrogate = 'triangular', interval: str = 'paper') -> Array:
+    """Half the width of the effective domain, in units of the membrane potential.
+
+    Args:
+      beta: width parameter, at least 0, any shape.
+      surrogate: see `domain_half_width`, as what follows.
+      interval: 'paper' or 'support'.
+
+    Returns:
+      r, at least float32, of the shape of beta: `domain_half_width` over beta, infinite where beta is 0, and at most
+      the reach of the shape, which for the three of the paper is infinite.
+
+    Raises:
+      ValueError: unknown surrogate or interval.
+    """
+    beta = jnp.asarray(beta)
+    beta = beta.astype(at_least_float32(beta.dtype))
+    positive = beta != 0
+    radius = jnp.where(positive, domain_half_width(surrogate, interval) / jnp.where(positive, beta, 1), jnp.inf)
+    return jnp.minimum(radius, get_surrogate(surrogate).reach)
+
+
 def beta_of_width(width: ArrayLike, surrogate: str | Surrogate) -> Array:
     """The width parameter at which a surrogate gradient is non-zero in an interval of a given width.
 
-    That of arctan is non-zero everywhere: it gets the beta of the triangular one.
+    That of arctan is non-zero everywhere: it gets the beta of the triangular one. That of Dspike is non-zero in one
+    interval whatever beta is, and has none.
 
     Args:
       width: of the interval around the threshold, greater than 0, any shape.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
 
     Returns:
       beta, at least float32, of the same shape.
 
     Raises:
-      ValueError: unknown surrogate.
+      ValueError: unknown surrogate, or one whose gradient is non-zero in an interval that does not depend on beta.
     """
+    shape = get_surrogate(surrogate)
+    if not math.isinf(shape.reach):
+        raise ValueError(
+            f'surrogate is {shape.name}, which is non-zero within {shape.reach:g} of the threshold whatever beta is: '
+            'no beta makes that another width.'
+        )
     width = jnp.asarray(width)
     return 2 * domain_half_width(surrogate, 'support') / width.astype(at_least_float32(width.dtype))
 
@@ -79,12 +108,6 @@ def _gaussian(
     sigma = jnp.sqrt(jnp.where(spread, variance, 1))
     distance = jnp.abs(jnp.where(finite, v_th - mean, 0))
     return sigma, distance, other, (spread, finite)
-
-
-def _radius(width: float, beta: Array) -> Array:
-    """The half-width of the domain, infinite where beta is 0."""
-    positive = beta != 0
-    return jnp.where(positive, width / jnp.where(positive, beta, 1), jnp.inf)
 
 
 def _mass(distance: Array, half_width: Array) -> Array:
@@ -161,12 +184,11 @@ def chi(
     Raises:
       ValueError: unknown surrogate or interval.
     """
-    width = domain_half_width(surrogate, interval)
     if isinstance(stats, MembraneDistances):
         beta = _like_shares(stats.shares, beta)
-        return _counted_share(stats.shares, _radius(width, beta))
+        return _counted_share(stats.shares, domain_radius(beta, surrogate, interval))
     sigma, distance, beta, (spread, finite) = _gaussian(stats, v_th, beta)
-    radius = _radius(width, beta)
+    radius = domain_radius(beta, surrogate, interval)
     share = jnp.where(spread, _mass(distance / sigma, radius / sigma), (distance < radius).astype(sigma.dtype))
     return jnp.where(finite, share, jnp.nan)
 
@@ -196,9 +218,9 @@ def beta_for_chi(
 
     Returns:
       beta, at least float32, of the broadcast shape. 0 says that no beta gives that chi: the target is not
-      strictly between 0 and 1, the variance is 0, fewer potentials lie within a distance of 32, or a number is not
-      finite. Never NaN. Differentiable by all of its numbers, as an implicit function; where it is 0, so are its
-      derivatives.
+      strictly between 0 and 1, the variance is 0, fewer potentials lie within a distance of 32 or within the reach of
+      the shape, or a number is not finite. Never NaN. Differentiable by all of its numbers, as an implicit function;
+      where it is 0, so are its derivatives.
 
     Raises:
       ValueError: unknown surrogate or interval.
@@ -211,8 +233,8 @@ def beta_for_chi(
         solvable = spread & (target > 0) & (target < 1) & jnp.isfinite(distance / sigma)
         ask = lambda value, other: jnp.where(solvable, value, other)
         radius = _radius_in_sigma(ask(distance / sigma, 0), ask(target, 0.5)) * sigma
-    # So small a radius that beta would be infinite is none.
-    solvable &= radius > width / jnp.finfo(radius.dtype).max
+    # So small a radius that beta would be infinite is none, nor is one that no beta has.
+    solvable &= (radius > width / jnp.finfo(radius.dtype).max) & (radius < get_surrogate(surrogate).reach)
     return jnp.where(solvable, width / jnp.where(solvable, radius, 1), 0)
 
 

@@ -47,7 +47,7 @@ def gain(
       currents: variance of the currents, Var(c).
       firing_rate: share of neurons and time steps that spike, r.
       v_th: threshold.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       tau: decay of the membrane potential per time step; without effect at one time step.
       time_steps: T of the gradient.
       correlation: of the gradients by a neuron's spikes at two time steps: 1 behind the last layer, 0.1 to 0.4 deep in

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.control.controller import Controller, Rule, Settings, stateless
+from cpng_jax.control.controller import Controller, Rule, Settings, sets_the_support, stateless
 from cpng_jax.control.effective_domain import beta_of_width
 from cpng_jax.control.layer_tree import PyTree
 from cpng_jax.nn.neuron_layer import DECAY
@@ -68,7 +68,7 @@ def _make(settings: Settings) -> Controller:
 
 def _conflict(settings: Settings) -> str | None:
     if settings.decay_learnt:
-        return None
+        return sets_the_support(settings, 'lsg')
     return 'config.cpng.rule is lsg, whose width follows a decay that is learnt: set config.neuron.learn_tau to True.'
 
 

@@ -83,7 +83,9 @@ def moments_of(stats: MembraneStats | MembraneDistances, beta: Array, v_th: Arra
       mean. From 8 on the Gaussian is taken as 0.
     """
     # Infinite by itself: inf / beta would have a derivative that is not finite either.
-    support = jnp.full_like(beta, jnp.inf) if math.isinf(surrogate.support) else surrogate.support / beta
+    support = jnp.full_like(beta, surrogate.reach)
+    if not math.isinf(surrogate.support):
+        support = jnp.minimum(support, surrogate.support / beta)
     width = surrogate.half_width / beta
     if isinstance(stats, MembraneDistances):
         x, mass = _counted_points(stats, support)

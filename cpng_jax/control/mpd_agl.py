@@ -12,7 +12,7 @@ interval, a layer has one beta, and the statistics are those of all T and serve 
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.control.controller import Controller, Rule, Settings, goes_by_moments, stateless
+from cpng_jax.control.controller import Controller, Rule, Settings, goes_by_moments, sets_the_support, stateless
 from cpng_jax.control.effective_domain import beta_of_width
 from cpng_jax.nn.statistics import MembraneStats, is_stats
 from cpng_jax.nn.surrogate import Array, Surrogate
@@ -44,5 +44,5 @@ def _make(settings: Settings) -> Controller:
 RULE = Rule(
     'MPD-AGL: 2 sigma as the width (Jiang et al., IJCAI 2025, Theorems 1 and 2)',
     make=_make,
-    conflict=lambda settings: goes_by_moments(settings, 'mpd_agl'),
+    conflict=lambda settings: goes_by_moments(settings, 'mpd_agl') or sets_the_support(settings, 'mpd_agl'),
 )

@@ -12,6 +12,8 @@ from cpng_jax.runtime.errors import UserError, nearest
 
 FIXED = {'cpng.enabled': False}
 CPNG = {'cpng.enabled': True}
+# Tables 3 and 6.
+_SHAPES = ('triangular', 'rectangular', 'arctan')
 # Table 5, column CPNG + TET.
 _TET = {
     'loss.name': 'tet',
@@ -93,7 +95,7 @@ def chi_limit(config: Config, values: Sequence[float] | None) -> Plan:
 def surrogates(config: Config, values: Sequence[float] | None) -> Plan:
     """CPNG on each shape of the surrogate gradient, and with TET (Tables 3 and 6)."""
     arms = []
-    for shape, loss in [*((shape, 'mean_output') for shape in SURROGATES), ('triangular', 'tet')]:
+    for shape, loss in [*((shape, 'mean_output') for shape in _SHAPES), ('triangular', 'tet')]:
         name = shape + (' + TET' if loss == 'tet' else '')
         shared = {'neuron.surrogate': shape} | (_TET if loss == 'tet' else {})
         factors = {'surrogate': shape, 'loss': loss}

@@ -61,7 +61,7 @@ def adapted_lif(
       thresholds: `[T]`, to be taken instead of those of the potentials, as evaluation does.
       tau: decay of the membrane potential per time step, 0 to 1.
       v_th: threshold at the start, which that of a step is compared with.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       scale: factor of the surrogate gradient, scalar or broadcastable to `[...]`.
       time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.

@@ -83,7 +83,7 @@ def lif(
         gradient is 0.
       tau: decay of the membrane potential per time step, 0 to 1; 1 is integrate-and-fire without leak.
       v_th: threshold, scalar or broadcastable to `[...]`.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
       implementation: 'scan', or 'pallas' for the kernels of `pallas_loop`, which are for one GPU, take numbers for tau
@@ -225,7 +225,7 @@ def lif_reference(
       beta: width of the surrogate gradient, scalar or broadcastable to `[...]`.
       tau: decay of the membrane potential per time step, 0 to 1.
       v_th: threshold, scalar or broadcastable to `[...]`.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       scale: factor of the surrogate gradient, scalar or broadcastable to `[...]`.
       initial_state: what the reset has left of the membrane potentials before the first step, `[...]`.

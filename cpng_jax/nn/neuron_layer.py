@@ -40,7 +40,7 @@ class LIF(nn.Module):
     Attributes:
       tau: decay of the membrane potential per time step; 1 is integrate-and-fire.
       v_th: threshold.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       beta_init: width at initialisation.
       detach_reset: drop the gradient through the reset.
       implementation: 'scan' or 'pallas', see `lif`.

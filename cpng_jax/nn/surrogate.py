@@ -30,17 +30,20 @@ class Surrogate:
         is 0; `math.inf` where it never is.
       half_width: half the width, in units of 1/beta, of the effective domain that chi counts.
         The paper takes 1 for every shape (Sec. 5.2).
+      reach: distance from the threshold, in units of the potential, from which on `gradient` is 0 whatever beta is;
+        `math.inf` where there is none. The effective domain ends there at the latest.
     """
 
     name: str
     gradient: Callable[[Array, Array], Array]
     support: float
     half_width: float = 1.0
+    reach: float = math.inf
 
     def __post_init__(self) -> None:
         if not callable(self.gradient):
             raise TypeError(f'Surrogate {self.name!r}: gradient must be a function f(x, beta), got {self.gradient!r}.')
-        for field in ('support', 'half_width'):
+        for field in ('support', 'half_width', 'reach'):
             value = getattr(self, field)
             if not value > 0:
                 raise ValueError(f'Surrogate {self.name!r}: {field} must be greater than 0, got {value!r}.')
@@ -60,18 +63,33 @@ def _arctan(x: Array, beta: Array) -> Array:
     return beta / (1 + jnp.square(math.pi * beta * x))
 
 
+def _dspike(x: Array, beta: Array) -> Array:
+    # sech^2 by an exponential that can only vanish: 1 - tanh^2 has few digits far from the threshold.
+    fall = jnp.exp(-2 * beta * jnp.abs(x))
+    inside = jnp.abs(x) <= _DSPIKE_REACH
+    return jnp.where(inside, 2 * beta * fall / (jnp.tanh(_DSPIKE_REACH * beta) * jnp.square(1 + fall)), 0)
+
+
+# Of the potential: the sides of a unit interval around the threshold, as Li et al. have it.
+_DSPIKE_REACH = 0.5
+
 TRIANGULAR = Surrogate('triangular', _triangular, support=1.0)
 RECTANGULAR = Surrogate('rectangular', _rectangular, support=0.5)
 ARCTAN = Surrogate('arctan', _arctan, support=math.inf)
 
-SURROGATES = {surrogate.name: surrogate for surrogate in (TRIANGULAR, RECTANGULAR, ARCTAN)}
+# Li et al., "Differentiable Spike", NeurIPS 2021: the derivative of a scaled tanh, whose temperature is beta here. From
+# a rectangle of width 1 at beta = 0 it narrows within that interval; from beta = 6 on its peak is beta / 2, so that
+# one over it, which is the half-width of the domain of the paper's shapes, is 2 / beta.
+DSPIKE = Surrogate('dspike', _dspike, support=math.inf, half_width=2.0, reach=_DSPIKE_REACH)
+
+SURROGATES = {surrogate.name: surrogate for surrogate in (TRIANGULAR, RECTANGULAR, ARCTAN, DSPIKE)}
 
 
 def get_surrogate(surrogate: str | Surrogate) -> Surrogate:
     """Looks a surrogate gradient up by name.
 
     Args:
-      surrogate: 'triangular', 'rectangular', 'arctan', or a `Surrogate`, which is returned as is.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike', or a `Surrogate`, which is returned as is.
 
     Returns:
       The `Surrogate`.
@@ -134,7 +152,7 @@ def spike(
       u: membrane potential, floating, any shape.
       beta: width parameter, greater than 0; scalar or of a shape that broadcasts to that of `u`.
       v_th: threshold; scalar or of a shape that broadcasts to that of `u`.
-      surrogate: 'triangular', 'rectangular', 'arctan' or a `Surrogate`.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       scale: factor of the surrogate gradient: its height apart from its width; scalar or of a shape that broadcasts to
         that of `u`. 1 is the paper's.
 

@@ -116,7 +116,7 @@ def make_layer(std=0.5, beta=1.0, name='conv01/lif'):
 
 
 def test_a_panel_shows_histogram_gaussian_surrogate_and_domain():
-    figure = histograms.draw([make_layer(beta=2.0)], 1.0, 'triangular', 1.0)
+    figure = histograms.draw([make_layer(beta=2.0)], 1.0, 'triangular')
     (axes,) = figure.axes
     gaussian, surrogate, threshold = axes.get_lines()
     x, y = gaussian.get_data()
@@ -132,13 +132,13 @@ def test_a_panel_shows_histogram_gaussian_surrogate_and_domain():
 
 @pytest.mark.parametrize('count', [1, 5, 41])
 def test_each_layer_has_a_panel(count):
-    figure = histograms.draw([make_layer(name=f'{n}/lif') for n in range(count)], 1.0, 'arctan', 1.0)
+    figure = histograms.draw([make_layer(name=f'{n}/lif') for n in range(count)], 1.0, 'arctan')
     assert sum(axes.get_visible() for axes in figure.axes) == count
 
 
 @pytest.mark.parametrize('layer', [make_layer(std=0.0), make_layer(beta=0.01), make_layer(beta=200.0)])
 def test_threshold_and_potentials_are_always_in_the_panel(layer):
-    (axes,) = histograms.draw([layer], 1.0, 'rectangular', 1.0).axes
+    (axes,) = histograms.draw([layer], 1.0, 'rectangular').axes
     low, high = axes.get_xlim()
     assert low < 1.0 < high
     assert low < layer.mean < high

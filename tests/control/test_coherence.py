@@ -31,7 +31,7 @@ def by_the_equation(mean, variance, beta, v_th, shape):
     return f**2 / ff
 
 
-@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('shape', [*SHAPES, 'dspike'])
 def test_it_is_that_of_the_equation(shape):
     cases = np.array([(0.0, 1.25, 1.0), (-0.7, 0.8, 0.4), (0.4, 0.3, 2.5), (-1.0, 4.0, 0.15)])
     mean, variance, beta = cases.T
@@ -41,7 +41,7 @@ def test_it_is_that_of_the_equation(shape):
     np.testing.assert_allclose(found, [by_the_equation(*case, 0.9, shape) for case in cases], rtol=1e-7)
 
 
-@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('shape', [*SHAPES, 'dspike'])
 def test_the_mean_of_a_gradient_over_many_neurons_has_that_share(shape):
     """Drawn potentials: what a gradient of all ones keeps in its mean, over its mean square."""
     u = np.random.default_rng(0).normal(-0.2, 1.1, 1_000_000)
@@ -78,6 +78,16 @@ def test_the_coherence_at_the_result_is_the_target(distance, sigma, target, v_th
     found = coherence(stats, beta, v_th=f32(v_th), surrogate=shape)
     # An edge of the rectangle falls between two nodes or not, which is what the quadrature is good for.
     np.testing.assert_allclose(found, target, rtol=1e-5 if shape != 'rectangular' else 1e-4)
+
+
+def test_a_shape_of_fixed_support_has_no_more_than_its_rectangle():
+    """Dspike at its widest: the coherence is the share of potentials within half a unit of the threshold."""
+    stats = MembraneStats(f32(-0.1), f32(1.2))
+    inside = norm.cdf(1.6, scale=np.sqrt(1.2)) - norm.cdf(0.6, scale=np.sqrt(1.2))
+    assert coherence(stats, f32(1e-3), surrogate='dspike') == pytest.approx(inside, rel=1e-4)
+    found = beta_for_coherence(f32([0.5 * inside, 1.1 * inside]), stats, surrogate='dspike')
+    assert found[0] > 1
+    assert found[1] == 0
 
 
 floats = st.floats(width=32, allow_subnormal=False)

@@ -187,6 +187,8 @@ def test_what_follows_starts_by_the_beta_that_was_found(updates, seen):
         ('mpd_agl', {'counted': True}, 'config.cpng.chi is counted and config.cpng.rule is mpd_agl'),
         ('ds_atgo', {'counted': True}, 'config.cpng.chi is counted and config.cpng.rule is ds_atgo'),
         ('lsg', {'decay_learnt': False}, 'set config.neuron.learn_tau to True'),
+        ('lsg', {'decay_learnt': True, 'surrogate': 'dspike'}, 'surrogate is dspike and config.cpng.rule is lsg'),
+        ('mpd_agl', {'surrogate': 'dspike'}, 'surrogate is dspike and config.cpng.rule is mpd_agl'),
         ('dspike', {'every': 'batch'}, 'config.cpng.every is batch, expected epoch'),
         *(
             (name, {'fixed_threshold': False}, 'expected config.neuron.kind lif with it')

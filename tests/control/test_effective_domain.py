@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from cpng_jax.control import effective_domain
 from cpng_jax.control.effective_domain import domain_half_width
-from cpng_jax.nn.statistics import MembraneStats
+from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import SURROGATES, Surrogate
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
@@ -90,6 +90,27 @@ def test_half_width_scales_the_interval(surrogate, interval, half_width):
     stats, beta = stats_at(f64([-1, 0.3]), 0.8), f32([0.7, 1.5])
     share = chi(stats, beta, surrogate=surrogate, interval=interval)
     np.testing.assert_allclose(share, eq_6(stats, half_width / beta), atol=1e-6)
+
+
+@pytest.mark.parametrize('interval', ['paper', 'support'])
+def test_a_domain_ends_where_the_shape_does_whatever_beta_is(interval):
+    """Dspike: 2 / beta, but half a unit at most; there chi does not move with beta, and no beta gives a larger one."""
+    stats, beta = stats_at(f64(-0.7), 0.9), f32([0, 0.1, 3, 4, 5, 40])
+    share = chi(stats, beta, surrogate='dspike', interval=interval)
+    np.testing.assert_allclose(share, eq_6(stats, np.minimum(2 / np.maximum(beta, 1e-9), 0.5)), atol=1e-6)
+    counts = MembraneDistances(f32(eq_6(stats, DISTANCES)))
+    np.testing.assert_allclose(chi(counts, beta, surrogate='dspike', interval=interval), share, atol=0.01)
+    for measured in (stats, counts):
+        target = chi(measured, f32([5, 40, 3]), surrogate='dspike', interval=interval) * f32([1, 1, 1.01])
+        found = beta_for_chi(target, measured, surrogate='dspike', interval=interval)
+        np.testing.assert_allclose(found, [5, 40, 0], rtol=1e-4)
+
+
+def test_no_beta_widens_a_support_that_is_fixed():
+    with pytest.raises(
+        ValueError, match=r'surrogate is dspike, which is non-zero within 0\.5 of the threshold whatever'
+    ):
+        effective_domain.beta_of_width(1.0, 'dspike')
 
 
 def test_defaults_are_the_paper():

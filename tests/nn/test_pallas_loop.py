@@ -53,7 +53,9 @@ def check(shape, constant, dtype, beta, tau, v_th, neurons, seed):
     expected, _, _ = eq_7_and_8(upstream, u, s, beta, tau, v_th, neurons.surrogate.name, neurons.detach_reset)
     # The recursion may grow: rounding errors are those of its largest value.
     scale = 1 + np.abs(expected).max()
-    expected = expected.sum(0, keepdims=True) if constant else expected
+    if constant:
+        expected = expected.sum(0, keepdims=True)
+        scale = max(scale, np.abs(expected).max())
     # The reference adds the gradients of constant currents up in their own dtype.
     reference = run_reference(*args)
     for (s_, m, v, d), rounded in (((s, u.mean(), u.var(), expected), 1), (reference, len(s) if constant else 1)):

@@ -14,25 +14,16 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from cpng_jax.nn.surrogate import SURROGATES, Surrogate, get_surrogate, spike
+from tests.equations import eq_3_and_4
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 f64: Any = functools.partial(np.asarray, dtype=np.float64)
-SHAPES = ('triangular', 'rectangular', 'arctan')
+SHAPES = ('triangular', 'rectangular', 'arctan', 'dspike')
 EPSILON = {'float32': 1e-6, 'bfloat16': 2**-8, 'float16': 2**-11}
 repeatable = settings(deadline=None, derandomize=True, max_examples=60)
 # Multiples of 1/64 up to 4: potentials whose differences are exact, so that edges are hit exactly.
 grid = st.integers(-256, 256).map(lambda n: n / 64)
 widths = st.floats(0.0625, 16, width=32)
-
-
-def eq_3_and_4(x, beta, shape):
-    """The surrogate gradient at distance x from the threshold, in float64."""
-    x, beta = np.asarray(x, np.float64), np.asarray(beta, np.float64)
-    if shape == 'triangular':
-        return np.where(np.abs(x) < 1 / beta, beta * (1 - beta * np.abs(x)), 0.0)
-    if shape == 'rectangular':
-        return np.where(np.abs(x) < 1 / (2 * beta), beta, 0.0)
-    return beta / (1 + (np.pi * beta * x) ** 2)
 
 
 @functools.partial(jax.jit, static_argnames='surrogate')
@@ -81,22 +72,34 @@ def test_backward_is_eq_3_and_4(shape, data):
 def test_gradient_integrates_to_one(shape, beta):
     surrogate = SURROGATES[shape]
     gradient = jax.jit(lambda x: surrogate.gradient(x, jnp.float32(beta)))
-    half = surrogate.support / beta
+    half = min(surrogate.support / beta, surrogate.reach)
     area, _ = integrate.quad(lambda x: float(gradient(f32(x))), -half, half, epsabs=1e-4, epsrel=1e-4)
     assert area == pytest.approx(1, abs=1e-4)
     if math.isfinite(half):
-        outside = f32([-2 * half, -half, half, 2 * half])
+        outside = f32([-2 * half, -1.001 * half, 1.001 * half, 2 * half])
         np.testing.assert_array_equal(gradient(outside), np.zeros(4))
+
+
+def test_dspike_narrows_from_a_rectangle_to_a_peak_of_half_its_temperature():
+    x = f32(np.linspace(-0.5, 0.5, 11))
+    np.testing.assert_allclose(SURROGATES['dspike'].gradient(x, f32(1e-3)), np.ones(11), rtol=1e-5)
+    np.testing.assert_allclose(SURROGATES['dspike'].gradient(f32(0), f32([6, 20, 100])), [3, 10, 50], rtol=0.01)
+    # The difference of their scaled tanh, of which it is the derivative.
+    step = lambda u, b: (np.tanh(b * (u - 1)) + np.tanh(b / 2)) / (2 * np.tanh(b / 2))
+    u, b = np.linspace(0.51, 1.49, 50), 3.0
+    differences = (step(u + 1e-5, b) - step(u - 1e-5, b)) / 2e-5
+    np.testing.assert_allclose(SURROGATES['dspike'].gradient(f32(u - 1), f32(b)), differences, rtol=1e-4)
 
 
 @pytest.mark.parametrize('shape', SHAPES)
 @repeatable
 @given(x=st.floats(-1e6, 1e6, width=32), beta=widths)
-def test_gradient_is_even_and_lies_between_zero_and_beta(shape, x, beta):
+def test_gradient_is_even_and_lies_between_zero_and_its_peak(shape, x, beta):
     gradient = SURROGATES[shape].gradient
     left, right, peak = gradient(f32([-x, x, 0]), f32([beta] * 3))
     assert left == right
-    assert 0 <= right <= peak == f32(beta)
+    assert 0 <= right <= peak
+    assert peak == pytest.approx(beta / (2 * math.tanh(beta / 2)) if shape == 'dspike' else beta, rel=1e-6)
 
 
 @pytest.mark.parametrize('shape', SHAPES)
@@ -225,13 +228,13 @@ def test_own_surrogate(rng):
 def test_get_surrogate(shape):
     assert get_surrogate(shape) is SURROGATES[shape]
     assert SURROGATES[shape].name == shape
-    assert SURROGATES[shape].half_width == 1  # Sec. 5.2
+    assert SURROGATES[shape].half_width == (2 if shape == 'dspike' else 1)  # Sec. 5.2
 
 
 @pytest.mark.parametrize(
     ('error', 'message', 'call'),
     [
-        (ValueError, "one of triangular, rectangular, arctan .*'gauss'", lambda: get_surrogate('gauss')),
+        (ValueError, "one of triangular, rectangular, arctan, dspike .*'gauss'", lambda: get_surrogate('gauss')),
         (ValueError, "'gauss'", lambda: spike(1.0, 1.0, 1.0, 'gauss')),
         (TypeError, 'name or a cpng_jax.Surrogate, got 3', lambda: get_surrogate(3)),  # pyright: ignore[reportArgumentType]
         (TypeError, 'u must be floating, got dtype int32', lambda: spike(np.ones(1, np.int32), 1.0)),
