@@ -42,6 +42,7 @@ summary { cursor: pointer; color: var(--accent); padding: .4rem 0 }
 _LEAST_SCALE = 0.42
 _MOST_SCALE = 0.66
 
+_PNG_STARTS, _PNG_ENDS = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 _TEXT = ' class="text"'
 
 
@@ -124,8 +125,11 @@ def picture(png: bytes, name: str) -> str:
 
 
 def picture_file(path: pathlib.Path) -> str:
-    """Embeds the picture of a file."""
-    return picture(path.read_bytes(), path.stem)
+    """Embeds the picture of a file; of one that is empty or cut off, as by a full disk, says that it is."""
+    png = path.read_bytes()
+    if png.startswith(_PNG_STARTS) and png.endswith(_PNG_ENDS):
+        return picture(png, path.stem)
+    return f'<p>{html.escape(path.name)} is not a whole picture: draw it again.</p>\n'
 
 
 def markdown(text: str, drawing: str = '') -> str:

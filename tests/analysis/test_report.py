@@ -12,7 +12,7 @@ import pytest
 from matplotlib.image import imread
 
 from cpng_jax.analysis import beta, report
-from cpng_jax.analysis.html import document, folded, section, table
+from cpng_jax.analysis.html import document, folded, picture_file, section, table
 from cpng_jax.analysis.run import Run
 from cpng_jax.runtime import plots
 from cpng_jax.runtime.errors import UserError
@@ -160,3 +160,12 @@ def test_what_is_written_is_escaped():
     text = document('<a>', section('b & c', table(['<x>'], [['<script>']]), folded('<d>', '')))
     assert '<script>' not in text
     Page(text)
+
+
+def test_a_picture_that_is_cut_off_is_named_and_the_page_goes_on(tmp_path):
+    path = plots.save(plots.new_figure(4, 3), tmp_path / 'beta.png')
+    assert picture_file(path).startswith('<div')
+    whole = path.read_bytes()
+    for part in (b'', whole[:20], whole[:-1]):
+        path.write_bytes(part)
+        assert picture_file(path) == '<p>beta.png is not a whole picture: draw it again.</p>\n'
