@@ -41,8 +41,8 @@ summary { cursor: pointer; color: var(--accent); padding: .4rem 0 }
 # Pictures have 150 pixels to the inch. Below the least scale their letters are too small: the picture scrolls instead.
 _LEAST_SCALE = 0.42
 _MOST_SCALE = 0.66
-
 _PNG_STARTS, _PNG_ENDS = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+
 _TEXT = ' class="text"'
 
 
