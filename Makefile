@@ -40,7 +40,9 @@ $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'cpng_jax needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@# What pip does on one core; some packages bring files that no Python can compile.
+	@$(RUN) -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	@touch $(READY)
 
 $(PEERS)/ready: benchmarks/requirements.txt benchmarks/peers.txt

@@ -102,7 +102,7 @@ def tiny_config() -> Config:
 
 @pytest.fixture(autouse=True)
 def _pictures_are_not_drawn() -> Iterator[None]:
-    """A run ends with pictures, a fifth of its time: here they are made but not drawn, other than for `undisturbed`."""
+    """A run ends with pictures, a fifth of its time: here they are empty, other than those of `undisturbed`."""
     loop = sys.modules.get('cpng_jax.training.loop')  # tests of the library alone need none of it
     if loop is None:
         yield

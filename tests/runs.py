@@ -1,6 +1,7 @@
 """Runs of train.py in processes of their own, and what they leave."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -14,14 +15,29 @@ from configs import digits
 from cpng_jax.runtime import checkpoint_reader, metrics, plots, sharding
 from cpng_jax.runtime.config import flatten
 from cpng_jax.training import loop
-from cpng_jax.training.setup import build
+from cpng_jax.training.setup import build_for_seeds
 from tests import forked
+
+# Grain draws a place in the order of few examples by trial and error, a quarter of a millisecond each; runs of tests
+# draw the same again and again.
+with contextlib.suppress(ImportError):
+    from grain._src.python.experimental.index_shuffle.python import index_shuffle_module as places
+
+    places.index_shuffle = functools.cache(places.index_shuffle)
+
+# Runs of one configuration, started again and again, need not be traced again and again.
+build_once = build_for_seeds(most=6)
+
+
+def run_shared(config, workdir, mode='train'):
+    """A run in this process that shares what it builds with others of equal configurations."""
+    return loop.run(config, workdir, mode, build=build_once)
 
 
 def run_with_pictures(config, workdir):
     """A run in this process whose pictures are drawn, too."""
     with mock.patch.object(loop, 'plot_run', plots.plot_run):
-        return loop.run(config, workdir)
+        return run_shared(config, workdir)
 
 
 def start(workdir, config, environment=None, mode='train'):
@@ -96,7 +112,7 @@ def latest(workdir):
 
 def final_state(config, workdir):
     """The latest checkpoint of a run as numpy arrays by path."""
-    restored = checkpoint_reader.restore(workdir, build(config).state_shapes)
+    restored = checkpoint_reader.restore(workdir, build_once(config).state_shapes)
     assert restored is not None
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(restored[0]))
     return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}

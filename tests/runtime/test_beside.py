@@ -8,8 +8,7 @@ from cpng_jax.analysis import chi, report
 from cpng_jax.analysis.run import Run
 from cpng_jax.runtime import metrics
 from cpng_jax.runtime.errors import BusyError
-from cpng_jax.training import loop
-from tests.runs import contents, finish, start, wait_for_checkpoint
+from tests.runs import contents, finish, run_shared, start, wait_for_checkpoint
 
 pytestmark = [pytest.mark.processes, pytest.mark.trains]
 
@@ -27,17 +26,17 @@ def test_a_run_that_saves_every_step_is_read_beside_it_and_has_no_second(tmp_pat
     process = start(workdir, by_step)
     wait_for_checkpoint(process, workdir, 12)  # the first epoch has ended
     try:
-        steps = [loop.run(by_step, workdir, 'eval')['step'] for _ in range(2)]
+        steps = [run_shared(by_step, workdir, 'eval')['step'] for _ in range(2)]
         assert 12 <= steps[0] <= steps[1]
         by_step.eval.checkpoint = 'best'
-        assert loop.run(by_step, workdir, 'eval')['step'] % 11 == 0
-        loop.run(by_step, workdir, 'summary')
+        assert run_shared(by_step, workdir, 'eval')['step'] % 11 == 0
+        run_shared(by_step, workdir, 'summary')
         run = Run(workdir)
         assert int(run.state.step) >= steps[-1]
         chi.analyse(run)
         report.analyse(run)
         with pytest.raises(BusyError, match=rf'^The run in .* is under way, by process {process.pid} on '):
-            loop.run(by_step, workdir)
+            run_shared(by_step, workdir)
         assert process.poll() is None
         wait_for_checkpoint(process, workdir, int(run.state.step) + 2)
     finally:
@@ -48,6 +47,6 @@ def test_a_run_that_saves_every_step_is_read_beside_it_and_has_no_second(tmp_pat
     rows = [row['step'] for row in metrics.read_epochs(workdir)]
     assert rows == list(range(11, rows[-1] + 1, 11))
     before = contents(workdir)
-    loop.run(by_step, workdir, 'eval')
-    loop.run(by_step, workdir, 'summary')
+    run_shared(by_step, workdir, 'eval')
+    run_shared(by_step, workdir, 'summary')
     assert contents(workdir) == before

@@ -9,8 +9,8 @@ import pytest
 from configs import digits
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
-from cpng_jax.training import loop, optim
-from tests.runs import assert_bitwise_equal, epoch_rows, final_state, stopped_at
+from cpng_jax.training import optim
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, run_shared, stopped_at
 
 pytestmark = pytest.mark.trains
 
@@ -20,7 +20,7 @@ def finished(tmp_path_factory, shrink):
     """A finished run of two epochs, and its result."""
     config, workdir = shrink(digits.get_config()), tmp_path_factory.mktemp('finished')
     config.epochs = 2
-    return workdir, loop.run(config, workdir)
+    return workdir, run_shared(config, workdir)
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def lengthened(finished, tmp_path_factory, shrink):
     config, workdir = shrink(digits.get_config()), tmp_path_factory.mktemp('lengthened') / 'run'
     config.epochs = 4
     shutil.copytree(finished[0], workdir)
-    return workdir, loop.run(config, workdir)
+    return workdir, run_shared(config, workdir)
 
 
 def test_it_goes_on_by_the_schedule_of_the_new_length(finished, lengthened, tiny_config):
@@ -61,10 +61,10 @@ def test_a_stop_in_between_changes_no_bit(finished, lengthened, tiny_config, tmp
     shutil.copytree(finished[0], workdir)
     tiny_config.epochs = 4
     with stopped_at(6), pytest.raises(Stopped, match='SIGTERM: saved at step 27'):
-        loop.run(tiny_config, workdir)
+        run_shared(tiny_config, workdir)
     said = 'raised epochs from 2 to 4: from step 22 on the learning rate is that of 44 steps in all, '
     assert said in capsys.readouterr().out
-    loop.run(tiny_config, workdir)
+    run_shared(tiny_config, workdir)
     assert said not in capsys.readouterr().out
     assert_bitwise_equal(final_state(tiny_config, workdir), final_state(tiny_config, lengthened[0]))
     assert epoch_rows(workdir) == epoch_rows(lengthened[0])
@@ -74,7 +74,7 @@ def test_it_is_what_the_longer_run_makes_of_that_checkpoint(finished, lengthened
     """What was configured before leaves no trace but the state itself."""
     shutil.copytree(finished[0] / 'checkpoints', tmp_path / 'run' / 'checkpoints')
     tiny_config.epochs = 4
-    loop.run(tiny_config, tmp_path / 'run')
+    run_shared(tiny_config, tmp_path / 'run')
     assert not (tmp_path / 'run' / 'config_history.json').exists()
     assert_bitwise_equal(final_state(tiny_config, tmp_path / 'run'), final_state(tiny_config, lengthened[0]))
     assert epoch_rows(tmp_path / 'run') == epoch_rows(lengthened[0])[2:]
@@ -85,5 +85,5 @@ def test_fewer_epochs_are_refused(lengthened, tiny_config):
     with pytest.raises(
         UserError, match=r'epochs: 4 -> 3 \(epochs may be raised, not lowered\)\. Choose another --workd'
     ):
-        loop.run(tiny_config, lengthened[0])
+        run_shared(tiny_config, lengthened[0])
     assert epoch_rows(lengthened[0]) == before

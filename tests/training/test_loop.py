@@ -20,7 +20,7 @@ from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.signals import Stopped
 from cpng_jax.training import loop, setup
 from cpng_jax.training.setup import build
-from tests.runs import assert_bitwise_equal, epoch_rows, final_state, start, stopped_at, wait_for_checkpoint
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, run_shared, start, stopped_at, wait_for_checkpoint
 
 STEPS = 33
 
@@ -56,7 +56,7 @@ def test_a_run_leaves_what_it_promises(undisturbed, tiny_config):
 def test_a_finished_run_is_not_trained_again(undisturbed, tiny_config, capsys):
     workdir, result = undisturbed
     before = epoch_rows(workdir)
-    again = loop.run(tiny_config, workdir)
+    again = run_shared(tiny_config, workdir)
     assert again == result
     assert epoch_rows(workdir) == before
     assert 'is finished' in capsys.readouterr().out
@@ -67,7 +67,7 @@ def test_a_finished_run_is_not_trained_again(undisturbed, tiny_config, capsys):
 def test_evaluation_counts_each_test_image_once(undisturbed, tiny_config, batch_size, capsys):
     workdir, result = undisturbed
     tiny_config.eval.batch_size = batch_size
-    measured = loop.run(tiny_config, workdir, 'eval')
+    measured = run_shared(tiny_config, workdir, 'eval')
     assert measured['examples'] == 360
     assert measured['step'] == STEPS
     assert measured['test_accuracy'] == pytest.approx(result['test_accuracy'], abs=1e-9)
@@ -104,7 +104,7 @@ def test_the_summary_sees_into_blocks_that_the_backward_pass_computes_again(undi
 def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
     workdir, result = undisturbed
     tiny_config.eval.checkpoint = 'best'
-    measured = loop.run(tiny_config, workdir, 'eval')
+    measured = run_shared(tiny_config, workdir, 'eval')
     assert measured['step'] == 11 * result['best_epoch']
     assert measured['test_accuracy'] == pytest.approx(result['best_accuracy'], abs=1e-9)
 
@@ -215,7 +215,7 @@ def test_bfloat16_learns_as_well_as_float32(tmp_path, tiny_config):
     for dtype, seed in itertools.product(('float32', 'bfloat16'), range(2)):
         tiny_config.dtype, tiny_config.seed = dtype, seed
         workdir = tmp_path / f'{dtype}{seed}'
-        accuracies.setdefault(dtype, []).append(loop.run(tiny_config, workdir)['test_accuracy'])
+        accuracies.setdefault(dtype, []).append(run_shared(tiny_config, workdir)['test_accuracy'])
         rows = epoch_rows(workdir)
         assert len(rows) == 6
         assert all(np.isfinite([row['train_loss'], row['test_loss']]).all() for row in rows)

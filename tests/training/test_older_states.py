@@ -9,10 +9,10 @@ import pytest
 from cpng_jax.control.cpng import CPNGState
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.workdir import write_json
-from cpng_jax.training import loop, older_states
+from cpng_jax.training import older_states
 from cpng_jax.training.setup import build
 from cpng_jax.training.state import TrainState
-from tests.runs import assert_bitwise_equal, epoch_rows, final_state
+from tests.runs import assert_bitwise_equal, epoch_rows, final_state, run_shared
 
 
 def as_v1(state: TrainState) -> older_states.TrainState:
@@ -53,13 +53,13 @@ def test_a_run_of_an_older_version_goes_on_bit_for_bit(tmp_path, tiny_config, ch
     tiny_config.update_from_flattened_dict(changes)
     tiny_config.epochs, tiny_config.checkpoint.keep = 2, 3
     whole, copy = tmp_path / 'whole', tmp_path / 'copy'
-    loop.run(tiny_config, whole)
+    run_shared(tiny_config, whole)
     state, rows = final_state(tiny_config, whole), epoch_rows(whole)
     latest = max(int(path.name) for path in (whole / 'checkpoints').iterdir() if path.name.isdigit())
     (whole / 'checkpoints' / str(latest)).rename(tmp_path / 'last')
     rewrite(tiny_config, whole, copy, layout)
-    assert loop.run(tiny_config, copy, 'eval')['step'] == latest // 2
-    loop.run(tiny_config, copy)
+    assert run_shared(tiny_config, copy, 'eval')['step'] == latest // 2
+    run_shared(tiny_config, copy)
     assert_bitwise_equal(final_state(tiny_config, copy), state)
     assert epoch_rows(copy) == rows
 

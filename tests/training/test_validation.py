@@ -13,7 +13,7 @@ from cpng_jax.experiments import grid
 from cpng_jax.runtime import checkpoint_reader, metrics
 from cpng_jax.runtime.signals import Stopped
 from cpng_jax.training import evaluate, loop
-from tests.runs import epoch_rows, stopped_at
+from tests.runs import epoch_rows, run_shared, stopped_at
 
 
 def configuration(shrink):
@@ -34,7 +34,7 @@ def run(tmp_path_factory, shrink):
         return eval_batches(source, *arguments, **options)
 
     with mock.patch.object(evaluate, 'eval_batches', measure):
-        result = loop.run(configuration(shrink), workdir)
+        result = run_shared(configuration(shrink), workdir)
     return workdir, result, measured
 
 
@@ -65,7 +65,7 @@ def test_evaluation_measures_both_splits_and_finds_what_the_run_found(run, shrin
     workdir, result, _ = run
     config = configuration(shrink)
     config.eval.checkpoint = which
-    found = loop.run(config, workdir, 'eval')
+    found = run_shared(config, workdir, 'eval')
     assert found['test_accuracy'] == result['test_accuracy' if which == 'latest' else 'best_test_accuracy']
     assert found['validation_accuracy'] == result['validation_accuracy' if which == 'latest' else 'best_accuracy']
     text = capsys.readouterr().out
@@ -77,13 +77,13 @@ def test_a_run_that_ended_before_the_test_makes_it_on_going_on(run, shrink, tmp_
     workdir, result, _ = run
     config = configuration(shrink)
     with mock.patch.object(loop, '_test', side_effect=Stopped(signal.SIGTERM, 24, tmp_path)), pytest.raises(Stopped):
-        loop.run(config, tmp_path)
+        run_shared(config, tmp_path)
     assert metrics.read_test(tmp_path) is None
     with mock.patch.object(loop, 'evaluate_split', wraps=loop.evaluate_split) as measure:
-        assert loop.run(config, tmp_path) == result
+        assert run_shared(config, tmp_path) == result
         assert {call.args[2:] for call in measure.call_args_list} == {()}
         measure.reset_mock()
-        assert loop.run(config, tmp_path) == result, 'and once that is done, it is read'
+        assert run_shared(config, tmp_path) == result, 'and once that is done, it is read'
         assert not measure.call_args_list
     assert metrics.read_test(tmp_path) == metrics.read_test(workdir)
 
@@ -93,8 +93,8 @@ def test_a_run_that_was_stopped_chooses_as_one_that_was_not(run, shrink, tmp_pat
     workdir, result, _ = run
     config = configuration(shrink)
     with stopped_at(12), pytest.raises(Stopped):
-        loop.run(config, tmp_path)
-    assert loop.run(config, tmp_path) == result
+        run_shared(config, tmp_path)
+    assert run_shared(config, tmp_path) == result
     without_times = lambda rows: [
         {key: row[key] for key in ('step', 'validation_accuracy', 'validation_loss')} for row in rows
     ]
