@@ -13,6 +13,10 @@ from cpng_jax.control.gradient_gain import Gradients, Signals, scale_by_layer
 from cpng_jax.control.lsg import decays_of
 from cpng_jax.control.options import Option, number
 
+# The share of neurons and time steps, spiking or silent, that a layer is taken to have at least. One with less is about
+# to fall out of the network or to come back, and gradients as weak as its signals are would keep it out.
+_LEAST_SHARE = 0.01
+
 
 def gradients_of(settings: Settings) -> Gradients:
     """What the settings of a run say of the gradients of its network."""
@@ -36,6 +40,21 @@ def needs_of(settings: Settings) -> tuple[str, ...]:
     return (settings.statistics, 'currents', 'firing_rate', *(('params',) if settings.decay_learnt else ()))
 
 
+def kept_alive(signals: Signals) -> Signals:
+    """Has rules take layers that are nearly silent, or nearly saturated, as firing in one of a hundred cases.
+
+    Args:
+      signals: as measured.
+
+    Returns:
+      The same with firing rates of 0.01 to 0.99; those of 0 and of 1, which have no gain, as they are.
+
+    Source: docs/gain.md, "Layers that are nearly silent".
+    """
+    inside = lambda rate: jnp.where((rate > 0) & (rate < 1), jnp.clip(rate, _LEAST_SHARE, 1 - _LEAST_SHARE), rate)
+    return signals._replace(firing_rate=jax.tree.map(inside, signals.firing_rate))
+
+
 def held_behind(width: Controller, settings: Settings) -> Controller:
     """Lets a controller set the width, and then holds the gain by the height.
 
@@ -50,7 +69,7 @@ def held_behind(width: Controller, settings: Settings) -> Controller:
     gradients, target = gradients_of(settings), settings.options['gain_target']
 
     def hold(observed: Observed, surrogates: Surrogates) -> tuple[Surrogates, Report]:
-        signals = signals_of(observed, surrogates.beta, settings)
+        signals = kept_alive(signals_of(observed, surrogates.beta, settings))
         scale, report = moved(surrogates.scale, scale_by_layer(target, signals, surrogates.beta, gradients))
         return surrogates._replace(scale=scale), report
 

@@ -19,7 +19,7 @@ def _make(settings: Settings) -> Controller:
     gradients, target, needs = gain.gradients_of(settings), settings.options['gain_target'], gain.needs_of(settings)
 
     def update(observed: Observed, surrogates: Surrogates, state: State) -> tuple[Surrogates, State, Report]:
-        signals = gain.signals_of(observed, surrogates.beta, settings)
+        signals = gain.kept_alive(gain.signals_of(observed, surrogates.beta, settings))
         beta, report = moved(surrogates.beta, beta_by_layer(target, signals, surrogates.scale, gradients))
         return surrogates._replace(beta=beta), state, report
 
