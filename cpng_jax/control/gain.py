@@ -15,7 +15,7 @@ from cpng_jax.control.options import Option, number
 
 # The share of neurons and time steps, spiking or silent, that a layer is taken to have at least. One with less is about
 # to fall out of the network or to come back, and gradients as weak as its signals are would keep it out.
-_LEAST_SHARE = 0.01
+_LEAST_SHARE = 0.05
 
 
 def gradients_of(settings: Settings) -> Gradients:
@@ -41,13 +41,13 @@ def needs_of(settings: Settings) -> tuple[str, ...]:
 
 
 def kept_alive(signals: Signals) -> Signals:
-    """Has rules take layers that are nearly silent, or nearly saturated, as firing in one of a hundred cases.
+    """Has rules take layers that are nearly silent, or nearly saturated, as firing in one of twenty cases.
 
     Args:
       signals: as measured.
 
     Returns:
-      The same with firing rates of 0.01 to 0.99; those of 0 and of 1, which have no gain, as they are.
+      The same with firing rates of 0.05 to 0.95; those of 0 and of 1, which have no gain, as they are.
 
     Source: docs/gain.md, "Layers that are nearly silent".
     """
