@@ -313,7 +313,7 @@ def test_an_entry_is_what_its_configuration_and_its_page_say(name):
     base = config_file.load(str(ROOT / 'configs' / f'{card["configuration"]}.py'))
     config = brought_up_to_date(card['config'], keys.table())
     changes = differing(flatten(base), config, keys.table())
-    assert [zoo.flag(key, config[key]) for key in changes] == card['overrides']
+    assert [command.override(key, config[key]) for key in changes] == card['overrides']
     assert {array.dtype.name for array in npz.read(folder / 'weights.npz').values()} == {card['dtype']}
     assert not re.search(r'"/', (folder / 'card.json').read_text()), 'a path of a machine'
 
