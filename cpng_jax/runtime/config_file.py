@@ -11,7 +11,7 @@ import sys
 import types
 
 from cpng_jax.runtime.config import ConfigDict
-from cpng_jax.runtime.errors import UserError, nearest
+from cpng_jax.runtime.errors import UserError, if_alike
 from cpng_jax.runtime.paths import import_last, local
 
 # What `--config` is where nobody says.
@@ -43,23 +43,18 @@ def find(given: str) -> tuple[pathlib.Path, str]:
       The file, and the argument, '' for none.
 
     Raises:
-      UserError: there is no such file; the message has the nearest, and all names.
+      UserError: there is no such file; the message has all names, and the nearest.
     """
     text, _, argument = (given, '', '') if '://' in given else given.partition(':')
     path, is_name = local(text, '--config'), _NAME.fullmatch(text) is not None
     of_checkout = path == pathlib.Path('configs', f'{path.stem}.py') and not os.path.exists(path)
     if (is_name or of_checkout) and path.stem in names():
         return home() / f'{path.stem}.py', argument
-    if is_name:
-        own = f'; a file of your own is given by its path, such as ./{text}.py'
-        raise UserError(f'there is no configuration {text!r}; {_nearest(text)}{own}.')
-    if os.path.isfile(path):
+    if not is_name and os.path.isfile(path):
         return path, argument
-    raise UserError(f'--config is {text!r}, which is not a file; of those with a name {_nearest(path.stem)}.')
-
-
-def _nearest(name: str) -> str:
-    return f'the nearest is {nearest(name, names())!r} of {", ".join(names())}'
+    problem = 'which is none that comes with the package' if is_name else 'which is not a file'
+    expected = f'one of {", ".join(names())}, or a path such as ./mine.py{if_alike(path.stem, names())}'
+    raise UserError(f'--config is {text!r}, {problem}: expected {expected}.')
 
 
 def load(given: str) -> ConfigDict:

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.processes
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
         (['--config=configs/nowhere.py'], 'nowhere.py'),
         (['--mode=sumary'], "value should be one of <train|eval|summary|keys>; the nearest is 'summary'"),
-        (['--config=digts'], "there is no configuration 'digts'; the nearest is 'digits' of base, "),
+        (['--config=digts'], "mnist5k, or a path such as ./mine.py; the nearest is 'digits'."),
         (
             ['--mode=keys', '--match=cpgn.rule'],
             "--match is 'cpgn.rule', which no key contains; the nearest is 'cpng.rule'.",
