@@ -203,7 +203,7 @@ def validate(config: Config | Mapping[str, Any], keys: Keys) -> None:
             raise UserError(f'config has no key {key!r}; the nearest is {nearest(key, keys.known)!r}.')
     for key in keys.known:
         if key not in flat:
-            raise UserError(f'config lacks the key {key!r}: start from configs/base.py, which has every key.')
+            raise UserError(f'config lacks the key {key!r}: start from cpng_jax.configs.base, which has every key.')
     for name, key in keys.known.items():
         value = flat[name]
         if not key.accepts(value):

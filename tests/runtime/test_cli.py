@@ -27,7 +27,7 @@ pytestmark = pytest.mark.processes
         (['--config.epochs=many'], "flag --config.epochs=many: invalid literal for int() with base 10: 'many'"),
         (['--config.data.name=minst'], "package.module:function; the nearest is 'mnist'."),
         (['--config.data.name=examples.own_data:image'], "own_data.py has no function 'image'; the nearest is 'images"),
-        (['--config.model.name=resnet'], "sew_resnet152; the nearest is 'resnet18'."),
+        (['--config.model.name=resnet'], "sew_resnet152; the nearest is 'resnet20'."),
         (['--config.batch_size=2000'], 'config.batch_size is 2000, but there are only 1437 training examples'),
         (['--config.optim.accumulate=3'], 'which cannot be worked off evenly in config.optim.accumulate = 3 parts'),
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
@@ -91,6 +91,13 @@ def test_a_run_as_a_user_has_it_is_that_of_the_tests(tmp_path, tiny_config):
     pictures = list((tmp_path / 'there' / 'plots').iterdir())
     assert len(pictures) == 4
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
+
+
+def test_help_is_that_of_the_program_with_all_of_its_flags():
+    process = forked.run('train.py', '--help')
+    assert process.stdout.startswith('Trains a spiking network with CPNG.\n')
+    for flag in ('--config: ', '--match: ', '--mode: <train|eval|summary|keys>: ', '--workdir: '):
+        assert f'\n  {flag}' in process.stdout
 
 
 def test_keys_are_listed_without_data_or_a_workdir(tmp_path):

@@ -3,6 +3,7 @@
 import importlib
 import pathlib
 import random
+import re
 import shutil
 import sys
 import types
@@ -117,6 +118,15 @@ def test_what_was_written_for_a_checkout_says_what_to_import_instead(tmp_path):
     (tmp_path / 'mine.py').write_text(MINE)
     with pytest.raises(UserError, match=r"No module named 'configs'; .* are imported from cpng_jax\.configs$"):
         config_file.load('mine.py')
+
+
+def test_a_file_of_ones_own_builds_on_one_that_comes_with_the_package(tmp_path):
+    """As docs/training.md has it."""
+    page = (pathlib.Path(__file__).parents[2] / 'docs' / 'training.md').read_text()
+    (example,) = re.findall(r'<!-- example: own configuration -->\n```python\n(.*?)```', page, flags=re.DOTALL)
+    (tmp_path / 'mine.py').write_text(example)
+    changed = {'epochs': 10, 'model.stages': [[16, 16], [32, 32, 32, 32]], 'model.kernel_size': 5}
+    assert flatten(config_file.load(str(tmp_path / 'mine.py'))) == flatten(config_file.load('digits')) | changed
 
 
 def test_names_are_those_of_the_files():
