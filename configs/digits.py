@@ -4,7 +4,7 @@
 to show: at beta = 1 the network learns, a beta fixed at 3 breaks it.
 """
 
-from configs import base
+from cpng_jax.configs import base
 from cpng_jax.runtime.config import Config
 
 

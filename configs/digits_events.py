@@ -4,7 +4,7 @@ Not in the paper; its CIFAR10-DVS row with CPNG and TET is the model (Table 5, c
 made at the first use and kept in `data.dir`.
 """
 
-from configs import base
+from cpng_jax.configs import base
 from cpng_jax.runtime.config import Config
 
 

@@ -3,7 +3,7 @@
 Not in the paper. What `python -m cpng_jax.experiments` is run on for docs/results.md.
 """
 
-from configs import digits
+from cpng_jax.configs import digits
 from cpng_jax.runtime.config import Config
 
 

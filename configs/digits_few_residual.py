@@ -3,7 +3,7 @@
 Not in the paper. For docs/results.md: how deep plain and residual networks train, and by which surrogate gradient.
 """
 
-from configs import digits_few
+from cpng_jax.configs import digits_few
 from cpng_jax.runtime.config import Config
 
 

@@ -8,7 +8,7 @@ chooses the best epoch.
 First: `apt-get install dataset-fashion-mnist`; or, with a network, `python -m cpng_jax.data.prepare fashion_mnist`.
 """
 
-from configs import fashion_mnist_mlp
+from cpng_jax.configs import fashion_mnist_mlp
 from cpng_jax.runtime.config import Config
 
 

@@ -6,7 +6,7 @@ stays affordable without an accelerator: `--config.data.per_class=100` learns fr
 First: `apt-get install dataset-fashion-mnist`; or, with a network, `python -m cpng_jax.data.prepare fashion_mnist`.
 """
 
-from configs import fashion_mnist_mlp
+from cpng_jax.configs import fashion_mnist_mlp
 from cpng_jax.runtime.config import Config
 
 

@@ -7,7 +7,7 @@ split, a tenth of the training images, which also chooses the best epoch.
 First: `apt-get install dataset-fashion-mnist`; or, with a network, `python -m cpng_jax.data.prepare fashion_mnist`.
 """
 
-from configs import base
+from cpng_jax.configs import base
 from cpng_jax.runtime.config import Config
 
 

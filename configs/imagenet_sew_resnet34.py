@@ -7,7 +7,7 @@ The best epoch is chosen on the test split, as in the paper; `--config.data.vali
 training examples to choose by.
 """
 
-from configs import base
+from cpng_jax.configs import base
 from cpng_jax.runtime.config import Config
 
 

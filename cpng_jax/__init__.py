@@ -3,15 +3,16 @@
 The library, usable in anyone's JAX code. The training program lives in the other modules and is not imported here.
 """
 
+import os
 import signal
 import sys
 
-# `python -m cpng_jax.analysis`: Ctrl-C during the imports ends the program; JAX might swallow Python's exception.
+# `python -m cpng_jax.analysis`, `cpng-analysis`: Ctrl-C during the imports ends the program; JAX might swallow Python's
+# exception.
 if (
-    sys.argv[:1] == ['-m']
-    and any(argument.startswith('cpng_jax.') for argument in sys.orig_argv)
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-):
+    (sys.argv[:1] == ['-m'] and any(argument.startswith('cpng_jax.') for argument in sys.orig_argv))
+    or os.path.basename(''.join(sys.argv[:1])).startswith('cpng-')
+) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from cpng_jax.control import cpng

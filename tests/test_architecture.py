@@ -15,6 +15,7 @@ ORDER = {
     'nn': (),
     'control': ('nn',),
     'runtime': (),
+    'configs': (),  # of a checkout: where the configurations lie, which import training
     'models': ('nn', 'control', 'runtime'),
     'data': ('runtime',),
     'training': ('nn', 'control', 'models', 'data', 'runtime'),
@@ -165,13 +166,13 @@ TOY = {
         ),
         (
             {'cpng_jax/train.py': ''},
-            'cpng_jax/train.py is in no room of the package: expected one of nn, control, runtime, models, data, '
-            'training, experiments, analysis.',
+            'cpng_jax/train.py is in no room of the package: expected one of nn, control, runtime, configs, '
+            'models, data, training, experiments, analysis.',
         ),
         (
             {'cpng_jax/attic/old.py': ''},
-            'cpng_jax/attic/old.py is in no room of the package: expected one of nn, control, runtime, models, data, '
-            'training, experiments, analysis.',
+            'cpng_jax/attic/old.py is in no room of the package: expected one of nn, control, runtime, configs, '
+            'models, data, training, experiments, analysis.',
         ),
         ({'cpng_jax/nn/long.py': 'x = 1\n' * 400}, None),
         ({'cpng_jax/nn/long.py': 'x = 1\n' * 401}, 'cpng_jax/nn/long.py has 401 lines, expected at most 400.'),

@@ -1,3 +1,4 @@
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -7,12 +8,12 @@ import sys
 import tomllib
 
 import pytest
+import yaml
 
 import cpng_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-SETUPTOOLS = PROJECT['tool']['setuptools']
 
 HEAVY = ['tensorflow', 'tensorflow_datasets', 'matplotlib', 'sklearn', 'grain', 'orbax', 'ml_collections']
 
@@ -38,21 +39,42 @@ assert logits.shape == (4, 2, 10), logits.shape
 assert not [name for name in {HEAVY} if name in sys.modules]
 """
 
+# A wheel of the sdist of this checkout, built and installed without a network. Files that are built from lie in a copy.
+INSTALL = """
+import os, pathlib, sys, tarfile
+from setuptools import build_meta
+
+os.chdir('checkout')
+source = pathlib.Path('..', build_meta.build_sdist('..')).resolve()
+with tarfile.open(source) as archive:
+    archive.extractall('..', filter='data')
+os.chdir(source.with_name(source.name.removesuffix('.tar.gz')))
+wheel = build_meta.build_wheel('..')
+os.chdir('..')
+pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-index', '--no-deps', '--no-compile']
+os.execv(sys.executable, [sys.executable, *pip, '--target=site', wheel])
+"""
+# What make and runs leave in a checkout, and what Python leaves everywhere.
+LEFT, CACHES = (
+    shutil.ignore_patterns('.*', 'runs', 'data', 'build', '*.egg-info'),
+    shutil.ignore_patterns('__pycache__'),
+)
+
 
 def run(code: str, folder: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, '-W', 'error', '-c', code]
     return subprocess.run(command, cwd=folder, env={**os.environ, 'PYTHONPATH': 'site'}, capture_output=True, text=True)
 
 
-def install(site: pathlib.Path) -> None:
-    """Lays the package out as an installation has it, by what pyproject.toml says to setuptools."""
-    for package in SETUPTOOLS['packages']:
-        source = ROOT / SETUPTOOLS['package-dir'].get(package, package.replace('.', '/'))
-        patterns = ['*.py', *SETUPTOOLS['package-data'].get(package, [])]
-        for file in [file for pattern in patterns for file in source.glob(pattern)]:
-            target = site / package.replace('.', '/') / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder outside of the checkout with the package, installed from its wheel, in `site`."""
+    folder = tmp_path_factory.mktemp('installed')
+    ignored = lambda path, names: (LEFT if pathlib.Path(path) == ROOT else CACHES)(path, names)
+    shutil.copytree(ROOT, folder / 'checkout', ignore=ignored)
+    process = subprocess.run([sys.executable, '-c', INSTALL], cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return folder
 
 
 def python_in(page: pathlib.Path) -> list[str]:
@@ -60,20 +82,52 @@ def python_in(page: pathlib.Path) -> list[str]:
 
 
 @pytest.mark.processes
-def test_the_library_alone_touches_no_device_data_flag_or_plot_and_loads_a_network_from_anywhere(tmp_path):
-    install(tmp_path / 'site')
+def test_the_library_alone_touches_no_device_data_flag_or_plot_and_loads_a_network_from_anywhere(installed):
     (example,) = python_in(ROOT / 'docs' / 'zoo.md')
-    process = run(IMPORT + example + LOADED, tmp_path)
+    process = run(IMPORT + example + LOADED, installed)
     assert process.returncode == 0, process.stderr
 
 
-def test_every_folder_of_the_package_and_every_file_of_the_zoo_is_installed(tmp_path):
-    install(tmp_path)
-    folders = {path.parent for path in (ROOT / 'cpng_jax').rglob('*.py')}
-    expected = {file.relative_to(ROOT) for folder in folders for file in folder.glob('*.py')}
-    expected |= {'cpng_jax' / file.relative_to(ROOT) for file in (ROOT / 'zoo').rglob('*') if file.is_file()}
-    expected.add(pathlib.Path('cpng_jax', 'py.typed'))
-    assert {file.relative_to(tmp_path) for file in tmp_path.rglob('*') if file.is_file()} == expected
+@pytest.mark.processes
+def test_what_is_installed_is_the_package_with_its_configurations_and_its_zoo(installed):
+    package = ROOT / 'cpng_jax'
+    files = [*package.rglob('*.py'), package / 'py.typed']
+    expected = {file.relative_to(ROOT) for file in files}
+    beside = [*(ROOT / 'configs').glob('*.py'), *(file for file in (ROOT / 'zoo').rglob('*') if file.is_file())]
+    expected |= {'cpng_jax' / file.relative_to(ROOT) for file in beside}
+    found = {file.relative_to(installed / 'site') for file in (installed / 'site' / 'cpng_jax').rglob('*')}
+    assert {file for file in found if (installed / 'site' / file).is_file()} == expected
+
+
+@pytest.mark.processes
+def test_metadata_name_the_licence_and_the_extras(installed):
+    (distribution,) = importlib.metadata.distributions(path=[str(installed / 'site')])
+    metadata = distribution.metadata
+    assert (metadata['Name'], metadata['Version']) == ('cpng-jax', cpng_jax.__version__)
+    assert (metadata['License-Expression'], metadata.get_all('License-File')) == ('Apache-2.0', ['LICENSE'])
+    assert {*metadata.get_all('Provides-Extra', [])} == {*PROJECT['project']['optional-dependencies']}
+    assert not metadata.get_all('Project-URL'), 'the project has no address yet'
+
+
+@pytest.mark.processes
+@pytest.mark.trains
+def test_the_installed_program_trains_by_the_name_of_a_configuration_from_anywhere(installed):
+    small = {'epochs': 1, 'batch_size': 50, 'data.per_class': 10, 'data.threads': 0, 'model.time_steps': 2}
+    arguments = [f'--config.{key}={value}' for key, value in small.items()]
+    arguments.append('--config.model.stages=((4,),)')
+    program = installed / 'site' / 'bin' / 'cpng-train'
+    environment = {**os.environ, 'PYTHONPATH': str(installed / 'site')}
+    process = subprocess.run(
+        [program, '--config=digits', *arguments], cwd=installed, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    *_, report, evaluation, comparison = process.stdout.splitlines()
+    scripts = f'site{os.sep}bin{os.sep}cpng-'
+    assert report == f'next: {scripts}analysis report --workdir=runs/digits'
+    assert evaluation.startswith(f'      {scripts}train --config=digits --config.')
+    assert evaluation.endswith(' --workdir=runs/digits --mode=eval')
+    assert comparison.startswith(f'      {scripts}experiments compare --config=digits --config.')
+    assert (installed / 'runs' / 'digits' / 'metrics.jsonl').is_file()
 
 
 def test_everything_public_is_there():
@@ -87,14 +141,36 @@ def ranges(lines) -> dict[str, str]:
     return {match[1]: match[2] for match in matches if match}
 
 
-def test_requirements_and_pyproject_agree_and_are_bounded():
-    required = ranges((ROOT / 'requirements.txt').read_text().splitlines())
+def test_requirements_are_the_library_with_the_extras_train_and_dev_and_all_are_bounded():
     project = PROJECT['project']
-    for name, versions in ranges(project['dependencies']).items():
-        assert required[name] == versions
-    for name, versions in required.items():
+    extras = {name: ranges(lines) for name, lines in project['optional-dependencies'].items()}
+    required = ranges((ROOT / 'requirements.txt').read_text().splitlines())
+    assert required == ranges(project['dependencies']) | extras['train'] | extras['dev']
+    for name, versions in (required | extras['export'] | extras['docs']).items():
         assert re.fullmatch(r'>=[\d.]+,<[\d.]+', versions), name
-    assert project['version'] == cpng_jax.__version__
+
+
+def test_one_version_is_told_everywhere():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    versions = re.findall(r'^## \[?([\d.]+)', (ROOT / 'CHANGELOG.md').read_text(), flags=re.MULTILINE)
+    assert {PROJECT['project']['version'], citation['version'], versions[0]} == {cpng_jax.__version__}
+    assert citation['license'] == PROJECT['project']['license']
+
+
+@pytest.mark.parametrize('script', PROJECT['project']['scripts'].values(), ids=PROJECT['project']['scripts'])
+def test_a_console_script_is_what_its_module_runs(script):
+    module, function = script.split(':')
+    source = (ROOT / module.replace('.', os.sep)).with_suffix('.py').read_text()
+    assert f'\ndef {function}() -> None:\n' in source
+    assert source.endswith(f"if __name__ == '__main__':\n    {function}()\n")
+
+
+def test_the_workflow_runs_what_ci_runs_on_the_versions_that_are_declared():
+    (job,) = yaml.safe_load((ROOT / '.github' / 'workflows' / 'ci.yml').read_text())['jobs'].values()
+    assert [step['run'] for step in job['steps'] if 'run' in step] == ['.ci/run']
+    assert (ROOT / '.ci' / 'run').is_file()
+    declared = re.findall(r'Python :: (3\.\d+)', '\n'.join(PROJECT['project']['classifiers']))
+    assert job['strategy']['matrix']['python'] == declared
 
 
 @pytest.mark.parametrize('folder', ['benchmarks', 'configs', 'tests'])

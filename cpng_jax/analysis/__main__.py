@@ -1,11 +1,12 @@
 """Analyses a run.
 
-    python -m cpng_jax.analysis membrane --workdir=runs/digits
-    python -m cpng_jax.analysis chi beta cost --workdir=runs/digits --versus=runs/fixed
-    python -m cpng_jax.analysis report --workdir=runs/digits
+    cpng-analysis membrane --workdir=runs/digits
+    cpng-analysis chi beta cost --workdir=runs/digits --versus=runs/fixed
+    cpng-analysis report --workdir=runs/digits
 
 The configuration is the run's own. Pictures and tables are written to `analysis` in the workdir; `report` makes one
-HTML page of all that the workdir holds, of a run or of `python -m cpng_jax.experiments`.
+HTML page of all that the workdir holds, of a run or of `cpng-experiments`. `python -m cpng_jax.analysis` is the same
+program.
 """
 
 import ast
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from cpng_jax.runtime import programs
+
 try:
     from absl import flags
 
@@ -23,9 +26,9 @@ try:
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
     from cpng_jax.runtime import command, paths
-    from cpng_jax.runtime.errors import UserError, files_named, nearest
+    from cpng_jax.runtime.errors import UserError, files_named, if_alike, nearest
 except ModuleNotFoundError as missing:
-    sys.exit(f'cpng_jax.analysis: the package {missing.name} is not installed: pip install -r requirements.txt')
+    sys.exit(programs.missing(missing))
 
 Analysis = Callable[[Run], list[pathlib.Path]]
 
@@ -57,7 +60,7 @@ _WORKDIR = command.define_workdir('Folder of the run; of a run or of experiments
 _VERSUS = flags.DEFINE_string(
     'versus', None, 'Folder of a second run, such as one without CPNG, for all but membrane and report.'
 )
-_CHECKPOINT = flags.DEFINE_enum('checkpoint', 'latest', ['latest', 'best'], 'Which checkpoint to look at.')
+_CHECKPOINT = command.define_choice('checkpoint', ('latest', 'best'), 'Which checkpoint to look at.')
 _OPTIONS = flags.DEFINE_multi_string(
     'option', [], 'Of gradients, gain, direction, saliency and landscape, such as --option=images=16.'
 )
@@ -95,6 +98,7 @@ def _check_options(names: list[str]) -> None:
         if not equals or key not in known:
             takers = 'gradients, gain, direction, saliency and landscape'
             expected = f'one of {", ".join(known)}' if known else f'none, which only {takers} take'
+            expected += if_alike(key, known)
             raise UserError(f'--option is {option!r}, expected KEY=VALUE with a key of {", ".join(names)}: {expected}.')
 
 
@@ -127,5 +131,10 @@ def _names(arguments: list[str]) -> list[str]:
     return arguments
 
 
-if __name__ == '__main__':
+def program() -> None:
+    """Runs the program with the flags of the command line."""
     command.run(main)
+
+
+if __name__ == '__main__':
+    program()

@@ -11,10 +11,12 @@ class Range(NamedTuple):
     Attributes:
       accepts: tells whether a value is.
       expected: in words what would be, as in 'expected an integer of at least 1'.
+      names: those that a misspelt value may have meant.
     """
 
     accepts: Callable[[Any], bool]
     expected: str
+    names: tuple[str, ...] = ()
 
 
 class Option(NamedTuple):
@@ -55,7 +57,7 @@ def number(low: float, high: float = math.inf, *, open_low: bool = False, open_h
 
 def choice(*names: str) -> Range:
     """One of some names."""
-    return Range(lambda value: value in names, 'one of ' + ', '.join(names))
+    return Range(lambda value: value in names, 'one of ' + ', '.join(names), names)
 
 
 BOOLEAN = Range(lambda value: type(value) is bool, 'True or False')

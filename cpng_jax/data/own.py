@@ -4,7 +4,6 @@ import functools
 import importlib
 import os
 import re
-import sys
 import traceback
 import types
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from cpng_jax.data.dataset import Dataset, Source
 from cpng_jax.data.entry import Entry
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError, nearest
+from cpng_jax.runtime.paths import import_last
 
 _NAME = re.compile(r'(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<function>[^\W\d]\w*)')
 
@@ -73,8 +73,7 @@ def _function(name: str) -> Callable[[Config], Dataset]:
 def _import(name: str, module: str) -> types.ModuleType:
     """Imports a module: an installed one, one beside the configuration file, or one in the current folder."""
     here = os.getcwd()
-    if not {here, ''} & {*sys.path}:
-        sys.path.append(here)  # after all else, so that a file called jax.py hides nothing
+    import_last(here)
     try:
         return importlib.import_module(module)
     except UserError:

@@ -1,10 +1,11 @@
 """Runs an experiment of the paper over several seeds.
 
-    python -m cpng_jax.experiments beta_sweep --config=configs/digits.py --seeds=5 --workdir=runs/experiments
+    cpng-experiments beta_sweep --config=digits --seeds=5 --workdir=runs/experiments
 
 Finished cells, an arm with a seed each, are kept: the same command goes on, and experiments that share a workdir share
 equal runs. `NAME.csv`, `NAME.md` and `NAME.png` are written into the workdir. On a cluster, each job of an array may
 take its own part of the cells, `--shard=3/8`; the tables are those of all cells that are finished.
+`python -m cpng_jax.experiments` is the same program.
 """
 
 import pathlib
@@ -13,20 +14,22 @@ import sys
 
 import jax
 
+from cpng_jax.runtime import programs
+
 try:
     from absl import flags
-    from ml_collections import config_flags
 
     from cpng_jax.experiments import catalogue, figures, grid, tables
-    from cpng_jax.runtime import command, distributed, files, lock, paths, workdir
+    from cpng_jax.runtime import command, config_file, distributed, files, lock, paths, workdir
     from cpng_jax.runtime.config import validate
-    from cpng_jax.runtime.config_file import DEFAULT_CONFIG
     from cpng_jax.runtime.errors import UserError, files_named, nearest
     from cpng_jax.training import keys
 except ModuleNotFoundError as missing:
-    sys.exit(f'cpng_jax.experiments: the package {missing.name} is not installed: pip install -r requirements.txt')
+    sys.exit(programs.missing(missing))
 
-_CONFIG = command.define_config(f'What the experiment changes, {DEFAULT_CONFIG.name} if not given; --config.KEY=VALUE.')
+_CONFIG = command.define_config(
+    f'What the experiment changes, by its name or file, {config_file.DEFAULT} if not given; --config.KEY=VALUE.'
+)
 _WORKDIR = command.define_workdir('Folder of runs and results; runs/NAME-experiments if not given.')
 _SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds of each arm, from config.seed on.', lower_bound=1)
 _SHARD = flags.DEFINE_string('shard', '1/1', 'Part of the cells to run, such as 3/8.')
@@ -43,8 +46,8 @@ def main(argv: list[str]) -> None:
     """Runs the experiment that the command line names, and writes its results."""
     name, config, known = _name(argv[1:]), _CONFIG.value, keys.table()
     validate(config, known)
-    file = paths.local(config_flags.get_config_filename(flags.FLAGS['config']), '--config')
-    folder = paths.local(f'runs/{file.stem}-experiments' if _WORKDIR.value is None else _WORKDIR.value, '--workdir')
+    default = f'runs/{command.config_name()}-experiments'
+    folder = paths.local(default if _WORKDIR.value is None else _WORKDIR.value, '--workdir')
     plan = catalogue.EXPERIMENTS[name](config, _values(name))
     if _BASELINE.value is not None:
         plan = catalogue.compared_with(plan, _BASELINE.value)
@@ -153,5 +156,10 @@ def _keep_compiled(folder: pathlib.Path) -> None:
         jax.config.update('jax_compilation_cache_dir', str(folder.resolve() / 'compiled' / part))
 
 
-if __name__ == '__main__':
+def program() -> None:
+    """Runs the program with the flags of the command line."""
     command.run(main, keys.RETIRED)
+
+
+if __name__ == '__main__':
+    program()

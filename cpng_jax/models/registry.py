@@ -13,7 +13,7 @@ from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.layers import TdBN
-from cpng_jax.runtime.errors import UserError, nearest
+from cpng_jax.runtime.errors import UserError, if_alike, nearest
 
 
 class Variant(NamedTuple):
@@ -66,7 +66,7 @@ def _stages(value: Any) -> bool:
 
 
 # What a field of any network may be.
-_FIELD_RANGES: dict[str, Range] = {
+FIELD_RANGES: dict[str, Range] = {
     'stages': Range(_stages, 'the channels of each stage, such as ((16, 16), (32, 32, 32)), or ()'),
     'head': Range(_counts, 'widths of layers, such as (256,) or ()'),
     # Sums of spikes over the blocks of a stage are kept as bytes.
@@ -99,11 +99,13 @@ def _checked_fields(name: str, known: Sequence[str], given: Mapping[str, Any]) -
     for field, words in variant.words.items():
         if isinstance(fields[field], str):
             if fields[field] not in words:
-                raise UserError(f'config.model.{field} is {fields[field]!r}, expected one of {", ".join(words)}.')
+                expected = f'expected one of {", ".join(words)}{if_alike(fields[field], words)}'
+                raise UserError(f'config.model.{field} is {fields[field]!r}, {expected}.')
             fields[field] = words[fields[field]]
-    for field, range in _FIELD_RANGES.items():
+    for field, range in FIELD_RANGES.items():
         if field in fields and not range.accepts(fields[field]):
-            raise UserError(f'config.model.{field} is {fields[field]!r}, expected {range.expected}.')
+            near = if_alike(str(fields[field]), range.names)
+            raise UserError(f'config.model.{field} is {fields[field]!r}, expected {range.expected}{near}.')
     if 'stages' in fields and not fields['stages'] and not fields.get('head'):
         raise UserError(
             f'config.model.stages is {fields["stages"]!r}, expected the channels of at least one stage, or '
@@ -131,7 +133,8 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = config['model']['name']
     if name not in MODELS:
-        raise UserError(f'config.model.name is {name!r}, expected one of {", ".join(MODELS)}.')
+        expected = f'expected one of {", ".join(MODELS)}{if_alike(str(name), MODELS)}'
+        raise UserError(f'config.model.name is {name!r}, {expected}.')
     known = [field.name for field in dataclasses.fields(MODELS[name].module)]
     return _checked_fields(name, known, {field: value for field, value in config['model'].items() if field != 'name'})
 

@@ -2,9 +2,10 @@
 
 import os
 import re
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -12,9 +13,8 @@ from ml_collections import config_flags
 
 from cpng_jax.runtime import distributed, signals, streams
 from cpng_jax.runtime.config import ConfigDict, Retired, flatten, instead_of
-from cpng_jax.runtime.config_file import DEFAULT_CONFIG, load
-from cpng_jax.runtime.errors import LostProcessError, UserError, nearest
-from cpng_jax.runtime.paths import local
+from cpng_jax.runtime.config_file import DEFAULT, find, load
+from cpng_jax.runtime.errors import LostProcessError, UserError, if_alike, nearest
 from cpng_jax.runtime.signals import Stopped
 
 # Where ml_collections looks for keys that flags change. Left to itself it reads `sys.argv`, and files of flags, as soon
@@ -23,7 +23,7 @@ _COMMAND_LINE: list[str] = []
 
 
 def define_config(help_text: str, values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder:
-    """Defines the flags `--config=FILE` and `--config.KEY=VALUE`.
+    """Defines the flags `--config=NAME`, or a file, and `--config.KEY=VALUE`.
 
     Args:
       help_text: of the flag.
@@ -48,6 +48,65 @@ def define_workdir(help_text: str, values: flags.FlagValues = flags.FLAGS) -> fl
     holder = flags.DEFINE_string('workdir', None, help_text, flag_values=values)
     flags.register_validator('workdir', lambda folder: folder != '', 'expected a folder', flag_values=values)
     return holder
+
+
+class _Choice(flags.EnumParser):
+    """Takes one of some words; of one that is misspelt it says which is the nearest."""
+
+    def parse(self, argument: str) -> str:
+        """Returns the word."""
+        try:
+            return super().parse(argument)
+        except ValueError as error:
+            raise ValueError(f'{error}{if_alike(argument, self.enum_values)}') from error
+
+
+def define_choice(
+    name: str, choices: Sequence[str], help_text: str, values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[str]:
+    """Defines a flag that is one of some words, the first if it is not given.
+
+    Args:
+      name: of the flag.
+      choices: the words.
+      help_text: of the flag.
+      values: where it is defined.
+
+    Returns:
+      What holds the word once the flags are parsed.
+    """
+    parser, serializer = _Choice([*choices]), flags.ArgumentSerializer()
+    return flags.DEFINE(parser, name, choices[0], f'<{"|".join(choices)}>: {help_text}', values, serializer)
+
+
+def config_name(values: flags.FlagValues = flags.FLAGS) -> str:
+    """Names the configuration, once the flags are parsed: by its file, without folder and suffix."""
+    return find(config_flags.get_config_filename(values['config']))[0].stem
+
+
+def overrides(values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Writes the flags that made the configuration, once these are parsed.
+
+    Args:
+      values: where they are defined.
+
+    Returns:
+      `--config=NAME` as it was given, and `--config.KEY=VALUE` for each key that a flag has set; for a shell.
+    """
+    config = values['config']
+    changes = config_flags.get_override_values(config)
+    given = shlex.quote(f'--config={config_flags.get_config_filename(config)}')
+    return [given, *(override(name, value) for name, value in changes.items())]
+
+
+def override(name: str, value: Any) -> str:
+    """Writes the flag that changes a key, for a shell."""
+    return shlex.quote(f'--config.{name}={tuples(value)}')
+
+
+def tuples(value: Any) -> Any:
+    """A value as a flag takes it: tuples in place of the lists that `flatten` makes of them."""
+    return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def parse_flags(
@@ -93,6 +152,7 @@ def run(main: Callable[[list[str]], None], retired: Mapping[str, Retired] | None
     """
     streams.outlive_readers()
     signals.end_program_on_signals()
+    _show_in_help(main)
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -101,6 +161,14 @@ def run(main: Callable[[list[str]], None], retired: Mapping[str, Retired] | None
             exit_with_error(error)
 
     app.run(lambda argv: _guarded(main, argv), flags_parser=parse)
+
+
+def _show_in_help(main: Callable[[list[str]], None]) -> None:
+    """Has --help show the module of a program, whatever has started it, and the flags that are defined here for it."""
+    program = sys.modules[main.__module__]
+    sys.modules['__main__'].__doc__ = program.__doc__
+    for flag in {*flags.FLAGS.get_flags_for_module(program), *flags.FLAGS.get_flags_for_module(__name__)}:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -129,7 +197,7 @@ def exit_with_error(sentence: object) -> NoReturn:
 
 
 class _Loaded(flags.ArgumentParser):
-    """Takes for `--config=FILE` the configuration that has been read from it."""
+    """Takes for `--config=NAME` the configuration that has been read from its file."""
 
     def __init__(self, config: ConfigDict) -> None:
         self._config = config
@@ -154,7 +222,7 @@ def _with_config(argv: list[str], retired: Mapping[str, Retired], values: flags.
             others.append(argument)
     if len(files) > 1:
         raise UserError(f'--config is given more than once, as {" and ".join(map(repr, files))}: give one.')
-    file = _local(files[0]) if files else str(DEFAULT_CONFIG)
+    file = files[0] if files else DEFAULT
     config = load(file)
     known = flatten(config)
     for argument in others:
@@ -164,12 +232,6 @@ def _with_config(argv: list[str], retired: Mapping[str, Retired], values: flags.
     values['config'].parser = _Loaded(config)
     _COMMAND_LINE[:] = [program, f'--config={file}', *others]
     return [*_COMMAND_LINE, *arguments[end:]]
-
-
-def _local(file: str) -> str:
-    """A configuration file, `path:argument` maybe, with its path as `paths.local` has it."""
-    path, colon, argument = file.partition(':')
-    return str(local(file if '://' in file else path, '--config')) + colon + argument
 
 
 def _check_key(key: str, known: Mapping[str, Any], retired: Mapping[str, Retired]) -> None:

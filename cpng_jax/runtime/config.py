@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from cpng_jax.runtime.errors import UserError, nearest
+from cpng_jax.runtime.errors import UserError, if_alike, nearest
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -203,11 +203,11 @@ def validate(config: Config | Mapping[str, Any], keys: Keys) -> None:
             raise UserError(f'config has no key {key!r}; the nearest is {nearest(key, keys.known)!r}.')
     for key in keys.known:
         if key not in flat:
-            raise UserError(f'config lacks the key {key!r}: start from configs/base.py, which has every key.')
+            raise UserError(f'config lacks the key {key!r}: start from cpng_jax.configs.base, which has every key.')
     for name, key in keys.known.items():
         value = flat[name]
         if not key.accepts(value):
-            near = f'; the nearest is {nearest(value, key.names)!r}' if key.names and isinstance(value, str) else ''
+            near = if_alike(value, key.names) if isinstance(value, str) else ''
             raise UserError(f'config.{name} is {value!r}, expected {key.expected}{near}.')
         # Greater ones end as infinity, or as a traceback of whoever counts with them.
         if type(value) in _LARGEST and value > _LARGEST[type(value)]:

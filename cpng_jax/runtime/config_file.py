@@ -1,27 +1,70 @@
-"""Reads a configuration from a Python file, wherever that lies, whatever its neighbours are called."""
+"""Reads a configuration from a Python file: one that comes with the package, by its name, or any other.
+
+`configs/` of the repository is `cpng_jax/configs/` where the package is installed, and `cpng_jax.configs` in both.
+"""
 
 import importlib.util
+import os
 import pathlib
 import re
 import sys
 import types
 
 from cpng_jax.runtime.config import ConfigDict
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, if_alike
+from cpng_jax.runtime.paths import import_last, local
 
-DEFAULT_CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'digits.py'
+# What `--config` is where nobody says.
+DEFAULT = 'digits'
 
-_OURS = DEFAULT_CONFIG.with_name('__init__.py')
+_NAME = re.compile(r'[^\W\d]\w*')
 
 
-def load(file: str) -> ConfigDict:
-    """Reads the configuration that a file makes, before any flag changes it.
+def home() -> pathlib.Path:
+    """The folder of the configurations: within the package where that is installed, beside it in a checkout."""
+    package = pathlib.Path(__file__).parents[1]
+    installed = package / 'configs'
+    return installed if (installed / f'{DEFAULT}.py').is_file() else package.parent / 'configs'
 
-    The file may import `configs`, the folder of this repository, and what lies beside it. Its neighbours come after all
-    else on the path: one that is called jax.py hides nothing.
+
+def names() -> list[str]:
+    """Lists the configurations that come with the package, in alphabetic order."""
+    return sorted(path.stem for path in home().glob('*.py') if _NAME.fullmatch(path.stem) and path.stem[0] != '_')
+
+
+def find(given: str) -> tuple[pathlib.Path, str]:
+    """Finds the file of a configuration.
 
     Args:
-      file: its path; `path:argument` hands the argument to its function.
+      given: `--config`: the name of one that comes with the package, such as digits, or the path of a file; after a
+        colon an argument for its function. `configs/NAME.py`, where there is none here, is the one of that name.
+
+    Returns:
+      The file, and the argument, '' for none.
+
+    Raises:
+      UserError: there is no such file; the message has all names, and the nearest.
+    """
+    text, _, argument = (given, '', '') if '://' in given else given.partition(':')
+    path, is_name = local(text, '--config'), _NAME.fullmatch(text) is not None
+    of_checkout = path == pathlib.Path('configs', f'{path.stem}.py') and not os.path.exists(path)
+    if (is_name or of_checkout) and path.stem in names():
+        return home() / f'{path.stem}.py', argument
+    if not is_name and os.path.isfile(path):
+        return path, argument
+    problem = 'which is none that comes with the package' if is_name else 'which is not a file'
+    expected = f'one of {", ".join(names())}, or a path such as ./mine.py{if_alike(path.stem, names())}'
+    raise UserError(f'--config is {text!r}, {problem}: expected {expected}.')
+
+
+def load(given: str) -> ConfigDict:
+    """Reads the configuration that a file makes, before any flag changes it.
+
+    The file may import those that come with the package, `from cpng_jax.configs import digits`, what lies beside it,
+    and in the current folder. These come after all else on the path: a neighbour that is called jax.py hides nothing.
+
+    Args:
+      given: its name or path, as for `find`.
 
     Returns:
       The configuration.
@@ -29,34 +72,36 @@ def load(file: str) -> ConfigDict:
     Raises:
       UserError: there is no such file, or it makes no configuration.
     """
-    name, _, argument = file.partition(':')
-    path = pathlib.Path(name)
+    path, argument = find(given)
     try:
-        if not path.is_file():
-            at_hand = f'; those at hand are in {DEFAULT_CONFIG.parent}' if _OURS.is_file() else ''
-            raise UserError(f'--config is {name!r}, which is not a file{at_hand}.')
         get_config = getattr(_run(path.resolve()), 'get_config', None)
         config = get_config and (get_config(argument) if argument else get_config())
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # Whatever the user's file may raise.
-        raise UserError(f'{name} fails with {type(error).__name__}: {error}') from error
+        raise UserError(f'{path} fails with {type(error).__name__}: {error}{_advice(error)}') from error
     if get_config is None:
-        raise UserError(f'{name} has no function get_config().')
+        raise UserError(f'{path} has no function get_config().')
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f'get_config() of {name} must return an ml_collections.ConfigDict, got {type(config).__name__}.'
+            f'get_config() of {path} must return an ml_collections.ConfigDict, got {type(config).__name__}.'
         )
     return config
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about a file that asks for `configs`, the folder of a checkout, where there is none."""
+    of_checkout = isinstance(error, ModuleNotFoundError) and error.name == 'configs'
+    return '; those that come with the package are imported from cpng_jax.configs' if of_checkout else ''
 
 
 def _run(path: pathlib.Path) -> types.ModuleType:
     """Runs a file as a module of its own, which other files cannot import by accident, and which shares no state."""
     _find_ours_first()
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    for folder in (os.getcwd(), str(path.parent)):
+        import_last(folder)
     ours = sys.modules.get('configs')
-    if ours and path.parent.name == _OURS.parent.name and str(path.parent) not in ours.__path__:
+    if ours and path.parent.name == 'configs' and str(path.parent) not in ours.__path__:
         ours.__path__.append(str(path.parent))
     module = types.ModuleType(re.sub(r'\W', '_', str(path)))
     module.__file__, module.__package__ = str(path), ''
@@ -66,13 +111,17 @@ def _run(path: pathlib.Path) -> types.ModuleType:
 
 
 def _find_ours_first() -> None:
-    """Makes `configs` the folder of this repository, even where a package of that name comes first on the path."""
-    if not _OURS.is_file():  # the package was installed, which comes without
+    """Makes `configs` the folder of a checkout, even where a package of that name comes first on the path.
+
+    Files of its users may import that. An installed package leaves the name to them.
+    """
+    ours = home() / '__init__.py'
+    if home().parent == pathlib.Path(__file__).parents[1] or not ours.is_file():
         return
     found = getattr(sys.modules.get('configs'), '__file__', None)
-    if found and pathlib.Path(found).resolve() == _OURS.resolve():
+    if found and pathlib.Path(found).resolve() == ours.resolve():
         return
-    spec = importlib.util.spec_from_file_location('configs', _OURS)
+    spec = importlib.util.spec_from_file_location('configs', ours)
     if spec is None or spec.loader is None:
         return
     for name in [name for name in sys.modules if name.partition('.')[0] == 'configs']:

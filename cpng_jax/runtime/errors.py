@@ -50,3 +50,17 @@ def nearest(key: str, known: Iterable[str]) -> str:
     """
     # Keys of the same section first: model.tme_steps is nearer to model.time_steps than to any other key.
     return max(known, key=lambda other: difflib.SequenceMatcher(None, key, other).ratio())
+
+
+def if_alike(name: str, known: Iterable[str]) -> str:
+    """Ends the sentence on a name that does not exist.
+
+    Args:
+      name: the name.
+      known: those that do exist.
+
+    Returns:
+      '; the nearest is ' and the known name that is spelt most alike, or '' where none is much alike.
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'; the nearest is {close[0]!r}' if close else ''

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import sys
 
 from cpng_jax.runtime.errors import UserError
 
@@ -62,6 +63,16 @@ def local(value: str | os.PathLike[str], name: str) -> pathlib.Path:
             f'expected at most {_LONGEST_PATH - _LEFT_FOR_FILES}: choose a shorter one.'
         )
     return path
+
+
+def import_last(folder: str) -> None:
+    """Has the modules of a folder be found by imports after all else, so that a file called jax.py hides nothing.
+
+    Args:
+      folder: its absolute path.
+    """
+    if folder not in sys.path and not (folder == os.getcwd() and '' in sys.path):
+        sys.path.append(folder)
 
 
 def _size(name: str) -> int:

@@ -4,14 +4,8 @@ The options of a rule that sets beta are declared in the rule's own file and com
 `train.py --mode=keys` and docs/keys.md, which `python -m cpng_jax.training.keys` prints, are made from `table()`.
 """
 
-import io
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import rich.box
-import rich.console
-import rich.table
 
 from cpng_jax import data
 from cpng_jax.control import from_run
@@ -28,7 +22,6 @@ from cpng_jax.nn.neuron import IMPLEMENTATIONS
 from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime import tables
 from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Only, Retired
-from cpng_jax.runtime.errors import UserError, nearest
 from cpng_jax.training.data_keys import modules, of_data
 
 RETIRED = {'neuron.ds_atgo': Retired('neuron.kind', since='0.2', values={True: 'ds_atgo', False: 'lif'})}
@@ -45,7 +38,8 @@ def _accepts_steps(value: Any) -> bool:
 def _key(
     name: str, default: Any, range: Range, used_by: str, meaning: str, since: str = FIRST_VERSION, **more: Any
 ) -> Key:
-    return Key(name, default, *range, meaning, since, tuple(used_by.split(', ')), **more)
+    used = tuple(used_by.split(', '))
+    return Key(name, default, range.accepts, range.expected, meaning, since, used, names=range.names, **more)
 
 
 def _only(key: str, table: Iterable[str], has_effect: Callable[[str], bool]) -> tuple[Only, ...]:
@@ -103,10 +97,10 @@ def _run() -> list[Key]:
 
 
 def _data() -> list[Key]:
-    names = Range(data.is_name, data.names())
+    names = Range(data.is_name, data.names(), tuple(data.DATASETS))
     return [
         _key('data.name', 'digits', names, 'data',
-             'the data set; the last two are those of TFDS, and your own function', names=tuple(data.DATASETS)),
+             'the data set; the last two are those of TFDS, and your own function'),
         _key('data.dir', 'data', TEXT, modules('dir'),
              'where python -m cpng_jax.data.prepare has put it, or the folder of images itself', free=True),
         _key('data.fake', False, BOOLEAN, 'data',
@@ -319,39 +313,11 @@ def table() -> Keys:
     return Keys(known, RETIRED)
 
 
-def listing(match: str = '') -> str:
-    """Shows keys as a table for the terminal: `train.py --mode=keys`.
-
-    Args:
-      match: text that their names contain; '' for all.
-
-    Returns:
-      The table, as wide as the terminal.
-
-    Raises:
-      UserError: no key contains the text.
-    """
-    known = table().known
-    rows = [_row(key) for name, key in known.items() if match in name]
-    if not rows:
-        raise UserError(f'--match is {match!r}, which no key contains; the nearest is {nearest(match, known)!r}.')
-    lines = rich.table.Table(*rows[0], box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for column in lines.columns[:2] + lines.columns[-2:]:
-        column.no_wrap = True
-    for row in rows:
-        lines.add_row(*{**row, 'used by': row['used by'].replace(', ', '\n')}.values())
-    text = io.StringIO()
-    width = max(shutil.get_terminal_size((160, 0)).columns, 120)
-    rich.console.Console(file=text, width=width, markup=False, highlight=False).print(lines)
-    shown = '\n'.join(line.rstrip() for line in text.getvalue().splitlines()).strip('\n')
-    return f'{shown}\n\n{_FREE}'
-
-
 def markdown() -> str:
     """Writes all keys, kinds of neurons, rules and retired keys as the page docs/keys.md."""
-    parts = [f'# Keys of a configuration\n\n{_ABOUT}\n\n{_FREE}\n']
+    parts = [f'# Keys of a configuration\n\n{_ABOUT}\n\n{FREE}\n']
     for title, group in _groups().items():
-        parts.append(f'## {title}\n\n{tables.to_markdown([_as_code(_row(key)) for key in group])}')
+        parts.append(f'## {title}\n\n{tables.to_markdown([_as_code(described(key)) for key in group])}')
     names = {'`neuron.kind`': KINDS, '`cpng.rule`': RULES}
     for title, named in names.items():
         rows = [{'name': f'`{name}`', 'meaning': entry.title} for name, entry in named.items()]
@@ -370,10 +336,11 @@ _ABOUT = """Made by `python -m cpng_jax.training.keys > docs/keys.md`; a test ke
 names contain that. Where a key has no effect with what else is chosen, it has to stay at its default; *only with* says
 with what it has one. *Since* is the version that added a key; *used by* names modules of `cpng_jax`."""
 
-_FREE = 'A key with a * may differ between the runs of one workdir.'
+FREE = 'A key with a * may differ between the runs of one workdir.'
 
 
-def _row(key: Key) -> dict[str, str]:
+def described(key: Key) -> dict[str, str]:
+    """A key as a row of a table, by the headings of its columns."""
     return {
         'key': key.name + ' *' * key.free,
         'default': key.follows or repr(key.default),

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shlex
 import shutil
 import sys
 import uuid
@@ -27,6 +26,7 @@ import numpy as np
 
 from cpng_jax.models import zoo
 from cpng_jax.runtime import arrays, config_file, metrics, npz
+from cpng_jax.runtime.command import override
 from cpng_jax.runtime.config import Config, differing, flatten, validate
 from cpng_jax.runtime.environment import environment
 from cpng_jax.runtime.errors import UserError, files_named
@@ -72,7 +72,7 @@ def make(
     setup = build(config)
     given = weights.fitted(stored, setup.state_shapes.variables, source=str(workdir)).given
     state = setup.initial_state(given)
-    overrides = [flag(name, flat[name]) for name in changes]
+    overrides = [override(name, flat[name]) for name in changes]
     found = {
         'format': zoo.FORMAT,
         'name': out.name,
@@ -176,15 +176,6 @@ def _data(setup: Setup) -> dict[str, Any]:
     }
 
 
-def flag(name: str, value: Any) -> str:
-    """The flag that changes a key, for a shell."""
-    return shlex.quote(f'--config.{name}={_tuples(value)}')
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
-
-
 def _commands(name: str, configuration: str, overrides: list[str]) -> dict[str, str]:
     """The command that trained, and the one whose last line has the digits of the card."""
     program = f'python train.py --config=configs/{configuration}.py'
@@ -225,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument('--workdir', help='folder of the run')
     parser.add_argument('--out', help='the new folder, such as zoo/digits')
-    parser.add_argument('--config', help="the run's configuration file; default: configs/NAME.py for zoo/NAME")
+    parser.add_argument('--config', help="the run's configuration, by name or file; default: NAME for zoo/NAME")
     parser.add_argument('--checkpoint', choices=('latest', 'best'), default='latest', help='default: latest')
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of the stored weights; default: float32')
     parser.add_argument('--table', help='instead: the file whose table is brought up to date')
@@ -248,8 +239,7 @@ def _table(path: pathlib.Path) -> str:
 
 def _entry(flags: argparse.Namespace) -> str:
     workdir, out = local(flags.workdir, '--workdir'), local(flags.out, '--out')
-    default = config_file.DEFAULT_CONFIG.with_name(f'{out.name}.py')
-    file = local(default if flags.config is None else flags.config, '--config')
+    file, _ = config_file.find(out.name if flags.config is None else flags.config)
     found = make(workdir, out, file=file, which=flags.checkpoint, dtype=flags.dtype)
     return f'{out}: {found["bytes"] / 1e6:.2f} MB, test accuracy {card_page.accuracy(found["test"])}'
 

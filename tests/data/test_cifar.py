@@ -218,8 +218,8 @@ def test_a_damaged_data_set_is_named(ten, tmp_path):
 def test_an_unknown_name_is_answered(capsys):
     assert prepare.main(['cifar11']) == 2
     assert (
-        "NAME is 'cifar11', expected one of fashion_mnist, mnist, kmnist, cifar10, cifar100, cifar10_dvs, imagenet2012"
-        in capsys.readouterr().err
+        "NAME is 'cifar11', expected one of fashion_mnist, mnist, kmnist, cifar10, cifar100, cifar10_dvs, "
+        "imagenet2012; the nearest is 'cifar10'.\n" in capsys.readouterr().err
     )
 
 

@@ -234,7 +234,11 @@ def test_the_configuration_reaches_the_summed_branches():
 @pytest.mark.parametrize(
     ('name', 'fields', 'sentence'),
     [
-        ('vgg16', {'head': 'fc512'}, "config.model.head is 'fc512', expected one of fc4096, single"),
+        (
+            'vgg16',
+            {'head': 'fc4090'},
+            "config.model.head is 'fc4090', expected one of fc4096, single; the nearest is 'fc4096'.",
+        ),
         ('resnet19', {'head': 'fc4096'}, "config.model.head is 'fc4096', expected widths of layers"),
         ('resnet19', {'head': 256}, 'config.model.head is 256, expected widths of layers'),
         ('vgg', {'stages': (4, 8)}, r'config.model.stages is \(4, 8\), expected the channels of each stage'),

@@ -28,7 +28,7 @@ def test_the_configuration_reaches_the_layers(tiny_config):
 
 def test_an_unknown_network_is_named(tiny_config):
     tiny_config.model.name = 'vgg99'
-    with pytest.raises(UserError, match=r"config.model.name is 'vgg99', expected one of vgg"):
+    with pytest.raises(UserError, match=r"config.model.name is 'vgg99', expected one of vgg, .*; the nearest is 'vgg'"):
         registry.build(tiny_config, classes=10)
 
 

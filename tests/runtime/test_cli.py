@@ -25,14 +25,15 @@ pytestmark = pytest.mark.processes
         (['--config.model.stags=((4,),)'], "config has no key 'model.stags'; the nearest is 'model.stages'."),
         (['--config.cpng.chi_limit=1.5'], 'config.cpng.chi_limit is 1.5, expected a number of at least 0 and below 1.'),
         (['--config.epochs=many'], "flag --config.epochs=many: invalid literal for int() with base 10: 'many'"),
-        (['--config.data.name=minst'], "config.data.name is 'minst', expected one of digits, digits_events, mnist5k, "),
+        (['--config.data.name=minst'], "package.module:function; the nearest is 'mnist'."),
         (['--config.data.name=examples.own_data:image'], "own_data.py has no function 'image'; the nearest is 'images"),
-        (['--config.model.name=resnet'], "config.model.name is 'resnet', expected one of vgg, vgg16, "),
+        (['--config.model.name=resnet'], "sew_resnet152; the nearest is 'resnet20'."),
         (['--config.batch_size=2000'], 'config.batch_size is 2000, but there are only 1437 training examples'),
         (['--config.optim.accumulate=3'], 'which cannot be worked off evenly in config.optim.accumulate = 3 parts'),
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),
         (['--config=configs/nowhere.py'], 'nowhere.py'),
-        (['--mode=test'], 'train|eval|summary'),
+        (['--mode=sumary'], "value should be one of <train|eval|summary|keys>; the nearest is 'summary'"),
+        (['--config=digts'], "mnist5k, or a path such as ./mine.py; the nearest is 'digits'."),
         (
             ['--mode=keys', '--match=cpgn.rule'],
             "--match is 'cpgn.rule', which no key contains; the nearest is 'cpng.rule'.",
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.processes
         (['--noconfig.neuron.ds_atgo'], "neuron.ds_atgo has become config.neuron.kind: write 'ds_atgo' for True, "),
         (['--mode=eval', '--workdir=nowhere/at/all'], 'There is no checkpoint in nowhere/at/all: train first'),
         (['--workdir=gs://bucket/run'], "--workdir is 'gs://bucket/run', an address; expected a path on this machine"),
-        (['configs/digits.py'], "unexpected argument 'configs/digits.py'"),
+        (['configs/digits.py'], "unexpected argument 'configs/digits.py': a configuration is given as --config=NAME, "),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else '',
 )
@@ -92,6 +93,13 @@ def test_a_run_as_a_user_has_it_is_that_of_the_tests(tmp_path, tiny_config):
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
 
 
+def test_help_is_that_of_the_program_with_all_of_its_flags():
+    process = forked.run('train.py', '--help')
+    assert process.stdout.startswith('Trains a spiking network with CPNG.\n')
+    for flag in ('--config: ', '--match: ', '--mode: <train|eval|summary|keys>: ', '--workdir: '):
+        assert f'\n  {flag}' in process.stdout
+
+
 def test_keys_are_listed_without_data_or_a_workdir(tmp_path):
     command = [sys.executable, ROOT / 'train.py', '--mode=keys', '--match=beta_from', '--config.epochs=0']
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
@@ -106,7 +114,8 @@ def test_keys_are_listed_without_data_or_a_workdir(tmp_path):
 @pytest.mark.parametrize('program', ['train', 'cpng_jax.experiments', 'cpng_jax.analysis'])
 def test_a_missing_package_is_named_with_the_command(program):
     code = (
-        f"import runpy, sys; sys.modules['ml_collections'] = None; runpy.run_module('{program}', run_name='__main__')"
+        "import runpy, sys; sys.modules['ml_collections'] = None; "
+        f"runpy.run_module('{program}', run_name='__main__', alter_sys=True)"
     )
     process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert process.returncode == 1

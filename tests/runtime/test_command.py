@@ -2,12 +2,13 @@
 
 import errno
 import os
+import shlex
 
 import pytest
 from absl import flags
 
 from configs import digits, digits_few
-from cpng_jax.runtime import command
+from cpng_jax.runtime import command, config_file
 from cpng_jax.runtime.config import flatten, validate
 from cpng_jax.runtime.errors import UserError, files_named
 from cpng_jax.training import keys
@@ -28,16 +29,18 @@ def parse():
     return parsed
 
 
-FEW = command.DEFAULT_CONFIG.with_name('digits_few.py')
+DIGITS, FEW = (config_file.home() / f'{name}.py' for name in ('digits', 'digits_few'))
 
 
 @pytest.mark.parametrize(
     ('arguments', 'changes', 'rest'),
     [
         ([], {}, []),
-        (['--config.seed=3', f'--config={command.DEFAULT_CONFIG}'], {'seed': 3}, []),
+        (['--config.seed=3', f'--config={DIGITS}'], {'seed': 3}, []),
+        (['--config=digits', '--config.seed=3'], {'seed': 3}, []),
+        (['--config', 'configs/digits.py'], {}, []),
         (['-config.seed', '3', '--noconfig.data.flip', 'a', 'b'], {'seed': 3}, ['a', 'b']),
-        (['--config.data.flip', '--config', command.DEFAULT_CONFIG], {'data.flip': True}, []),
+        (['--config.data.flip', '--config', DIGITS], {'data.flip': True}, []),
         (['--config.model.stages=((4,),(8,8))'], {'model.stages': [[4], [8, 8]]}, []),
         (['--config.seed=3', '--config.seed=4'], {'seed': 4}, []),
         (['--config.seed= 3 ', '--', '--config.seed=5'], {'seed': 3}, ['--config.seed=5']),
@@ -96,6 +99,23 @@ def test_a_wrong_flag_is_one_sentence(parse, arguments, sentence):
     assert '\n' not in str(caught.value)
 
 
+def test_the_flags_of_a_configuration_are_written_for_a_shell():
+    values = flags.FlagValues()
+    command.define_config('', values)
+    line = "--config=digits_few --config.model.stages='((4,),(8, 8))' --noconfig.data.flip --config.init_from='a b'"
+    command.parse_flags(['train.py', *shlex.split(line)], keys.RETIRED, values)
+    written = command.overrides(values)
+    assert written == [
+        '--config=digits_few', "'--config.model.stages=((4,), (8, 8))'", '--config.data.flip=False',
+        "'--config.init_from=a b'",
+    ]  # fmt: skip
+    again = flags.FlagValues()
+    command.define_config('', again)
+    command.parse_flags(['train.py', *shlex.split(' '.join(written))], keys.RETIRED, again)
+    assert flatten(again['config'].value) == flatten(values['config'].value)
+    assert command.config_name(values) == 'digits_few'
+
+
 @pytest.mark.parametrize(
     ('text', 'sentence'),
     [
@@ -114,9 +134,11 @@ def test_a_wrong_file_of_flags_is_one_sentence(parse, tmp_path, text, sentence):
 
 def test_a_program_without_a_configuration_has_its_flags_checked():
     values = flags.FlagValues()
-    flags.DEFINE_enum('checkpoint', 'latest', ['latest', 'best'], '', flag_values=values)
-    with pytest.raises(UserError, match=r'flag --checkpoint=worst: value should be one of <latest\|best>'):
-        command.parse_flags(['analysis', '--checkpoint=worst'], None, values)
+    command.define_choice('checkpoint', ('latest', 'best'), '', values)
+    sentence = r"flag --checkpoint=bst: value should be one of <latest\|best>; the nearest is 'best'"
+    with pytest.raises(UserError, match=sentence):
+        command.parse_flags(['analysis', '--checkpoint=bst'], None, values)
+    assert values['checkpoint'].default == 'latest'
     assert command.parse_flags(['analysis', 'chi', '--checkpoint=best'], None, values) == ['analysis', 'chi']
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from cpng_jax import data
 from cpng_jax.control import rules
 from cpng_jax.runtime import config as configuration
 from cpng_jax.runtime.config import Key, Keys, Only, Retired
@@ -37,7 +38,11 @@ def test_each_config_file_is_valid_and_documented(path):
         ('seed', -1, 'an integer from 0 to 2**32 - 1'),
         ('neuron.tau', 1.5, 'a number of at least 0 and at most 1'),
         ('neuron.v_th', 0.0, 'a number above 0'),
-        ('neuron.surrogate', 'triangle', 'one of triangular, rectangular, arctan'),
+        (
+            'neuron.surrogate',
+            'triangle',
+            "one of triangular, rectangular, arctan; the nearest is 'triangular'",
+        ),
         ('optim.learning_rate', float('nan'), 'a number above 0'),
         ('optim.momentum', 1.0, 'a number of at least 0 and below 1'),
         ('cpng.beta_init', float('inf'), 'a number above 0'),
@@ -46,10 +51,11 @@ def test_each_config_file_is_valid_and_documented(path):
         (
             'cpng.rule',
             'dspik',
-            'one of ' + ', '.join(rules.RULES),
+            'one of ' + ', '.join(rules.RULES) + "; the nearest is 'dspike'",
         ),
         ('cpng.per', 'neuron', 'one of layer, channel'),
         ('cpng.chi', 'exact', 'one of gaussian, counted'),
+        ('data.name', 'minst', f"{data.names()}; the nearest is 'mnist'"),
         ('cpng.enabled', 1, 'True or False'),
     ],
 )

@@ -1,6 +1,10 @@
 """Configuration files wherever they lie: what they import is found, and hides nothing."""
 
+import importlib
+import pathlib
 import random
+import re
+import shutil
 import sys
 import types
 
@@ -47,8 +51,7 @@ def test_another_package_called_configs_on_the_path_hides_nothing(tmp_path, monk
         from configs import theirs
 
         assert theirs.NAME == 'theirs'
-    expected = flatten(config_file.load(str(config_file.DEFAULT_CONFIG)))
-    assert expected['data.name'] == 'digits'
+    assert config_file.load('digits').data.name == 'digits'
     mine = tmp_path / 'mine.py'
     mine.write_text('from configs import theirs\n' + MINE)
     assert flatten(config_file.load(str(mine)))['data.name'] == 'digits', 'both are found'
@@ -77,19 +80,83 @@ def test_a_folder_of_ones_own_called_configs_adds_to_ours(tmp_path):
     assert flatten(config_file.load(str(folder / 'mine.py')))['data.name'] == 'digits'
 
 
-@pytest.mark.parametrize('folder', ['mine', 'configs'])
-def test_an_installed_package_has_no_configurations_and_reads_those_of_its_user(tmp_path, monkeypatch, folder):
-    monkeypatch.setattr(config_file, '_OURS', tmp_path / 'site-packages' / 'configs' / '__init__.py')
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Has configurations lie where an installation has them; none is here."""
+    package = tmp_path / 'site' / 'cpng_jax'
+    shutil.copytree(config_file.home(), package / 'configs')
+    monkeypatch.setattr(config_file, '__file__', str(package / 'runtime' / 'config_file.py'))
+    monkeypatch.setattr(sys, 'path', [folder for folder in sys.path if not (pathlib.Path(folder) / 'configs').is_dir()])
+    monkeypatch.chdir(tmp_path)
     forget_configs()
-    file = tmp_path / folder / 'mine.py'
-    file.parent.mkdir()
-    file.write_text(
-        'from cpng_jax.runtime.config import defaults\nfrom cpng_jax.training import keys\n\n'
-        'def get_config():\n    return defaults(keys.table())\n'
+
+
+@pytest.mark.usefixtures('installed')
+@pytest.mark.parametrize('given', ['digits_few', 'configs/digits_few.py', './configs/digits_few.py'])
+def test_an_installed_package_has_its_configurations_by_name_and_as_those_of_a_checkout(tmp_path, given):
+    path, _ = config_file.find(given)
+    assert path == tmp_path / 'site' / 'cpng_jax' / 'configs' / 'digits_few.py'
+    assert config_file.load(given).data.per_class == 30
+
+
+@pytest.mark.usefixtures('installed')
+def test_a_folder_called_configs_belongs_to_the_user_of_an_installed_package(tmp_path):
+    folder = tmp_path / 'configs'
+    folder.mkdir()
+    (folder / 'base.py').write_text('EPOCHS = 7\n')
+    (folder / 'digits.py').write_text(
+        'from configs import base as mine\nfrom cpng_jax.configs import digits_few\n\n'
+        'def get_config():\n    config = digits_few.get_config()\n    config.epochs = mine.EPOCHS\n    return config\n'
     )
-    assert flatten(config_file.load(str(file)))['data.name'] == 'digits'
-    with pytest.raises(UserError, match=r'--config is .*other\.py.*, which is not a file\.$'):
-        config_file.load(str(tmp_path / 'other.py'))
+    config = config_file.load('configs/digits.py')
+    assert (config.epochs, config.data.per_class) == (7, 30)
+    assert config_file.load('digits').epochs == 40, 'a name is that of the package'
+
+
+@pytest.mark.usefixtures('installed')
+def test_what_was_written_for_a_checkout_says_what_to_import_instead(tmp_path):
+    (tmp_path / 'mine.py').write_text(MINE)
+    with pytest.raises(UserError, match=r"No module named 'configs'; .* are imported from cpng_jax\.configs$"):
+        config_file.load('mine.py')
+
+
+def test_a_file_of_ones_own_builds_on_one_that_comes_with_the_package(tmp_path):
+    """As docs/training.md has it."""
+    page = (pathlib.Path(__file__).parents[2] / 'docs' / 'training.md').read_text()
+    (example,) = re.findall(r'<!-- example: own configuration -->\n```python\n(.*?)```', page, flags=re.DOTALL)
+    (tmp_path / 'mine.py').write_text(example)
+    changed = {'epochs': 10, 'model.stages': [[16, 16], [32, 32, 32, 32]], 'model.kernel_size': 5}
+    assert flatten(config_file.load(str(tmp_path / 'mine.py'))) == flatten(config_file.load('digits')) | changed
+
+
+def test_names_are_those_of_the_files():
+    files = (path.stem for path in (pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
+    assert config_file.names() == sorted({*files} - {'__init__'})
+
+
+@pytest.mark.parametrize('name', config_file.names())
+def test_cpng_jax_configs_has_each_of_them(name):
+    module = importlib.import_module(f'cpng_jax.configs.{name}')
+    assert flatten(module.get_config()) == flatten(config_file.load(name))
+
+
+@pytest.mark.parametrize(
+    ('given', 'sentence'),
+    [
+        ('digit', r"^--config is 'digit', which is none that comes with the package: expected one of base, "),
+        ('digit', r", mnist5k, or a path such as \./mine\.py; the nearest is 'digits'\.$"),
+        ('configs/digit.py', r"^--config is 'configs/digit\.py', which is not a file: .*; the nearest is 'digits'\.$"),
+        ('configs/digits', r"^--config is 'configs/digits', which is not a file: "),
+        ('mine/configs/digits.py', r"^--config is 'mine/configs/digits\.py', which is not a file: "),
+        ('__init__', r"^--config is '__init__', which is none that comes with the package: "),
+        ('tests', r'or a path such as \./mine\.py\.$'),
+        ('digits:x', r'digits\.py fails with TypeError: get_config\(\) takes 0 positional arguments but 1 was given$'),
+        ('s3://digits', r"^--config is 's3://digits', an address; "),
+    ],
+)
+def test_a_configuration_that_is_not_there_is_one_sentence(given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        config_file.load(given)
 
 
 def test_neighbours_hide_no_module(tmp_path):
@@ -133,7 +200,7 @@ def test_a_file_may_have_dataclasses_and_an_argument(tmp_path):
         (b'get_config = 3', r"wrong\.py fails with TypeError: 'int' object is not callable"),
         (b'def get_config(): return None', r'must return an ml_collections\.ConfigDict, got NoneType'),
         (b'def get_config(text): return text', r'wrong\.py fails with TypeError: get_config\(\) missing 1 required'),
-        (None, r"--config is '.*wrong\.py', which is not a file; those at hand are in .*configs"),
+        (None, r"--config is '.*wrong\.py', which is not a file: expected one of base, "),
     ],
     ids=lambda value: '',
 )

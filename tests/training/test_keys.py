@@ -8,13 +8,13 @@ import re
 
 import pytest
 
-from configs import base
+from configs import base, digits
 from cpng_jax.control import fixed
 from cpng_jax.control.options import Option, number
 from cpng_jax.control.rules import RULES
 from cpng_jax.runtime.config import flatten, validate
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.training import keys, loop
+from cpng_jax.training import key_listing, keys, loop
 from tests.runs import epoch_rows
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,15 +58,37 @@ def test_every_rule_of_the_table_can_be_chosen():
 
 
 def test_the_listing_has_every_key_or_those_that_match():
-    text = keys.listing()
+    text = key_listing.listing('', 'base', base.get_config())
     for name in keys.table().known:
         assert re.search(rf'^ {re.escape(name)} ', text, flags=re.MULTILINE), name
-    found = re.findall(r'^ ([a-z_.]+) ', keys.listing('neuron.'), flags=re.MULTILINE)
+    listed = key_listing.listing('neuron.', 'base', base.get_config())
+    found = re.findall(r'^ ([a-z_.]+) ', listed, flags=re.MULTILINE)
     assert found == ['key', *(name for name in keys.table().known if 'neuron.' in name)]
     with pytest.raises(
         UserError, match=r"--match is 'momentums', which no key contains; the nearest is '\w+\.momentum'"
     ):
-        keys.listing('momentums')
+        key_listing.listing('momentums', 'base', base.get_config())
+
+
+def test_the_listing_has_what_a_configuration_has_in_place_of_a_default():
+    config = digits.get_config()
+    config.model.time_steps, config.profile.steps = 7, (2, 3)
+
+    def cells(match):
+        lines = key_listing.listing(match, 'mine', config).splitlines()
+        start, end = (lines[0].index(column) for column in ('mine', 'range'))
+        return {line.split()[0]: line[start:end].strip() for line in lines[2:-2] if line[1] != ' '}
+
+    assert cells('epochs')['epochs'] == '40'
+    assert cells('momentum') == {'optim.momentum': '', 'norm.momentum': ''}
+    # Set by the key that it follows.
+    assert cells('time_steps') == {'data.time_steps': '', 'model.time_steps': '7'}
+    assert cells('profile') == {'profile.steps': '(2, 3)'}
+    # Fields of the network come after the other keys of model.
+    fields = cells('model.')
+    assert [*fields] == ['model.name', 'model.width', 'model.time_steps', 'model.head', 'model.stages']
+    assert fields['model.head'] == '()'
+    assert fields['model.stages'].startswith('((16, 16, 16), ')
 
 
 TOY = fixed.RULE._replace(
@@ -81,7 +103,7 @@ def test_a_rule_from_outside_brings_its_keys(monkeypatch, tmp_path, tiny_config)
     config = base.get_config()
     assert config.cpng.toy_factor == 0.5
     assert keys.table().known['cpng.toy_factor'].used_by == ('control.fixed',)
-    assert 'cpng.toy_factor' in keys.listing('toy')
+    assert 'cpng.toy_factor' in key_listing.listing('toy', 'base', config)
     assert (
         '| `cpng.toy_factor` | `0.5` | a number of at least 0 and at most 1 | a factor of the toy |' in keys.markdown()
     )

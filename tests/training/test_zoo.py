@@ -47,7 +47,7 @@ def tiny(shrink, tmp_path_factory):
 def entry(tiny, tmp_path_factory):
     """The entry made of it."""
     out = tmp_path_factory.mktemp('zoo') / 'tiny'
-    assert zoo.main([f'--workdir={tiny[1]}', f'--out={out}', f'--config={DIGITS}', '--dtype=float16']) == 0
+    assert zoo.main([f'--workdir={tiny[1]}', f'--out={out}', '--config=digits', '--dtype=float16']) == 0
     return out
 
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_made_is_one_sentence_and_leaves_nothing(tiny, entry, tmp
     assert 'There is no checkpoint in' in refusal(lost)
     assert "--config is 'nowhere.py', which is not a file" in refusal(workdir, '--config=nowhere.py')
     assert zoo.main([f'--workdir={workdir}', f'--out={new}']) == 2
-    assert f'{DIGITS.with_name("tiny.py")!s}' in capsys.readouterr().err
+    assert "--config is 'tiny', which is none that comes with the package" in capsys.readouterr().err
     assert not new.parent.exists()
 
 
@@ -313,7 +313,7 @@ def test_an_entry_is_what_its_configuration_and_its_page_say(name):
     base = config_file.load(str(ROOT / 'configs' / f'{card["configuration"]}.py'))
     config = brought_up_to_date(card['config'], keys.table())
     changes = differing(flatten(base), config, keys.table())
-    assert [zoo.flag(key, config[key]) for key in changes] == card['overrides']
+    assert [command.override(key, config[key]) for key in changes] == card['overrides']
     assert {array.dtype.name for array in npz.read(folder / 'weights.npz').values()} == {card['dtype']}
     assert not re.search(r'"/', (folder / 'card.json').read_text()), 'a path of a machine'
 
