@@ -109,8 +109,7 @@ def test_counts(name, shape, classes, layers, counts):
     ('name', 'layers', 'parameters', 'work'),
     [
         # What torchvision publishes for the ResNets of these shapes: parameters, and G multiply-adds a time step.
-        ('sew_resnet18', 20, 11_689_512, 1.81),
-        ('sew_resnet34', 36, 21_797_672, 3.66),
+        # 18 and 34 are above, by hand.
         ('sew_resnet50', 1 + 3 * 16 + 4, 25_557_032, 4.09),
         ('sew_resnet101', 1 + 3 * 33 + 4, 44_549_160, 7.80),
         ('sew_resnet152', 1 + 3 * 50 + 4, 60_192_808, 11.51),
@@ -137,7 +136,7 @@ def test_vgg16_costs_what_the_paper_says():
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('name', [name for name in registry.MODELS if name not in ('vgg', 'sew_resnet101')])
+@pytest.mark.parametrize('name', ['vgg16', 'resnet19', 'resnet20', 'sew_resnet34', 'sew_resnet152'])  # the deepest
 def test_layers_are_sorted_by_depth(name):
     """`surrogate` sorted by name, as every tree function has it, is in the order the layers run in."""
     model = make(name, width=1 / 64)

@@ -113,7 +113,6 @@ def test_the_best_checkpoint_can_be_evaluated(undisturbed, tiny_config):
 @pytest.mark.parametrize(
     'options',
     [
-        {},
         {'every': 'batch', 'statistics': 'epoch_mean'},
         {'rule': 'chi_gain', 'chi': 'counted', 'statistics': 'epoch_mean'},
         {'rule': 'cpng_gain', 'per': 'channel', 'every': 'batch'},
