@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cpng_jax.models import registry
-from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime.config import Config, Retired, flatten
 from cpng_jax.runtime.errors import UserError, nearest
 
 FIXED = {'cpng.enabled': False}
 CPNG = {'cpng.enabled': True}
-# Tables 3 and 6.
+# Of the paper, Tables 3 and 6; chi can be set for each of them.
 _SHAPES = ('triangular', 'rectangular', 'arctan')
 # Table 5, column CPNG + TET.
 _TET = {
@@ -180,7 +179,7 @@ def gain(config: Config, values: Sequence[float] | None) -> Plan:
 def width(config: Config, values: Sequence[float] | None) -> Plan:
     """The share of potentials that sets the width, the gain held by the height, for each shape."""
     arms = []
-    for shape in SURROGATES:
+    for shape in _SHAPES:
         for target in values or (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99):
             changes = CPNG | {'cpng.rule': 'chi_gain', 'cpng.chi_target': float(target), 'neuron.surrogate': shape}
             arms.append(Arm(f'{shape}, chi = {target:g}', changes, {'surrogate': shape, 'chi_target': target}))
