@@ -151,6 +151,13 @@ def test_layers_are_sorted_by_depth(name):
     assert len(set(paths)) == len(paths)
 
 
+def test_a_network_that_has_been_traced_is_summarised_none_the_less():
+    model, example = make('vgg11', width=1 / 64), jnp.zeros((1, 32, 32, 3))
+    init = model.init  # kept, and what JAX remembers of it with it
+    jax.eval_shape(init, jax.random.key(0), example)
+    assert summarise(model, example).beta_layers == 8
+
+
 @pytest.mark.deep
 def test_bottlenecks_learn_from_images_and_events():
     """Output shape, and a finite gradient that reaches the stem; other networks make steps in tests/test_configs.py."""
