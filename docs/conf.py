@@ -5,8 +5,20 @@ import os
 import pathlib
 import re
 
-# Pictures of notebooks are drawn by the CPU alone, and what JAX has to say of other devices is no part of a page.
-os.environ['JAX_PLATFORMS'] = 'cpu'
+DOCS = pathlib.Path(__file__).resolve().parent
+ROOT = DOCS.parent
+
+# For the notebooks, before JAX is imported: what they compute is small, and most of their time is that of compiling it.
+# They stay on the CPU, since what JAX has to say of other devices is no part of a page; nor is what a kernel logs.
+os.environ.update(
+    JAX_PLATFORMS='cpu',
+    XLA_FLAGS='--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1',
+    PYTHONPATH=os.pathsep.join([str(ROOT), os.getenv('PYTHONPATH', '')]),
+    IPYTHONDIR=str(DOCS / '_build' / 'ipython'),
+)
+_PROFILE = DOCS / '_build' / 'ipython' / 'profile_default'
+_PROFILE.mkdir(parents=True, exist_ok=True)
+(_PROFILE / 'ipython_kernel_config.py').write_text("c.IPKernelApp.log_level = 'ERROR'\n")
 
 import jax
 from sphinx.pycode import ModuleAnalyzer
@@ -14,9 +26,6 @@ from sphinx.util import typing as annotations
 
 import cpng_jax
 from cpng_jax.nn.currents import Currents
-
-DOCS = pathlib.Path(__file__).parent
-ROOT = DOCS.parent
 
 project = 'cpng_jax'
 author = 'cpng_jax developers'
@@ -37,7 +46,7 @@ myst_heading_anchors = 4
 
 # Notebooks run again only where their code has changed; a cell that fails, fails the build.
 nb_execution_mode = 'cache'
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # a busy machine may take that
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
@@ -54,27 +63,27 @@ python_maximum_signature_line_length = 88
 
 # Pages that are files of the repository's root, where people look for them.
 _OF_THE_ROOT = {'readme': ROOT / 'README.md', 'changelog': ROOT / 'CHANGELOG.md'}
-_LINK = re.compile(r'(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(\.\./([^)#]+)(#[^)]*)?\)')
+_LINK = re.compile(r'(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:)([^)#\s]+)(#[^)]*)?\)')
 
 
 def _bring_in(app, name, source):
     """Puts the files of the root in their place, and has links to what is no part of the site end in its name."""
-    page = _OF_THE_ROOT.get(name)
-    if page and page.is_file():
-        moved = re.sub(r'\]\((?!https?:|#)', '](../', page.read_text('utf-8'))
-        source[0] = moved.replace('](../docs/', '](')
-    source[0] = _LINK.sub(lambda link: _link(link, name), source[0])
+    folder = base = (DOCS / name).parent
+    file = _OF_THE_ROOT.get(name)
+    if file and file.is_file():
+        source[0], base = file.read_text('utf-8'), file.parent
 
+    def moved(link):
+        image, text, path, anchor = link.groups()
+        target = (base / path).resolve()
+        page = next((page for page, file in _OF_THE_ROOT.items() if file == target), None)
+        if page:
+            target = DOCS / f'{page}.md'
+        elif not target.is_relative_to(DOCS) and (target.is_dir() or target.suffix == '.md'):
+            return text
+        return f'{image}[{text}]({os.path.relpath(target, folder)}{anchor or ""})' if target.exists() else link[0]
 
-def _link(link, name):
-    text, path, anchor = link[1], link[2], link[3] or ''
-    for page, file in _OF_THE_ROOT.items():
-        if file == ROOT / path and file.is_file():
-            return f'[{text}]({page}.md{anchor})'
-    if not (ROOT / path).exists():
-        raise FileNotFoundError(f'docs/{name}.md links to {path}, which is not there.')
-    is_page = (ROOT / path).is_dir() or path.endswith('.md')
-    return f'{text}' if is_page else link[0]
+    source[0] = _LINK.sub(moved, source[0])
 
 
 # What these names of types stand for is longer than any signature; the longest first.
