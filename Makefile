@@ -1,13 +1,15 @@
-# make train, make test, make quick, make check, make bench: each sets up what it needs on a fresh machine.
+# make train, make test, make quick, make check, make docs, make bench: each sets up what it needs on a fresh machine.
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+DOCS ?= .venv-docs
 ARGS ?=
 
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 
-.PHONY: ready train test quick check format bench clean
+.PHONY: ready train test quick check format docs bench clean
 
 ready: $(READY)
 
@@ -30,11 +32,16 @@ format: $(READY)
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
+# The site, docs/_build/html; a warning is an error. Notebooks run again only where their code has changed.
+docs: $(READY) $(DOCS)/ready
+	$(DOCS)/bin/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html $(ARGS)
+	@echo docs/_build/html/index.html
+
 bench: $(READY) $(PEERS)/ready
 	$(RUN) -m benchmarks.bench --peers_python=$(PEERS)/bin/python $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(PEERS) $(DOCS) docs/_build
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,3 +57,11 @@ $(PEERS)/ready: benchmarks/requirements.txt benchmarks/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 	@touch $(PEERS)/ready
+
+# On top of the project's environment, so that neither tests nor checks meet its packages.
+$(DOCS)/ready: $(READY) docs/requirements.txt
+	$(RUN) -m venv $(DOCS)
+	$(RUN) -c '$(PURELIB)' > "$$($(DOCS)/bin/python -c '$(PURELIB)')/project.pth"
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt || \
+		{ echo 'make docs needs the packages of docs/requirements.txt, which pip has not installed.' >&2; exit 1; }
+	@touch $(DOCS)/ready

@@ -177,18 +177,3 @@ def test_the_workflow_runs_what_ci_runs_on_the_versions_that_are_declared():
 def test_a_folder_of_modules_is_a_package(folder):
     """One without `__init__.py` would give way to any package of its name, wherever that lies on the path."""
     assert (ROOT / folder / '__init__.py').is_file()
-
-
-def readme_code() -> list[str]:
-    return python_in(ROOT / 'README.md') + python_in(ROOT / 'docs' / 'surrogates.md')
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize('code', readme_code())
-def test_readme_and_guide_run_as_written(code):
-    process = run(code)
-    assert process.returncode == 0, process.stderr
-
-
-def test_the_readme_shows_the_library():
-    assert any('import cpng_jax' in code or 'from cpng_jax' in code for code in readme_code())

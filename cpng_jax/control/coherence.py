@@ -45,9 +45,7 @@ def coherence(
     Source: docs/gain.md, Eq. 10.
     """
     layers, (beta,) = _layers(stats, v_th, beta)
-    inverse = _inverse(layers, beta, get_surrogate(surrogate))
-    defined = layers.usable & jnp.isfinite(inverse) & (inverse > 0)
-    return jnp.where(defined, 1 / jnp.where(defined, inverse, 1), jnp.nan)
+    return _coherence(layers, beta, shape=get_surrogate(surrogate))
 
 
 def beta_for_coherence(
@@ -77,16 +75,31 @@ def beta_for_coherence(
     Raises:
       ValueError: unknown surrogate.
     """
-    shape = get_surrogate(surrogate)
     layers, (target,) = _layers(stats, v_th, target)
-    beta = widest(lambda octave: _inverse(layers, 2**octave, shape), 1 / target, layers)
-    return jnp.where(target < 1, beta, 0)  # which a wide domain reaches by rounding alone
+    return _beta_for_coherence(layers, target, shape=get_surrogate(surrogate))
 
 
 def _layers(
     stats: MembraneStats | MembraneDistances, v_th: ArrayLike, positive: ArrayLike
 ) -> tuple[Layers, tuple[Array, ...]]:
     return in_layers(stats, 1.0, 0.5, v_th, 0.0, 0.0, positive)  # of currents, rate and time nothing depends
+
+
+# Compiled once for a shape, so that calls between the epochs of a loop cost nothing.
+_compiled = functools.partial(jax.jit, static_argnames='shape')
+
+
+@_compiled
+def _coherence(layers: Layers, beta: Array, *, shape: Surrogate) -> Array:
+    inverse = _inverse(layers, beta, shape)
+    defined = layers.usable & jnp.isfinite(inverse) & (inverse > 0)
+    return jnp.where(defined, 1 / jnp.where(defined, inverse, 1), jnp.nan)
+
+
+@_compiled
+def _beta_for_coherence(layers: Layers, target: Array, *, shape: Surrogate) -> Array:
+    beta = widest(lambda octave: _inverse(layers, 2**octave, shape), 1 / target, layers)
+    return jnp.where(target < 1, beta, 0)  # which a wide domain reaches by rounding alone
 
 
 def _inverse(layers: Layers, beta: Array, shape: Surrogate) -> Array:

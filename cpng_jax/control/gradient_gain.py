@@ -65,11 +65,9 @@ def gain(
 
     Source: docs/gain.md, Eq. 4 and 9; the condition on E[f^2] is akin to those of Herranz-Celotti and Rouat (2022).
     """
-    shape = get_surrogate(surrogate)
+    network = _Network(get_surrogate(surrogate), _checked(time_steps), detach_reset)
     layers, (beta, scale) = in_layers(stats, currents, firing_rate, v_th, tau, correlation, beta, scale)
-    moments = moments_of(layers.stats, beta, layers.v_th, shape)
-    value = _gain(layers, moments, scale, _checked(time_steps), detach_reset)
-    return jnp.where(layers.usable, value, jnp.nan)
+    return jnp.where(layers.usable, _gain(layers, beta, scale, network), jnp.nan)
 
 
 def scale_for_gain(
@@ -112,16 +110,9 @@ def scale_for_gain(
     Raises:
       ValueError: unknown surrogate, or `time_steps` is less than 1.
     """
-    shape = get_surrogate(surrogate)
+    network = _Network(get_surrogate(surrogate), _checked(time_steps), detach_reset)
     layers, (target, beta) = in_layers(stats, currents, firing_rate, v_th, tau, correlation, target, beta)
-    steps = _checked(time_steps)
-    moments = moments_of(layers.stats, beta, layers.v_th, shape)
-    closed = target * layers.rate * (1 - layers.rate) / (layers.currents * jnp.where(moments.ff > 0, moments.ff, 1))
-    usable = layers.usable & (moments.ff > 0) & jnp.isfinite(closed) & (closed > 0)
-    closed = jnp.log2(jnp.where(usable, closed, 1)) / 2
-    function = lambda octave: _gain(layers, moments, 2**octave, steps, detach_reset)
-    bracket = closed - DOUBLINGS, closed + DOUBLINGS
-    return solution(function, target, bracket, usable)
+    return _scale_for_gain(layers, target, beta, network)
 
 
 def beta_for_gain(
@@ -165,15 +156,9 @@ def beta_for_gain(
     Raises:
       ValueError: unknown surrogate, or `time_steps` is less than 1.
     """
-    shape = get_surrogate(surrogate)
+    network = _Network(get_surrogate(surrogate), _checked(time_steps), detach_reset)
     layers, (target, scale) = in_layers(stats, currents, firing_rate, v_th, tau, correlation, target, scale)
-    steps = _checked(time_steps)
-
-    def function(octave: Array) -> Array:
-        moments = moments_of(layers.stats, 2**octave, layers.v_th, shape)
-        return _gain(layers, moments, scale, steps, detach_reset)
-
-    return widest(function, target, layers)
+    return _beta_for_gain(layers, target, scale, network)
 
 
 @functools.partial(
@@ -312,6 +297,39 @@ def _checked(time_steps: int) -> int:
     return time_steps
 
 
-def _gain(layers: Layers, moments: Moments, scale: Array, time_steps: int, detach_reset: bool) -> Array:
+class _Network(NamedTuple):
+    """What is static of the network: the shape, T, and whether no gradient flows through the reset."""
+
+    surrogate: Surrogate
+    time_steps: int
+    detach_reset: bool
+
+
+# Compiled once for a network, so that calls between the epochs of a loop cost nothing.
+_compiled = functools.partial(jax.jit, static_argnames='network')
+
+
+@_compiled
+def _gain(layers: Layers, beta: Array, scale: Array, network: _Network) -> Array:
+    return _gain_by(moments_of(layers.stats, beta, layers.v_th, network.surrogate), layers, scale, network)
+
+
+@_compiled
+def _scale_for_gain(layers: Layers, target: Array, beta: Array, network: _Network) -> Array:
+    moments = moments_of(layers.stats, beta, layers.v_th, network.surrogate)
+    closed = target * layers.rate * (1 - layers.rate) / (layers.currents * jnp.where(moments.ff > 0, moments.ff, 1))
+    usable = layers.usable & (moments.ff > 0) & jnp.isfinite(closed) & (closed > 0)
+    closed = jnp.log2(jnp.where(usable, closed, 1)) / 2
+    bracket = closed - DOUBLINGS, closed + DOUBLINGS
+    return solution(lambda octave: _gain_by(moments, layers, 2**octave, network), target, bracket, usable)
+
+
+@_compiled
+def _beta_for_gain(layers: Layers, target: Array, scale: Array, network: _Network) -> Array:
+    return widest(lambda octave: _gain(layers, 2**octave, scale, network), target, layers)
+
+
+def _gain_by(moments: Moments, layers: Layers, scale: Array, network: _Network) -> Array:
+    _, time_steps, detach_reset = network
     back = passed_back(moments, scale, layers.rate, layers.tau, time_steps, layers.correlation, detach_reset)
     return back * layers.currents / (layers.rate * (1 - layers.rate))

@@ -32,7 +32,7 @@ class MembraneStats(NamedTuple):
 
 
 class MembraneDistances(NamedTuple):
-    """How near a layer's membrane potentials before the reset are to the threshold: the distribution of |u - v_th|.
+    """How near a layer's membrane potentials before the reset are to the threshold: the distribution of `|u - v_th|`.
 
     Attributes:
       shares: float32 (float64 for float64 input), `[..., K]`, the share of potentials within each of the K distances
@@ -79,7 +79,7 @@ def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
     """Measures the mean and the variance of membrane potentials over all axes, or all but the last.
 
     Under `jit` with a sharded batch both are global; inside `jax.shard_map` they are of the device's own potentials.
-    The variance is taken about a first estimate of the mean and then corrected, so it is right where |mean| is far
+    The variance is taken about a first estimate of the mean and then corrected, so it is right where `|mean|` is far
     above the standard deviation.
 
     Args:
