@@ -127,7 +127,9 @@ def summarise(model: nn.Module, example: Array, density: Mapping[str, float] | N
         return result
 
     # A function of its own: one that JAX has traced already would not run, and nothing would be recorded.
-    init = lambda key, example: model.init(key, example)
+    def init(key: Array, example: Array) -> Mapping[str, Any]:
+        return model.init(key, example)
+
     with nn.intercept_methods(record):
         variables = jax.eval_shape(init, jax.random.key(0), example)
     layers = [_layer(module, shape, variables['params'], density) for module, shape in calls]

@@ -163,6 +163,9 @@ def data_sets(tmp_path_factory):
         info=types.SimpleNamespace(features=features), data_path=tmp_path_factory.mktemp('tfds')
     )
     with pytest.MonkeyPatch.context() as patch:
+        for name, rule in keys.RULES.items():
+            if name != 'from_run':  # which `make` knows by identity
+                patch.setitem(keys.RULES, name, watched(name, rule))
         patch.setattr(digits, 'scans', lambda: (images[..., :1], labels))
         for module in (digits_events, cifar10_dvs):
             patch.setattr(module, 'cached_frames', frames)
@@ -236,13 +239,34 @@ def trace(config, shape):
     return digest(gradient, config.neuron.learn_tau and jax.make_jaxpr(model.init)(jax.random.key(0), images))
 
 
+# The options of all rules, and of each rule those that it has read so far.
+OF_RULES = {option.name for rule in keys.RULES.values() for option in rule.options}
+READ = {name: set() for name in keys.RULES}
+
+
+class Options(dict):
+    """Options that tell which of them a rule reads."""
+
+    def __init__(self, values, rule):
+        super().__init__(values)
+        self._rule = rule
+
+    def __getitem__(self, name):
+        READ[self._rule].add(name)
+        return super().__getitem__(name)
+
+
+def watched(name, rule):
+    return rule._replace(make=lambda settings: rule.make(settings._replace(options=Options(settings.options, name))))
+
+
 # Of the potentials at each step, two an epoch: chi falls below its limit, and rises.
-VARIANCES = (1.5, 1.0, 9.0, 60.0, 3.0, 0.5, 1.0, 2.0)
+VARIANCES = (1.5, 1.0, 9.0, 60.0, 3.0, 0.5)
 
 
 @part('cpng.', 'neuron.', 'model.time_steps')
 def surrogates_of(config):
-    """Width and height after each step of four epochs with made-up statistics, and the chi that is reported of it."""
+    """Width and height after each step of three epochs with made-up statistics, and the chi that is reported of it."""
     settings = setup._settings(config, ['lif'], 2, config.model.time_steps)._replace(
         beta_of_run=lambda folder: {'lif': float(len(folder))}
     )
@@ -338,7 +362,12 @@ def test_a_key_changes_what_is_built_or_is_refused(choice, data_sets):
             continue  # in the latter case both say the same
         other = small(**{**choice, name: value})
         validate(other, TABLE)
-        refused, after = attempt(refuse_idle, [other], TABLE), attempt(built, other)
+        refused = attempt(refuse_idle, [other], TABLE)
+        if refused and name.removeprefix('cpng.') in OF_RULES and name != 'cpng.beta_from':
+            # No more than its rule tells: what a rule does not read changes nothing.
+            assert name.removeprefix('cpng.') not in READ[config.cpng.rule]
+            continue
+        after = attempt(built, other)
         if isinstance(after, str):
             continue  # refused for what else is chosen, by a sentence of its own
         if refused is None:
