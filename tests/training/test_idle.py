@@ -261,12 +261,12 @@ def watched(name, rule):
 
 
 # Of the potentials at each step, two an epoch: chi falls below its limit, and rises.
-VARIANCES = (1.5, 1.0, 9.0, 60.0, 3.0, 0.5)
+VARIANCES = (1.5, 1.0, 9.0, 60.0, 3.0, 0.5, 1.0, 2.0)
 
 
 @part('cpng.', 'neuron.', 'model.time_steps')
 def surrogates_of(config):
-    """Width and height after each step of three epochs with made-up statistics, and the chi that is reported of it."""
+    """Width and height after each step of four epochs with made-up statistics, and the chi that is reported of it."""
     settings = setup._settings(config, ['lif'], 2, config.model.time_steps)._replace(
         beta_of_run=lambda folder: {'lif': float(len(folder))}
     )
