@@ -41,7 +41,7 @@ def test_each_config_file_is_valid_and_documented(path):
         (
             'neuron.surrogate',
             'triangle',
-            "one of triangular, rectangular, arctan; the nearest is 'triangular'",
+            "one of triangular, rectangular, arctan, dspike; the nearest is 'triangular'",
         ),
         ('optim.learning_rate', float('nan'), 'a number above 0'),
         ('optim.momentum', 1.0, 'a number of at least 0 and below 1'),

@@ -88,7 +88,7 @@ def test_the_listing_has_what_a_configuration_has_in_place_of_a_default():
     fields = cells('model.')
     assert [*fields] == ['model.name', 'model.width', 'model.time_steps', 'model.head', 'model.stages']
     assert fields['model.head'] == '()'
-    assert fields['model.stages'].startswith('((16, 16, 16), ')
+    assert fields['model.stages'].startswith('((16, 16, 16),')
 
 
 TOY = fixed.RULE._replace(
