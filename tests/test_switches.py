@@ -185,8 +185,7 @@ def test_the_program_runs(switches, shrink, tmp_path):
     config = configuration(digits, shrink, {'epochs': 1, 'model.stages': ((2,),), 'data.fake_examples': 32})
     with switched(*switches):
         trained = loop.run(config, tmp_path / 'switched')
-        # Without jit a run evaluates as it ends, slowly enough.
-        evaluated = trained if switches == NO_JIT else loop.run(config, tmp_path / 'switched', 'eval')
+        evaluated = loop.run(config, tmp_path / 'switched', 'eval')
     assert trained['step'] == 1
     assert (tmp_path / 'switched' / 'metrics.jsonl').read_text().count('"event": "epoch"') == 1
     assert evaluated['test_accuracy'] == trained['test_accuracy']

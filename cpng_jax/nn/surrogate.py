@@ -30,7 +30,7 @@ class Surrogate:
         is 0; `math.inf` where it never is.
       half_width: half the width, in units of 1/beta, of the effective domain that chi counts.
         The paper takes 1 for every shape (Sec. 5.2).
-      reach: distance from the threshold, in units of the potential, from which on `gradient` is 0 whatever beta is;
+      reach: distance from the threshold, in units of the potential, beyond which `gradient` is 0 whatever beta is;
         `math.inf` where there is none. The effective domain ends there at the latest.
     """
 
