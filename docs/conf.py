@@ -1,9 +1,11 @@
 """The site of the documentation: `make docs` builds it into docs/_build/html."""
 
-import itertools
+import ast
+import inspect
 import os
 import pathlib
 import re
+import textwrap
 
 DOCS = pathlib.Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -20,12 +22,9 @@ _PROFILE = DOCS / '_build' / 'ipython' / 'profile_default'
 _PROFILE.mkdir(parents=True, exist_ok=True)
 (_PROFILE / 'ipython_kernel_config.py').write_text("c.IPKernelApp.log_level = 'ERROR'\n")
 
-import jax
 from sphinx.pycode import ModuleAnalyzer
-from sphinx.util import typing as annotations
 
 import cpng_jax
-from cpng_jax.nn.currents import Currents
 
 project = 'cpng_jax'
 author = 'cpng_jax developers'
@@ -86,20 +85,23 @@ def _bring_in(app, name, source):
     source[0] = _LINK.sub(moved, source[0])
 
 
-# What these names of types stand for is longer than any signature; the longest first.
-_TYPES = {'Currents': Currents, 'ArrayLike': jax.typing.ArrayLike}
-_MODES = ('smart', 'fully-qualified-except-typing')
 _OF_FLAX = re.compile(r', parent: .*?, name: str \| None = None')
-_CLASS = re.compile(r"<class '[\w.]*?(\w+)'>")
+_REPR = re.compile(r"<(?:class '(?:[\w.]*\.)?|function )(\w+)'?>")
+_PATH = re.compile(r'~?\b(?:\w+\.)+(?=[A-Za-z]\w*)|~')
 
 
-def _shorten(app, what, name, thing, options, signature, returns):
-    """Writes types by their names, and leaves out what Flax adds to the fields of a module."""
+def _as_written(app, what, name, thing, options, signature, returns):
+    """Shows annotations of functions as they are written; of classes, without paths and what Flax adds to fields."""
     if signature is None:
         return None
-    for short, mode in itertools.product(_TYPES, _MODES):
-        signature = signature.replace(annotations.stringify_annotation(_TYPES[short], mode), short)
-    return _CLASS.sub(r'\1', _OF_FLAX.sub('', signature)), None if returns in ('Any', '~typing.Any') else returns
+    function = inspect.unwrap(thing)
+    if not inspect.isfunction(function):
+        return _PATH.sub('', _REPR.sub(r'\1', _OF_FLAX.sub('', signature))), returns
+    definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    if what == 'method':
+        definition.args.args = definition.args.args[1:]
+    result = ast.unparse(definition.returns)
+    return f'({ast.unparse(definition.args)})', None if result == 'Any' else result
 
 
 def _name_source(app, what, name, thing, options, lines):
@@ -114,5 +116,5 @@ def setup(app):
         analyzer.analyze()
         analyzer.overloads.clear()  # one signature is enough to read; the docstring tells what it returns when
     app.connect('source-read', _bring_in)
-    app.connect('autodoc-process-signature', _shorten)
+    app.connect('autodoc-process-signature', _as_written)
     app.connect('autodoc-process-docstring', _name_source, priority=900)  # after napoleon

@@ -25,7 +25,7 @@ ORDER = {
 }
 # What someone reads and installs who imports the library.
 LIBRARY = ('nn', 'control')
-LIBRARY_NEEDS = {'jax', 'flax', 'optax', 'numpy', PACKAGE} | set(sys.stdlib_module_names)
+LIBRARY_NEEDS = {'jax', 'flax', 'optax', 'numpy', 'jaxtyping', PACKAGE} | set(sys.stdlib_module_names)
 MOST_LINES = 400
 
 
@@ -55,7 +55,7 @@ def breaches(sources: Mapping[str, str]) -> list[str]:
                         f'{where}: {room or "__init__.py"} may import {", ".join(ORDER[room]) or "no other room"}.'
                     )
             elif room in LIBRARY and module.partition('.')[0] not in LIBRARY_NEEDS:
-                found.append(f'{where}: {room} needs jax, flax, optax and numpy alone.')
+                found.append(f'{where}: {room} needs jax, flax, optax, numpy, jaxtyping alone.')
     circle = circle_in(graph)
     return found + ([f'These files import each other in a circle: {" -> ".join(circle)}.'] if circle else [])
 
@@ -158,11 +158,12 @@ TOY = {
         ),
         (
             {'cpng_jax/control/cpng.py': 'def update():\n    import scipy.stats'},
-            'cpng_jax/control/cpng.py:2 imports scipy.stats: control needs jax, flax, optax and numpy alone.',
+            'cpng_jax/control/cpng.py:2 imports scipy.stats: control needs jax, flax, optax, numpy, jaxtyping alone.',
         ),
         (
             {'cpng_jax/nn/neuron.py': 'from ml_collections import ConfigDict'},
-            'cpng_jax/nn/neuron.py:1 imports ml_collections.ConfigDict: nn needs jax, flax, optax and numpy alone.',
+            'cpng_jax/nn/neuron.py:1 imports ml_collections.ConfigDict: nn '
+            'needs jax, flax, optax, numpy, jaxtyping alone.',
         ),
         (
             {'cpng_jax/train.py': ''},

@@ -10,6 +10,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Real
 
 from cpng_jax.control.layer_tree import PyTree, like, stats_vector
 from cpng_jax.control.moments import moments_of
@@ -20,11 +21,11 @@ from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
 
 def coherence(
     stats: MembraneStats | MembraneDistances,
-    beta: ArrayLike,
+    beta: Real[ArrayLike, '*#layers'],
     *,
-    v_th: ArrayLike = 1.0,
+    v_th: Real[ArrayLike, '*#layers'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
-) -> Array:
+) -> Float[Array, '*layers']:
     """The share of the mean square of a surrogate gradient that its mean accounts for, E[f(u)]^2 / E[f(u)^2].
 
     Args:
@@ -49,12 +50,12 @@ def coherence(
 
 
 def beta_for_coherence(
-    target: ArrayLike,
+    target: Real[ArrayLike, '*#layers'],
     stats: MembraneStats | MembraneDistances,
     *,
-    v_th: ArrayLike = 1.0,
+    v_th: Real[ArrayLike, '*#layers'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
-) -> Array:
+) -> Float[Array, '*layers']:
     """The width parameter at which the coherence takes a given value.
 
     The coherence falls as beta rises; of several solutions, where the threshold is far from all potentials, this is

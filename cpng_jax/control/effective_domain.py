@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
+from jaxtyping import Float, Real
 
 from cpng_jax.control.layer_tree import PyTree, like, stats_vector, vector
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
@@ -154,12 +155,12 @@ def _counted_radius(shares: Array, target: Array) -> tuple[Array, Array]:
 
 def chi(
     stats: MembraneStats | MembraneDistances,
-    beta: ArrayLike,
+    beta: Real[ArrayLike, '*#layers'],
     *,
-    v_th: ArrayLike = 1.0,
+    v_th: Real[ArrayLike, '*#layers'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
     interval: str = 'paper',
-) -> Array:
+) -> Float[Array, '*layers']:
     """The share of membrane potentials in the surrogate's effective domain (Eq. 6).
 
     With the potentials of a layer taken as Gaussian, `chi = Phi((v_th + r - mean) / sigma) -
@@ -194,13 +195,13 @@ def chi(
 
 
 def beta_for_chi(
-    target: ArrayLike,
+    target: Real[ArrayLike, '*#layers'],
     stats: MembraneStats | MembraneDistances,
     *,
-    v_th: ArrayLike = 1.0,
+    v_th: Real[ArrayLike, '*#layers'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
     interval: str = 'paper',
-) -> Array:
+) -> Float[Array, '*layers']:
     """The width parameter at which chi takes a given value: the inverse of `chi`, by bisection.
 
     chi grows with r = 1/beta from 0 to 1, so the solution is unique. In units of sigma it lies below the

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Real
 
 from cpng_jax.control.layer_tree import PyTree, like, like_beta, stats_vector, vector
 from cpng_jax.control.moments import Moments, moments_of, passed_back
@@ -21,18 +22,18 @@ from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
 
 def gain(
     stats: MembraneStats | MembraneDistances,
-    beta: ArrayLike,
-    scale: ArrayLike = 1.0,
+    beta: Real[ArrayLike, '*#layers'],
+    scale: Real[ArrayLike, '*#layers'] = 1.0,
     *,
-    currents: ArrayLike,
-    firing_rate: ArrayLike,
-    v_th: ArrayLike = 1.0,
+    currents: Real[ArrayLike, '*#layers'],
+    firing_rate: Real[ArrayLike, '*#layers'],
+    v_th: Real[ArrayLike, '*#layers'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
-    tau: ArrayLike = 0.0,
+    tau: Real[ArrayLike, '*#layers'] = 0.0,
     time_steps: int = 1,
-    correlation: ArrayLike = 0.2,
+    correlation: Real[ArrayLike, '*#layers'] = 0.2,
     detach_reset: bool = False,
-) -> Array:
+) -> Float[Array, '*layers']:
     """The gain of the gradient through a layer of neurons: the mean square passed back over what is passed forward.
 
     At one time step `scale^2 E[f(u)^2] Var(c) / (r (1 - r))`. Over several, the path from step to step (Eq. 7 and 8) is
@@ -71,19 +72,19 @@ def gain(
 
 
 def scale_for_gain(
-    target: ArrayLike,
+    target: Real[ArrayLike, '*#layers'],
     stats: MembraneStats | MembraneDistances,
-    beta: ArrayLike,
+    beta: Real[ArrayLike, '*#layers'],
     *,
-    currents: ArrayLike,
-    firing_rate: ArrayLike,
-    v_th: ArrayLike = 1.0,
+    currents: Real[ArrayLike, '*#layers'],
+    firing_rate: Real[ArrayLike, '*#layers'],
+    v_th: Real[ArrayLike, '*#layers'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
-    tau: ArrayLike = 0.0,
+    tau: Real[ArrayLike, '*#layers'] = 0.0,
     time_steps: int = 1,
-    correlation: ArrayLike = 0.2,
+    correlation: Real[ArrayLike, '*#layers'] = 0.2,
     detach_reset: bool = False,
-) -> Array:
+) -> Float[Array, '*layers']:
     """The height of the surrogate gradient at which the gain takes a given value, at a width as it is.
 
     The gain grows with the height. At one time step it does so as the square, and the solution is closed; over
@@ -116,19 +117,19 @@ def scale_for_gain(
 
 
 def beta_for_gain(
-    target: ArrayLike,
+    target: Real[ArrayLike, '*#layers'],
     stats: MembraneStats | MembraneDistances,
-    scale: ArrayLike = 1.0,
+    scale: Real[ArrayLike, '*#layers'] = 1.0,
     *,
-    currents: ArrayLike,
-    firing_rate: ArrayLike,
-    v_th: ArrayLike = 1.0,
+    currents: Real[ArrayLike, '*#layers'],
+    firing_rate: Real[ArrayLike, '*#layers'],
+    v_th: Real[ArrayLike, '*#layers'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
-    tau: ArrayLike = 0.0,
+    tau: Real[ArrayLike, '*#layers'] = 0.0,
     time_steps: int = 1,
-    correlation: ArrayLike = 0.2,
+    correlation: Real[ArrayLike, '*#layers'] = 0.2,
     detach_reset: bool = False,
-) -> Array:
+) -> Float[Array, '*layers']:
     """The width parameter at which the gain takes a given value, at a height as it is.
 
     The gain grows with beta where the threshold is within a few standard deviations of the mean. Farther off it may

@@ -46,7 +46,7 @@ def rematerialised(block: type[Block], remat: str) -> type[Block]:
     return nn.remat(block, static_argnums=(2,)) if remat == 'block' else block
 
 
-def time_first(x: Array, network: str, time_steps: int) -> tuple[Array, int]:
+def time_first(x: Array | np.ndarray, network: str, time_steps: int) -> tuple[Array, int]:
     """Brings the input of a network to `[T or 1, B, H, W, C]`.
 
     Args:
@@ -70,7 +70,8 @@ def time_first(x: Array, network: str, time_steps: int) -> tuple[Array, int]:
         raise TypeError(f'{taken} of floating numbers, about 0 and 1 in size, got dtype {x.dtype}.')
     if 0 in x.shape:
         raise ValueError(f'{taken} with at least one of each, got shape {x.shape}.')
-    return (x[None], time_steps) if x.ndim == 4 else (x, x.shape[0])
+    frames = jnp.asarray(x)
+    return (frames[None], time_steps) if x.ndim == 4 else (frames, len(frames))
 
 
 class ConvNorm(nn.Module):

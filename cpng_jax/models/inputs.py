@@ -4,13 +4,19 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from cpng_jax.nn.surrogate import Array
 
 Statistics = np.ndarray | Sequence[float]
 
 
-def network_input(images: Array, mean: Statistics, std: Statistics, dtype: str = 'float32') -> Array:
+def network_input(
+    images: UInt8[Array | np.ndarray, 'B H W C'] | UInt8[Array | np.ndarray, 'B T H W C'],
+    mean: Statistics,
+    std: Statistics,
+    dtype: str = 'float32',
+) -> Float[Array, 'B H W C'] | Float[Array, 'T B H W C']:
     """Brings a batch into the form that networks take, each channel to zero mean and unit variance (A.1).
 
     Args:
@@ -23,5 +29,5 @@ def network_input(images: Array, mean: Statistics, std: Statistics, dtype: str =
       `[B, H, W, C]` or `[T, B, H, W, C]`.
     """
     mean, std = (np.asarray(value, np.float32).reshape((1,) * (images.ndim - 1) + (-1,)) for value in (mean, std))
-    scaled = ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+    scaled = jnp.asarray((images.astype(jnp.float32) / 255 - mean) / std, dtype)
     return jnp.moveaxis(scaled, 1, 0) if images.ndim == 5 else scaled

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 from flax.errors import ScopeParamShapeError
+from jaxtyping import Float
 
 from cpng_jax.models.blocks import rematerialised, scaled, time_first
 from cpng_jax.nn.layers import Dense, TdBN
@@ -38,7 +40,9 @@ class SpikingNetwork(nn.Module):
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(
+        self, x: Float[Array | np.ndarray, 'B H W C'] | Float[Array | np.ndarray, '_T B H W C'], *, train: bool = False
+    ) -> Float[Array, '_T B classes']:
         """Computes the outputs at each time step.
 
         Args:

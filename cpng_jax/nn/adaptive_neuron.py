@@ -10,11 +10,12 @@ Written for comparison, by `lax.scan` as JAX differentiates it: slower than `LIF
 for each other at each time step. The backward half alone, at a fixed threshold, is `control.ds_atgo`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_terms, check_decay, number_of_steps
@@ -110,9 +111,9 @@ class AdaptedLIF(LIF):
         currents: Currents,
         time_steps: int | None = None,
         *,
-        initial_state: ArrayLike | None = None,
+        initial_state: Float[ArrayLike, '*neurons'] | None = None,
         return_state: bool = False,
-    ) -> Any:
+    ) -> Float[Array, 'T *neurons']:
         """Computes the spikes of the layer.
 
         Args:

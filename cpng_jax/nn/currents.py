@@ -5,12 +5,13 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.nn.time_loop import Normalised, Terms, sum_of
 
 # Pre-synaptic input of a layer: one term, or several of one shape that are added.
-Term = ArrayLike | Normalised
+Term = Float[ArrayLike, '_T *neurons'] | Normalised
 Currents = Term | Sequence[Term]
 
 

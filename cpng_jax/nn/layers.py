@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from cpng_jax.nn.convolution import convolve
-from cpng_jax.nn.surrogate import Array, at_least_float32, of_rank
+from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32, of_rank
 from cpng_jax.nn.time_loop import Affine, Normalised
 from cpng_jax.nn.varying import explicit_spec
 
@@ -50,12 +51,12 @@ class Conv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[ArrayLike, 'T B H W _C']) -> Float[Array, 'T B _h _w features']:
         """Returns `[T, B, H', W', features]`."""
         return self.packed(x, unit=None)
 
     @nn.compact
-    def packed(self, x: Array, *, unit: float | None) -> Array:
+    def packed(self, x: Float[ArrayLike, 'T B H W _C'], *, unit: float | None) -> Float[Array, 'T B _h _w features']:
         """The same convolution, whose backward pass keeps a byte for each number of its input.
 
         Args:
@@ -95,14 +96,14 @@ class Dense(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[ArrayLike, 'T B _features']) -> Float[Array, 'T B features']:
         """Returns `[T, B, features]`."""
         x = jnp.asarray(x)
         _check_rank(x, 3, '[T, B, features]', 'Dense')
         return merge_time(nn.Dense(self.features, dtype=x.dtype, name='dense'), x)
 
 
-def avg_pool(x: Array, window: int) -> Array:
+def avg_pool(x: Float[Array, 'T B _H _W C'], window: int) -> Float[Array, 'T B _h _w C']:
     """Averages over square windows that do not overlap.
 
     Args:
@@ -123,7 +124,7 @@ def avg_pool(x: Array, window: int) -> Array:
     return merge_time(lambda y: jax.lax.reduce_window(y, 0.0, jax.lax.add, area, area, 'VALID') / window**2, x)
 
 
-def max_pool(x: Array, window: int, stride: int) -> Array:
+def max_pool(x: Float[Array, 'T B _H _W C'], window: int, stride: int) -> Float[Array, 'T B _h _w C']:
     """Takes the maximum over square windows, padded so that every pixel has one about it.
 
     Args:
@@ -161,7 +162,7 @@ class TdBN(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Float[ArrayLike, 'T B *axes C'], *, train: bool) -> Float[Array, 'T B *axes C']:
         """Normalises.
 
         Args:
@@ -174,7 +175,7 @@ class TdBN(nn.Module):
         return self.deferred(x, train=train).array()
 
     @nn.compact
-    def deferred(self, x: Array, *, train: bool) -> Normalised:
+    def deferred(self, x: Float[ArrayLike, 'T B *axes C'], *, train: bool) -> Normalised:
         """Works the normalisation out and leaves it to `LIF` to apply it, which saves the memory of a normalised copy.
 
         Args:

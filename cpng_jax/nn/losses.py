@@ -5,11 +5,15 @@ Each takes class indices or, for labels that were mixed or smoothed, a distribut
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float, Int, Real
 
 from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32
 
+Logits = Float[Array, 'T B classes']
+Labels = Int[Array, ' B'] | Float[Array, 'B classes']
 
-def mean_output_cross_entropy(logits: Array, labels: Array) -> Array:
+
+def mean_output_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ' B']:
     """Cross entropy of the outputs averaged over time (Eq. 5).
 
     Args:
@@ -26,7 +30,9 @@ def mean_output_cross_entropy(logits: Array, labels: Array) -> Array:
     return _cross_entropy(jnp.mean(logits.astype(at_least_float32(logits.dtype)), axis=0), labels)
 
 
-def temporal_efficient_training(logits: Array, labels: Array, *, weight: ArrayLike, target: ArrayLike) -> Array:
+def temporal_efficient_training(
+    logits: Logits, labels: Labels, *, weight: Real[ArrayLike, ''], target: Real[ArrayLike, '']
+) -> Float[Array, ' B']:
     """TET: the cross entropy of each time step by itself, and a pull of all outputs to one value.
 
     `(1 - weight) * mean_t CE(out[t], label) + weight * mean_t MSE(out[t], target)` (Deng et al., 2022, Eq. 9 to

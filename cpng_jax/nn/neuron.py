@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple, cast, overload
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Real
 
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_state, as_terms, check_decay, number_of_steps
@@ -17,50 +18,53 @@ IMPLEMENTATIONS = ('scan', 'pallas')
 @overload
 def lif(
     currents: Currents,
-    beta: ArrayLike,
+    beta: Real[ArrayLike, '*#neurons'],
     *,
-    tau: ArrayLike = 0.5,
-    v_th: ArrayLike = 1.0,
+    tau: Real[ArrayLike, '*#neurons'] = 0.5,
+    v_th: Real[ArrayLike, '*#neurons'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
     time_steps: int | None = None,
     implementation: str = 'scan',
     per_channel: bool = False,
-    scale: ArrayLike = 1.0,
-    initial_state: ArrayLike | None = None,
+    scale: Real[ArrayLike, '*#neurons'] = 1.0,
+    initial_state: Float[ArrayLike, '*neurons'] | None = None,
     return_state: Literal[False] = False,
-) -> tuple[Array, MembraneStats]: ...
+) -> tuple[Float[Array, 'T *neurons'], MembraneStats]: ...
 @overload
 def lif(
     currents: Currents,
-    beta: ArrayLike,
+    beta: Real[ArrayLike, '*#neurons'],
     *,
-    tau: ArrayLike = 0.5,
-    v_th: ArrayLike = 1.0,
+    tau: Real[ArrayLike, '*#neurons'] = 0.5,
+    v_th: Real[ArrayLike, '*#neurons'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
     time_steps: int | None = None,
     implementation: str = 'scan',
     per_channel: bool = False,
-    scale: ArrayLike = 1.0,
-    initial_state: ArrayLike | None = None,
+    scale: Real[ArrayLike, '*#neurons'] = 1.0,
+    initial_state: Float[ArrayLike, '*neurons'] | None = None,
     return_state: Literal[True],
-) -> tuple[Array, MembraneStats, Array]: ...
+) -> tuple[Float[Array, 'T *neurons'], MembraneStats, Float[Array, '*neurons']]: ...
 def lif(
     currents: Currents,
-    beta: ArrayLike,
+    beta: Real[ArrayLike, '*#neurons'],
     *,
-    tau: ArrayLike = 0.5,
-    v_th: ArrayLike = 1.0,
+    tau: Real[ArrayLike, '*#neurons'] = 0.5,
+    v_th: Real[ArrayLike, '*#neurons'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
     time_steps: int | None = None,
     implementation: str = 'scan',
     per_channel: bool = False,
-    scale: ArrayLike = 1.0,
-    initial_state: ArrayLike | None = None,
+    scale: Real[ArrayLike, '*#neurons'] = 1.0,
+    initial_state: Float[ArrayLike, '*neurons'] | None = None,
     return_state: bool = False,
-) -> Any:
+) -> (
+    tuple[Float[Array, 'T *neurons'], MembraneStats]
+    | tuple[Float[Array, 'T *neurons'], MembraneStats, Float[Array, '*neurons']]
+):
     """Runs a layer of leaky integrate-and-fire neurons over time (Eq. 2).
 
     `u[t] = tau * u[t-1] * (1 - s[t-1]) + c[t]`, `s[t] = H(u[t] - v_th)`, from `u = 0`. Its gradient
@@ -112,7 +116,7 @@ def lif(
     )
     parameters, streams = Parameters(beta, tau, v_th, scale), return_state or initial_state is not None
     ran = run_layer(terms, parameters, neurons, implementation, as_state(initial_state, terms), streams=streams)
-    return (ran.spikes, ran.stats, ran.state) if return_state else (ran.spikes, ran.stats)
+    return (ran.spikes, ran.stats, cast(Array, ran.state)) if return_state else (ran.spikes, ran.stats)
 
 
 class Ran(NamedTuple):
@@ -176,11 +180,11 @@ def as_arrays(parameters: Parameters, terms: Terms) -> Parameters:
 def potentials(
     currents: Currents,
     *,
-    tau: ArrayLike = 0.5,
-    v_th: ArrayLike = 1.0,
+    tau: Real[ArrayLike, '*#neurons'] = 0.5,
+    v_th: Real[ArrayLike, '*#neurons'] = 1.0,
     time_steps: int | None = None,
-    initial_state: ArrayLike | None = None,
-) -> Array:
+    initial_state: Float[ArrayLike, '*neurons'] | None = None,
+) -> Float[Array, 'T *neurons']:
     """Computes the membrane potentials that `lif` has before the reset, at every time step (Eq. 2).
 
     Args:
@@ -208,14 +212,14 @@ def potentials(
 
 def lif_reference(
     currents: Currents,
-    beta: ArrayLike,
+    beta: Real[ArrayLike, '*#neurons'],
     *,
-    tau: ArrayLike = 0.5,
-    v_th: ArrayLike = 1.0,
+    tau: Real[ArrayLike, '*#neurons'] = 0.5,
+    v_th: Real[ArrayLike, '*#neurons'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
     detach_reset: bool = False,
-    scale: ArrayLike = 1.0,
-    initial_state: ArrayLike | None = None,
+    scale: Real[ArrayLike, '*#neurons'] = 1.0,
+    initial_state: Float[ArrayLike, '*neurons'] | None = None,
     return_state: bool = False,
 ) -> tuple[Any, ...]:
     """Defines what `lif` computes, as Eq. 2 reads; JAX differentiates the loop. Slower, for reading and for tests.

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Literal, cast, overload
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps
@@ -65,27 +66,27 @@ class LIF(nn.Module):
         currents: Currents,
         time_steps: int | None = None,
         *,
-        initial_state: ArrayLike | None = None,
+        initial_state: Float[ArrayLike, '*neurons'] | None = None,
         return_state: Literal[False] = False,
-    ) -> Array: ...
+    ) -> Float[Array, 'T *neurons']: ...
     @overload
     def __call__(
         self,
         currents: Currents,
         time_steps: int | None = None,
         *,
-        initial_state: ArrayLike | None = None,
+        initial_state: Float[ArrayLike, '*neurons'] | None = None,
         return_state: Literal[True],
-    ) -> tuple[Array, Array]: ...
+    ) -> tuple[Float[Array, 'T *neurons'], Float[Array, '*neurons']]: ...
     @nn.compact
     def __call__(
         self,
         currents: Currents,
         time_steps: int | None = None,
         *,
-        initial_state: ArrayLike | None = None,
+        initial_state: Float[ArrayLike, '*neurons'] | None = None,
         return_state: bool = False,
-    ) -> Any:
+    ) -> Float[Array, 'T *neurons'] | tuple[Float[Array, 'T *neurons'], Float[Array, '*neurons']]:
         """Computes the spikes of the layer.
 
         Args:
@@ -115,7 +116,7 @@ class LIF(nn.Module):
         u = lambda: time_loop.potentials(terms, as_arrays(parameters, terms), neurons, state)
         self.report(ran.spikes, ran.stats, ran.distances, ran.currents, u)
         spikes = self.probe('probe_spikes', ran.spikes)
-        return (spikes, ran.state) if return_state else spikes
+        return (spikes, cast(Array, ran.state)) if return_state else spikes
 
     # Helpers are not methods that Flax wraps: whoever captures the values of methods has the spikes alone.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32, of_rank
 from cpng_jax.nn.varying import explicit_spec
@@ -27,8 +28,8 @@ class MembraneStats(NamedTuple):
       variance: biased (divided by the number of potentials), never negative, in the dtype of the mean.
     """
 
-    mean: Array
-    variance: Array
+    mean: Float[Array, '*layers']
+    variance: Float[Array, '*layers']
 
 
 class MembraneDistances(NamedTuple):
@@ -40,7 +41,7 @@ class MembraneDistances(NamedTuple):
         a potential is not finite.
     """
 
-    shares: Array
+    shares: Float[Array, '*layers distances']
 
 
 Stats = MembraneStats | MembraneDistances
@@ -75,7 +76,7 @@ def nothing_measured(collection: str, beta: Any) -> Any:
     raise ValueError(f"collection must be 'membrane', 'currents', 'distances' or 'firing_rate', got {collection!r}.")
 
 
-def membrane_stats(u: ArrayLike, per_channel: bool = False) -> MembraneStats:
+def membrane_stats(u: Float[ArrayLike, '*potentials'], per_channel: bool = False) -> MembraneStats:
     """Measures the mean and the variance of membrane potentials over all axes, or all but the last.
 
     Under `jit` with a sharded batch both are global; inside `jax.shard_map` they are of the device's own potentials.

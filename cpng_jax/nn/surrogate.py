@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Real
 
 from cpng_jax.nn.varying import varying_alike
 
@@ -135,12 +136,12 @@ _spike.defvjp(_spike_forward, _spike_backward)
 
 
 def spike(
-    u: ArrayLike,
-    beta: ArrayLike,
-    v_th: ArrayLike = 1.0,
+    u: Float[ArrayLike, '*neurons'],
+    beta: Real[ArrayLike, '*#neurons'],
+    v_th: Real[ArrayLike, '*#neurons'] = 1.0,
     surrogate: str | Surrogate = 'triangular',
-    scale: ArrayLike = 1.0,
-) -> Array:
+    scale: Real[ArrayLike, '*#neurons'] = 1.0,
+) -> Float[Array, '*neurons']:
     """Emits a spike where the membrane potential reaches the threshold; backward, the surrogate gradient.
 
     Forward `H(u - v_th)` with `H(0) = 1` (Eq. 2), backward `scale * f(u - v_th)` (Eq. 3 and 4), computed in

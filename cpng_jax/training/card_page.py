@@ -24,7 +24,7 @@ def page(card: Card) -> str:
 {_sentence(card)}: {', '.join(reached)}.
 
 {tables.to_markdown(rows)}
-Use, with jax, flax, optax and numpy alone; `images` are uint8 {_shape(card)}:
+Use, with jax, flax, optax, numpy and jaxtyping alone; `images` are uint8 {_shape(card)}:
 
 ```python
 import cpng_jax
