@@ -62,6 +62,6 @@ $(PEERS)/ready: benchmarks/requirements.txt benchmarks/peers.txt
 $(DOCS)/ready: $(READY) docs/requirements.txt
 	$(RUN) -m venv $(DOCS)
 	$(RUN) -c '$(PURELIB)' > "$$($(DOCS)/bin/python -c '$(PURELIB)')/project.pth"
-	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt || \
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r docs/requirements.txt || \
 		{ echo 'make docs needs the packages of docs/requirements.txt, which pip has not installed.' >&2; exit 1; }
 	@touch $(DOCS)/ready
