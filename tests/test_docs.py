@@ -12,10 +12,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 BLOCK = re.compile(r'^(?:<!-- example: (.*?) -->\n)?```python\n(.*?)^```', flags=re.DOTALL | re.MULTILINE)
 
-# Examples that run in another test, by the names that they have in their pages: one needs a file beside it, the other
-# shows that the library is enough. Here they are compiled.
+# Examples that run in another test, by the names that they have in their pages: one needs a file beside it, one adds to
+# a table, one shows that the library is enough. Here they are compiled.
 ELSEWHERE = {
     'configuration': ROOT / 'tests' / 'control' / 'test_rule_from_outside.py',
+    'tracker': ROOT / 'tests' / 'runtime' / 'test_trackers.py',
     'load': ROOT / 'tests' / 'test_packaging.py',
 }
 

@@ -146,7 +146,7 @@ def test_requirements_are_the_library_with_the_extras_train_and_dev_and_all_are_
     extras = {name: ranges(lines) for name, lines in project['optional-dependencies'].items()}
     required = ranges((ROOT / 'requirements.txt').read_text().splitlines())
     assert required == ranges(project['dependencies']) | extras['train'] | extras['dev']
-    for name, versions in (required | extras['export'] | extras['docs']).items():
+    for name, versions in (required | extras['export'] | extras['wandb'] | extras['docs']).items():
         assert re.fullmatch(r'>=[\d.]+,<[\d.]+', versions), name
 
 

@@ -150,8 +150,8 @@ def end_message(results: dict[str, Any], workdir: pathlib.Path, plots: list[path
             f'test accuracy: last {results["test_accuracy"]:.2%}, '
             f'of epoch {epoch}, chosen on validation, {results["best_test_accuracy"]:.2%}'
         )
-    files = ''.join(f', plots/{plot.name}' for plot in plots)
-    return f'{text}\n{workdir}: metrics.jsonl, tensorboard, checkpoints{files}'
+    there = [name for name in ('metrics.jsonl', 'tensorboard', 'wandb', 'checkpoints') if (workdir / name).exists()]
+    return f'{text}\n{workdir}: {", ".join([*there, *(f"plots/{plot.name}" for plot in plots)])}'
 
 
 class Display:

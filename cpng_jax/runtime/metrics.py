@@ -1,12 +1,11 @@
-"""The metrics of a run: rows in `metrics.jsonl`, and the same numbers as TensorBoard events."""
+"""The metrics of a run: rows in `metrics.jsonl`, which is the record of it."""
 
 import json
 import math
 import os
 import pathlib
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +16,10 @@ FILE_NAME = 'metrics.jsonl'
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to the TensorBoard events of a workdir; use it in a `with`."""
+    """Appends rows to the `metrics.jsonl` of a workdir; use it in a `with`."""
 
-    def __init__(self, workdir: str | os.PathLike[str], *, first_step: int = 0, silent: bool = False) -> None:
-        """Opens the files.
+    def __init__(self, workdir: str | os.PathLike[str], *, first_step: int = 0) -> None:
+        """Opens the file.
 
         Rows of later steps than `first_step` stem from work that was lost when a run was killed and will be done
         again: they are dropped, and so is a last line that was being written then.
@@ -28,78 +27,38 @@ class MetricsWriter:
         Args:
           workdir: folder of the run.
           first_step: the step that training goes on from.
-          silent: write nothing, in a process that is not the primary one.
 
         Raises:
-          UserError: tensorboardX is not installed, or a row cannot be read.
+          UserError: a row cannot be read.
         """
-        self._silent = silent
-        if silent:
-            return
         path = pathlib.Path(workdir, FILE_NAME)
         if path.exists():
             _keep_until(path, first_step)
-        self._events = _Events(pathlib.Path(workdir, 'tensorboard'), first_step + 1)
         self._file = path.open('a')
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Appends a row.
+        """Appends a row, which others can read from then on.
 
         Args:
-          event: the kind of row, 'step', 'epoch', 'test' or 'memory'.
+          event: the kind of row, 'step', 'epoch', 'test', 'memory' or 'start'.
           step: the training step it belongs to.
           values: numbers, texts, lists, or mappings of them; a number that is not finite is written as null.
         """
-        if self._silent:
-            return
         self._file.write(json.dumps({'event': event, 'step': step, **_plain(values)}) + '\n')
         self._file.flush()
-        self._events.write(_numbers(event, values), step)
-        if event == 'epoch':  # so that TensorBoard shows it while the run goes on
-            self._events.flush()
+
+    def flush(self) -> None:
+        """Nothing: each row has been."""
 
     def close(self) -> None:
-        """Closes both files."""
-        if self._silent:
-            return
+        """Closes the file."""
         self._file.close()
-        self._events.close()
 
     def __enter__(self) -> 'MetricsWriter':
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Events:
-    """A file of TensorBoard events, written in this thread: a full disk would end tensorboardX's own writer unseen."""
-
-    def __init__(self, folder: pathlib.Path, first_step: int) -> None:
-        """Opens a file whose events replace those of `first_step` and later in older files."""
-        try:
-            from tensorboardX import summary
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto import event_pb2 as protocol
-        except ImportError as error:
-            raise UserError('Training writes TensorBoard events: pip install tensorboardX') from error
-        folder.mkdir(exist_ok=True)
-        self._scalar, self._protocol = summary.scalar, cast(Any, protocol)
-        self._file = EventsWriter(str(folder / 'events'))
-        start = self._protocol.SessionLog(status=self._protocol.SessionLog.START)
-        self._file.write_event(self._protocol.Event(step=first_step, session_log=start))
-
-    def write(self, numbers: Iterable[tuple[str, float]], step: int) -> None:
-        now = time.time()
-        for name, number in numbers:
-            event = self._protocol.Event(wall_time=now, step=step, summary=self._scalar(name, number))
-            self._file.write_event(event)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -192,14 +151,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, 'item'):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The finite numbers in nested mappings, by a path such as epoch/beta/conv01."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _numbers(f'{name}/{key}', inner)
-    elif isinstance(value, int | float) or hasattr(value, 'item'):
-        number = float(value)
-        if math.isfinite(number):
-            yield name, number

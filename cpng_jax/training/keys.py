@@ -4,6 +4,7 @@ The options of a rule that sets beta are declared in the rule's own file and com
 `train.py --mode=keys` and docs/keys.md, which `python -m cpng_jax.training.keys` prints, are made from `table()`.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ def _accepts_steps(value: Any) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 2 or any(type(step) is not int for step in value):
         return False
     return tuple(value) == (0, 0) or 1 <= value[0] <= value[1]
+
+
+def _is_project(value: Any) -> bool:
+    part = r'[^/\\#?%:\s]([^/\\#?%:]{0,126}[^/\\#?%:\s])?'
+    return isinstance(value, str) and (value == '' or re.fullmatch(rf'({part}/)?{part}', value) is not None)
 
 
 def _key(
@@ -254,6 +260,7 @@ def _of_rules(rules: Sequence[Rule], option: Option) -> tuple[Only, ...]:
 
 
 def _machine() -> list[Key]:
+    projects = Range(_is_project, "'', PROJECT or TEAM/PROJECT, at most 128 characters each but none of \\ # ? % :")
     steps = Range(_accepts_steps, 'the first and the last step, such as (20, 25), or (0, 0) for none')
     return [
         _key('eval.batch_size', 256, integer(1), 'training.evaluate',
@@ -278,6 +285,13 @@ def _machine() -> list[Key]:
              'first and last step that a trace is written of, or (0, 0) for none', free=True),
         _key('log.every_steps', 10, integer(1), 'training.loop',
              'steps between two looks at the loss', free=True),
+        _key('log.tensorboard', True, BOOLEAN, 'runtime.trackers',
+             'events for TensorBoard, too', '0.3', free=True),
+        _key('log.wandb', '', projects, 'runtime.trackers',
+             "project of Weights & Biases that gets the run, too; '' for none", '0.3', free=True),
+        _key('log.wandb_mode', 'offline', choice('offline', 'online'), 'runtime.trackers',
+             'offline: files that wandb sync sends later; online: what is logged leaves the machine', '0.3', free=True,
+             only=(Only('log.wandb', ('a project',), ('',)),)),
     ]
 
 

@@ -5,19 +5,20 @@ import functools
 import os
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from cpng_jax.runtime import distributed, paths
+from cpng_jax.runtime import distributed, paths, trackers
 from cpng_jax.runtime.checkpoint import Checkpoints
 from cpng_jax.runtime.checkpoint_reader import FOLDER, steps_in
 from cpng_jax.runtime.config import Config, validate
 from cpng_jax.runtime.console import Display, end_message, epoch_line, gain_warning, memory_line, start_message
 from cpng_jax.runtime.errors import UserError
-from cpng_jax.runtime.metrics import MetricsWriter, rated_by, read_test
+from cpng_jax.runtime.metrics import rated_by, read_test
 from cpng_jax.runtime.plots import plot_run
 from cpng_jax.runtime.prefetch import Prefetcher, Timer
 from cpng_jax.runtime.profile import Profile, memory_usage
@@ -92,6 +93,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
       Stopped: a signal ended the training, after a checkpoint.
     """
     config = setup.config
+    beside = distributed.on_primary(lambda: trackers.chosen(config))
     begin = functools.partial(weights.start, config, setup.state_shapes.variables, workdir)
     # A run that goes on has its own weights, and what it once started from may be gone.
     start = None if distributed.all_agree(bool(steps_in(workdir / FOLDER))) else begin()
@@ -107,7 +109,7 @@ def train(setup: Setup, workdir: pathlib.Path) -> dict[str, Any]:
             given = distributed.arrays_from_primary(start.given) if start else None
             state, results = restored or (setup.initial_state(given), _NO_RESULTS)
             raised = acquired.raised if acquired else {}
-            results = _train_from(setup, workdir, checkpoints, state, results, start, raised)
+            results = _train_from(setup, workdir, checkpoints, state, results, start, raised, beside)
         except OSError as error:
             raise UserError(
                 f'Cannot write to {workdir}: {error.strerror or error}. Checkpoints that are there stay good.'
@@ -128,15 +130,16 @@ def _train_from(
     results: Results,
     start: weights.Start | None,
     raised: Raised,
+    beside: Mapping[str, trackers.Open] | None,
 ) -> Results:
     """Makes the remaining steps; returns the last and best accuracies."""
     config, first, primary = setup.config, int(state.step), distributed.is_primary()
-    writer = MetricsWriter(workdir, first_step=first, silent=not primary)
     console = None if primary else Console(quiet=True)
     display = Display(
         setup.steps, first_step=first, batch_size=config.batch_size, epochs=config.epochs, console=console
     )
     profile = Profile(workdir, config.profile.steps, on=primary)
+    writer = trackers.Writers(workdir, beside, first_step=first, say=display.print)
     with StopRequest() as stop, writer, setup.train_batches(first_step=first) as batches, display, profile:
         display.print(_start_message(setup, workdir, state))
         if raised:
@@ -266,7 +269,7 @@ def _test(
     checkpoints: Checkpoints,
     state: TrainState,
     results: Results,
-    writer: MetricsWriter,
+    writer: trackers.Writers,
 ) -> Results:
     """Measures the test split at the end of a run with a validation split: in the last epoch and in the best."""
     if setup.rated_by == 'test':

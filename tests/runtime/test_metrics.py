@@ -1,5 +1,4 @@
 import json
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -86,26 +85,5 @@ def test_damage_is_named_in_the_middle_and_dropped_at_the_end(tmp_path, damage):
             use(tmp_path)
 
 
-def test_without_tensorboardx_one_sentence_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'tensorboardX', None)
-    with pytest.raises(UserError, match='pip install tensorboardX'):
-        metrics.MetricsWriter(tmp_path)
-    assert not (tmp_path / 'metrics.jsonl').exists()
-
-
 def test_without_a_file_there_are_no_rows(tmp_path):
     assert metrics.read(tmp_path) == []
-
-
-def test_tensorboard_gets_the_numbers_by_path(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event
-
-    write(tmp_path, [7])
-    (path,) = (tmp_path / 'tensorboard').iterdir()
-    content, seen, position = path.read_bytes(), {}, 0
-    while position < len(content):  # TFRecord: length, checksum, event, checksum
-        length = int.from_bytes(content[position : position + 8], 'little')
-        event = Event.FromString(content[position + 12 : position + 12 + length])
-        seen |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
-        position += 16 + length
-    assert seen == {'epoch/loss': (7, pytest.approx(0.7)), 'epoch/beta/conv01': (7, 8.0)}
