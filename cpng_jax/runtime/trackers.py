@@ -201,9 +201,8 @@ def _wandb(config: Config) -> Open | None:
         wandb = importlib.import_module('wandb')
     except ImportError:
         wandb = None
-    if wandb is None or not hasattr(
-        wandb, 'init'
-    ):  # a folder of its name, such as its files lie in, passes for a module
+    # A folder of its name, such as its files lie in, passes for a module.
+    if not hasattr(wandb, 'init'):
         raise UserError(f'config.log.wandb is {config.log.wandb!r}, a project of Weights & Biases: pip install wandb.')
     return functools.partial(_WandB, wandb, config)
 
