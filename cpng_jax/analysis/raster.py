@@ -27,9 +27,7 @@ from cpng_jax.training.setup import Setup
 
 # Layers that are drawn where none are named.
 _MOST_LAYERS = 8
-# Of the neurons that are drawn, those whose potentials are.
-_TRACED = 3
-_CHOICES = {'random': 'drawn at random', 'active': 'with the most spikes'}
+_CHOICES = {'random': 'at random', 'active': 'with the most spikes'}
 
 
 def analyse(
@@ -67,8 +65,8 @@ def analyse(
     which = f'up to {neurons} neurons {_CHOICES[choose]} in {len(shown)} of {len(names)} layers'
     caption = (
         f'{run.title()}, {run.checkpoint} checkpoint: test image {image}, {passage.in_words()}. Drawn are {which}, and '
-        'the potentials before the reset and the currents of those with the most, a middle number and the fewest '
-        'spikes among them, of several by the mean potential. In the table are all neurons: their firing rate, also by '
+        'the potentials before the reset and the currents of three of them: with the most spikes, with the fewest but '
+        'not none, and with the fewest and lowest of all. In the table are all neurons: their firing rate, also by '
         'time step, and the share without a spike.'
     )
     figure = raster_picture.draw(passage, drawn, f'Test image {image}, {run.title()}: {which}')
@@ -173,16 +171,18 @@ def choose_neurons(layer: Layer, count: int, choose: str, seed: int) -> tuple[np
       seed: of the random choice.
 
     Returns:
-      `(neurons, traced)`: indices into the neurons, ascending; and of up to three of these, the one with the most, with
-      a middle number and with the fewest spikes.
+      `(neurons, traced)`: indices into the neurons, ascending; and of up to three of these, the one with the most
+      spikes, the one with the fewest that has any, and the last of all.
     """
     size = layer.spikes.shape[1]
     # By spikes, and of those with as many by the potential.
     rank = np.lexsort((layer.potentials.mean(axis=0), layer.spikes.sum(axis=0)))[::-1]
     some = rank[:count] if choose == 'active' else np.random.default_rng(seed).permutation(size)[:count]
     order = [neuron for neuron in rank if neuron in set(some.tolist())]
-    places = np.linspace(0, len(order) - 1, min(_TRACED, len(order)))
-    return np.sort(some), np.array([order[int(place)] for place in np.round(places)])
+    spiking = int(np.sum(layer.spikes[:, order].any(axis=0)))
+    middle = order[max(1, min(spiking - 1, len(order) - 2))] if len(order) > 2 else None
+    traced = [order[0], middle, order[-1]] if middle is not None else order
+    return np.sort(some), np.array(traced)
 
 
 def rates(layers: Sequence[Layer]) -> list[dict[str, tables.Value]]:

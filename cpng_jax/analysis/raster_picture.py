@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import GridSpec
 
 # Of the neurons whose potentials are drawn: what they are known by, and how they are marked among the spikes.
-_TRACES = (('most spikes', '#1b4965'), ('middle', '#3f8f6b'), ('fewest spikes', '#8e5ea2'))
+_TRACES = (('most spikes', '#1b4965'), ('fewest, not none', '#3f8f6b'), ('lowest', '#8e5ea2'))
 # Characters of the name of a class below a time step, and steps that have room for names.
 _NAME, _NAMED_STEPS = 10, 12
 
