@@ -9,7 +9,7 @@ arXiv:2409.08290).
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -224,7 +224,7 @@ def _picture(
     from matplotlib.patches import Patch
 
     figure = plots.new_figure(min(max(8.4, 0.42 * len(layers) + 2), 14), 6.6)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1))
+    upper, lower = cast(Any, figure.subfigures(2, 1))
     energies = [(energy_model.of_snn(each, constants), energy_model.of_ann(each, constants)) for each in layers]
     axes = upper.subplots()
     for place, pair in enumerate(energies):

@@ -144,16 +144,16 @@ def count(
 
 def _call(module: Any, inputs: tuple[int, ...], outputs: tuple[int, ...], batch: int, pixels: int) -> _Call:
     """What the shapes of a call say, in which time steps and images are one axis; `pixels` of the map before."""
-    kernel = 1
+    taps = 1
     if isinstance(module, nn.Conv):
-        kernel, stride = math.prod(module.kernel_size), cast(int, module.strides)
-        axes = [fan_out(size, module.kernel_size[0], stride) for size in inputs[1:3]]
+        (edge, _), stride = cast(tuple[int, int], module.kernel_size), cast(int, module.strides)
+        taps, axes = edge**2, [fan_out(size, edge, stride) for size in inputs[1:3]]
         reached = np.multiply.outer(*axes) * module.features
     else:
         reached = np.array(module.features)
     return _Call(
         name='/'.join(module.path).removesuffix('/conv').removesuffix('/dense').removesuffix('/conv'),
-        weights=kernel * inputs[-1] * module.features + module.features,
+        weights=taps * inputs[-1] * module.features + module.features,
         inputs=math.prod(inputs[1:]),
         outputs=math.prod(outputs[1:]),
         steps=inputs[0] // batch,

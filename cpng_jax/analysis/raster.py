@@ -5,7 +5,7 @@ The network is run as in the evaluation, normalised by its running statistics. S
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -99,8 +99,8 @@ def measure(setup: Setup, variables: Mapping[str, Any], image: np.ndarray) -> tu
 
     outputs, seen = jax.device_get(look(variables, jnp.asarray(image)))
     neuron, interval = setup.config.neuron, setup.config.cpng.interval
-    spikes, potentials = flatten_dict(seen['intermediates']), flatten_dict(seen['potentials'])
-    params, running = flatten_dict(variables['params']), flatten_dict(variables.get('batch_stats', {}))
+    collections = (seen['intermediates'], seen['potentials'], variables['params'], variables.get('batch_stats', {}))
+    spikes, potentials, params, running = (cast(dict[Any, Any], flatten_dict(each)) for each in collections)
     layers = []
     for name, beta in zip(
         layer_paths(variables['surrogate']), jax.tree.leaves(jax.device_get(variables['surrogate'])), strict=True

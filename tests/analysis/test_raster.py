@@ -3,6 +3,7 @@
 import csv
 import functools
 import types
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def measured(neuron, **options):
         neuron=types.SimpleNamespace(v_th=0.4, tau=0.6, surrogate='rectangular'),
         cpng=types.SimpleNamespace(interval=options.get('interval', 'paper')),
     )
-    setup = types.SimpleNamespace(model=model, prepare=prepare, config=config)
+    setup: Any = types.SimpleNamespace(model=model, prepare=prepare, config=config)
     layers, outputs = raster.measure(setup, variables, IMAGE)
     return layers, outputs, functools.partial(model.apply, variables, prepare(IMAGE[None]))
 
@@ -44,7 +45,7 @@ def test_spikes_potentials_and_currents_are_those_of_the_network():
     logits, seen = apply(mutable=['firing_rate', 'potentials'])
     np.testing.assert_allclose(outputs, logits[:, 0], rtol=1e-5, atol=1e-6)
     assert [layer.name for layer in layers] == ['conv01', 'fc02']
-    rates, potentials = (flatten_dict(seen[collection]) for collection in ('firing_rate', 'potentials'))
+    rates, potentials = (cast(Any, flatten_dict(seen[name])) for name in ('firing_rate', 'potentials'))
     for layer, path in zip(layers, (('conv01', 'lif'), ('fc02_lif',)), strict=True):
         np.testing.assert_array_equal(layer.spikes, layer.potentials - np.float32(0.4) >= 0)
         assert layer.spikes.mean() == pytest.approx(float(rates[*path, 'firing_rate']))
@@ -140,7 +141,9 @@ def test_a_panel_shows_the_spikes_and_a_trace_the_potentials(steps, events):
     u, fired = layer.potentials[:, drawn.traced[0]], layer.spikes[:, drawn.traced[0]]
     np.testing.assert_array_equal(lines['potential'].get_ydata(), u)
     np.testing.assert_array_equal(lines['spike'].get_xdata(), 1 + np.flatnonzero(fired))
-    np.testing.assert_array_equal([bar.get_height() for bar in most.patches], layer.currents[:, drawn.traced[0]])
+    np.testing.assert_array_equal(
+        [cast(Any, bar).get_height() for bar in most.patches], layer.currents[:, drawn.traced[0]]
+    )
     assert most.collections[0].get_datalim(most.transData).y0 == pytest.approx(0)
     assert most.collections[0].get_datalim(most.transData).y1 == pytest.approx(2)
     assert len(figure.axes) == 2 + 2 * 4
