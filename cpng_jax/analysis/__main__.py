@@ -22,7 +22,20 @@ from cpng_jax.runtime import programs
 try:
     from absl import flags
 
-    from cpng_jax.analysis import beta, chi, cost, direction, gain, gradients, landscape, membrane, report, saliency
+    from cpng_jax.analysis import (
+        beta,
+        chi,
+        cost,
+        direction,
+        energy,
+        gain,
+        gradients,
+        landscape,
+        membrane,
+        raster,
+        report,
+        saliency,
+    )
     from cpng_jax.analysis.compared import compared_with_versus
     from cpng_jax.analysis.run import Run
     from cpng_jax.runtime import command, paths
@@ -42,6 +55,15 @@ def _compares(draw: Callable[..., list[pathlib.Path]]) -> Analysis:
     return functools.wraps(draw)(analyse)
 
 
+def _takes_options(draw: Callable[..., list[pathlib.Path]]) -> Analysis:
+    """Makes an analysis of a function that draws one run, and sets its options from `--option`."""
+
+    def analyse(run: Run) -> list[pathlib.Path]:
+        return draw(run, **_options_of(draw))
+
+    return functools.wraps(draw)(analyse)
+
+
 # Each takes a run and returns the files that it wrote.
 ANALYSES: dict[str, Analysis] = {
     'membrane': membrane.analyse,
@@ -53,17 +75,21 @@ ANALYSES: dict[str, Analysis] = {
     'direction': _compares(direction.draw),
     'saliency': _compares(saliency.draw),
     'landscape': _compares(landscape.draw),
+    'raster': _takes_options(raster.analyse),
+    'energy': _takes_options(energy.analyse),
     'report': report.analyse,
 }
 
+_TAKERS = 'gradients, gain, direction, saliency, landscape, raster and energy'
+
 _WORKDIR = command.define_workdir('Folder of the run; of a run or of experiments for report.')
 _VERSUS = flags.DEFINE_string(
-    'versus', None, 'Folder of a second run, such as one without CPNG, for all but membrane and report.'
+    'versus',
+    None,
+    'Folder of a second run, such as one without CPNG; membrane, raster, energy and report look at one run alone.',
 )
 _CHECKPOINT = command.define_choice('checkpoint', ('latest', 'best'), 'Which checkpoint to look at.')
-_OPTIONS = flags.DEFINE_multi_string(
-    'option', [], 'Of gradients, gain, direction, saliency and landscape, such as --option=images=16.'
-)
+_OPTIONS = flags.DEFINE_multi_string('option', [], f'Of {_TAKERS}, such as --option=images=16.')
 
 
 @files_named()
@@ -96,8 +122,7 @@ def _check_options(names: list[str]) -> None:
     for option in _OPTIONS.value:
         key, equals, _ = option.partition('=')
         if not equals or key not in known:
-            takers = 'gradients, gain, direction, saliency and landscape'
-            expected = f'one of {", ".join(known)}' if known else f'none, which only {takers} take'
+            expected = f'one of {", ".join(known)}' if known else f'none, which only {_TAKERS} take'
             expected += if_alike(key, known)
             raise UserError(f'--option is {option!r}, expected KEY=VALUE with a key of {", ".join(names)}: {expected}.')
 

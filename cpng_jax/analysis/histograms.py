@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DOMAIN = '#fde3d3'
+DOMAIN = '#fde3d3'
 
 
 class Layer(NamedTuple):
@@ -74,7 +74,7 @@ def _draw_layer(axes: 'Axes', layer: Layer, v_th: float, surrogate: str, interva
     """Draws a panel; densities share the vertical axis, the surrogate gradient is scaled to their height."""
     radius = float(domain_radius(layer.beta, surrogate, interval))
     low, high = _limits(layer, v_th, radius)
-    axes.axvspan(max(v_th - radius, low), min(v_th + radius, high), color=_DOMAIN, linewidth=0, label='domain')
+    axes.axvspan(max(v_th - radius, low), min(v_th + radius, high), color=DOMAIN, linewidth=0, label='domain')
     density = layer.bins / (layer.count * np.diff(layer.edges))
     axes.stairs(density, layer.edges, fill=True, color=QUIET, label='potentials')
     x = np.linspace(low, high, 400)

@@ -24,7 +24,7 @@ CHI_TITLE = 'χ, the share of membrane potentials in the effective domain, by la
 GAIN_TITLE = 'Gain of the gradient by layer: at 1 it neither grows nor vanishes'
 _DEPTH_COLOURS = 'viridis'
 # With more bars, their names would run into each other.
-_MOST_NAMES = 60
+MOST_NAMES = 60
 
 
 def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -169,7 +169,7 @@ def _draw_layers(axes: 'Axes', what: str, rows: Rows, colours: 'ScalarMappable')
             _floats([row.get(what, {}).get(layer) for row in rows]),
             color=colours.to_rgba(np.array(depth)),
             marker=_marker(epochs),
-            linewidth=1.3 if len(layers) <= _MOST_NAMES else 0.6,
+            linewidth=1.3 if len(layers) <= MOST_NAMES else 0.6,
             label=layer,
         )
     _epoch_axis(axes, epochs)
@@ -226,7 +226,7 @@ def final_beta(*runs: Rows, names: Sequence[str] = ()) -> 'Figure':
     dashed = ' and '.join(f'{start:g}' for start in sorted({*starts}))
     axes.set_title(f'Width parameter β by layer, epoch {runs[0][-1]["epoch"]} (dashed: beta_init {dashed})')
     axes.set_ylabel('β')
-    if len(layers) <= _MOST_NAMES:
+    if len(layers) <= MOST_NAMES:
         shown = [name.removesuffix('/lif') for name in layers]
         axes.set_xticks(list(depths), shown, rotation=90 if len(layers) > 10 else 0)
     else:

@@ -56,7 +56,7 @@ def folders(tmp_path, workdir):
         (['saliency', '--workdir={run}', '--option=images'], "--option is 'images', expected KEY=VALUE with a key of"),
         (
             ['chi', '--workdir={run}', '--option=images=2'],
-            'a key of chi: none, which only gradients, gain, direction, saliency and landscape take',
+            'a key of chi: none, which only gradients, gain, direction, saliency, landscape, raster and energy take',
         ),
         (
             ['saliency', '--workdir={run}', '--option=images=few'],
