@@ -268,6 +268,8 @@ def _stack(axes: 'Axes', place: float, parts: Sequence[float], width: float, *, 
     """Draws a bar of parts, one on top of the other."""
     bottom = 0.0
     for part, colour in zip(parts, _PARTS.values(), strict=True):
+        if not part:
+            continue  # of no height it would still hold the axis to where it stands
         hatch = {'hatch': '////', 'edgecolor': 'white', 'linewidth': 0} if hatched else {}
         axes.bar(place, part, width, bottom, color=colour, zorder=2.5, **hatch)
         bottom += part
