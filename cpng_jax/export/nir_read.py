@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cpng_jax.export.packages import needed
+from cpng_jax.runtime.packages import needed
 from cpng_jax.nn.neuron import lif
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 from cpng_jax.runtime.errors import UserError

@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from cpng_jax.export.graph import Flow, Graph, Node, Shape, trace
-from cpng_jax.export.packages import needed
+from cpng_jax.runtime.packages import needed
 from cpng_jax.nn.neuron_layer import DECAY, LIF
 from cpng_jax.runtime import files
 from cpng_jax.runtime.errors import UserError
@@ -58,11 +58,11 @@ def to_nir(
     return nir.NIRGraph(nodes, edges, {**plain, 'dt': dt})
 
 
-def write(path: pathlib.Path, graph: Any) -> None:
-    """Writes a graph of NIR into a file, in one go."""
+def write(path: pathlib.Path, graph: Any) -> pathlib.Path:
+    """Writes a graph of NIR into a file, in one go; returns its path."""
     contents = io.BytesIO()
     needed('nir', 'NIR').write(contents, graph)
-    files.replace(path, contents.getvalue())
+    return files.replace(path, contents.getvalue())
 
 
 class _Builder:

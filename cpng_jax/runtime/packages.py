@@ -1,4 +1,4 @@
-"""The packages that files of other programs need, those of the extra `export`."""
+"""Packages that are needed for some files alone: those of the extra `export`."""
 
 import importlib
 from typing import Any
@@ -17,12 +17,13 @@ def needed(name: str, what: str) -> Any:
       The module.
 
     Raises:
-      UserError: it is not installed.
+      UserError: it, or what it needs itself, is not installed.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        package = name.partition('.')[0]
         raise UserError(
-            f'{what} needs the package {error.name}, which is not installed: pip install {name}, or cpng_jax with its '
-            "extra: pip install 'PATH/TO/cpng_jax.whl[train,export]'."
+            f'{what} needs the package {error.name}, which is not installed: pip install {package}, or cpng_jax with '
+            "its extra: pip install 'PATH/TO/cpng_jax.whl[export]'."
         ) from error
