@@ -102,7 +102,7 @@ def trace(module: nn.Module, variables: Mapping[str, Any], image_shape: Shape) -
 
     Args:
       module: takes `[B, H, W, C]`, or `[T, B, H, W, C]`, and returns `[T, B, classes]`.
-      variables: its collections.
+      variables: its collections; shapes and dtypes will do.
       image_shape: `(H, W, C)` of an image, or `(T, H, W, C)` of a recording.
 
     Returns:
@@ -113,14 +113,15 @@ def trace(module: nn.Module, variables: Mapping[str, Any], image_shape: Shape) -
     """
     calls: list[_Call] = []
 
-    def apply(x: Array) -> Array:
+    def apply(x: Array, variables: Mapping[str, Any]) -> Array:
         with nn.intercept_methods(_watch(calls)):
             return module.apply(variables, x, train=False)  # pyright: ignore[reportReturnType]
 
     shape = (*image_shape[:-3], _BATCH, *image_shape[-3:])
-    traced = jax.make_jaxpr(apply)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    traced = jax.make_jaxpr(apply)(jax.ShapeDtypeStruct(shape, jnp.float32), variables)
     reader = _Reader(calls, image_shape[-3:])
-    (out,) = reader.run(traced.jaxpr, [Flow('input', image_shape[-3:])])
+    no_signals = [None] * (len(traced.jaxpr.invars) - 1)
+    (out,) = reader.run(traced.jaxpr, [Flow('input', image_shape[-3:]), *no_signals])
     return Graph(reader.nodes, reader.known(out, 'the output'))
 
 
