@@ -2,8 +2,8 @@
 
     .venv-peers/bin/python -m benchmarks.readers LIBRARY GRAPH FRAMES OUT
 
-reads the frames, `[T, B, ...]`, writes outputs and spikes at each time step to OUT, both .npz, and the spikes by the
-names of their nodes. What the library raises ends it; its last line says so.
+reads the frames, `[T, B, ...]`, and writes outputs at each time step to OUT, both .npz, with the spikes by the names of
+their nodes. What the library raises ends it; its last line says so.
 """
 
 import sys
@@ -19,6 +19,8 @@ Arrays = dict[str, np.ndarray]
 
 # Seconds, as the files have it.
 DT = 1e-4
+# Examples that run at once.
+_BATCH = 50
 
 
 def _neurons(graph: nir.NIRGraph) -> list[str]:
@@ -84,7 +86,12 @@ def main(library: str, graph: str, frames: str, out: str) -> None:
     """Reads, runs and writes."""
     warnings.simplefilter('ignore')
     given = np.load(frames)['frames']
-    found = READERS[library](nir.read(graph), given)
+    parts = [
+        {name: each if name == 'outputs' else each.astype(bool) for name, each in part.items()}
+        for start in range(0, given.shape[1], _BATCH)
+        for part in [READERS[library](nir.read(graph), given[:, start : start + _BATCH])]
+    ]
+    found = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     np.savez(out, version=metadata.version(library), **found)  # pyright: ignore[reportArgumentType]
 
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cpng_jax.runtime.packages import needed
 from cpng_jax.nn.neuron import lif
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.packages import needed
 from cpng_jax.runtime.paths import local
 
 # What is read, as `nir` calls it.

@@ -18,10 +18,10 @@ import numpy as np
 from flax import linen as nn
 
 from cpng_jax.export.graph import Flow, Graph, Node, Shape, trace
-from cpng_jax.runtime.packages import needed
 from cpng_jax.nn.neuron_layer import DECAY, LIF
 from cpng_jax.runtime import files
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.packages import needed
 
 # Seconds: the step of NIR's other users, and the only one that snnTorch reads.
 DT = 1e-4

@@ -11,7 +11,6 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-import cpng_jax
 from cpng_jax import data
 from cpng_jax.models import registry, zoo
 from cpng_jax.models.inputs import network_input
@@ -62,7 +61,7 @@ class Source:
     def description(self) -> dict[str, Any]:
         """What the user of a file has to know, for the file: texts, numbers and lists."""
         return {
-            'made_by': f'cpng_jax {cpng_jax.__version__}',
+            'made_by': 'cpng_jax',
             'weights': self.place,
             'network': self.config['model']['name'],
             'classes': self.classes,
@@ -89,7 +88,9 @@ def read(folder: pathlib.Path, which: str = 'latest') -> Source:
     folder = zoo.located(folder)
     if zoo.is_entry(folder):
         if which != 'latest':
-            raise UserError(f'--checkpoint is {which!r} and --workdir {str(folder)!r} an entry of the zoo: leave it out.')
+            raise UserError(
+                f'--checkpoint is {which!r} and --workdir {str(folder)!r} an entry of the zoo: leave it out.'
+            )
         return _of_zoo(folder)
     if not (folder / 'config.json').is_file():
         raise UserError(

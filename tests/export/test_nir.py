@@ -75,7 +75,7 @@ def test_recordings_come_back_from_their_file_with_what_it_says_of_itself(tmp_pa
     graph, frames, fired = assert_exact(module, variables, images, shape)
     graph.metadata |= {'classes': '["a", "b", "c"]', 'mean': np.array([0.5, 0.25])}
     network = nir_read.read(nir_write.write(tmp_path / 'a.nir', graph))
-    ran = jax.jit(lambda frames: network(frames))(frames)
+    ran = jax.jit(network)(frames)
     for name, each in fired.items():
         np.testing.assert_array_equal(ran.spikes[name], each, err_msg=name)
     np.testing.assert_allclose(ran.outputs, reference.run(graph, frames, 1e-4)[0], atol=1e-5)
@@ -124,7 +124,10 @@ class Joined(nn.Module):
         (Joined(join=lambda a, b: a + b), 'lif1 goes through a sum to output, for which NIR has no node'),
         (Joined(join=lambda a, b: (1 - a) * b), 'lif1 goes through a product to output, for which NIR has no node'),
         (Joined(before=jnp.tanh), 'input goes through the operation tanh to fc1, for which NIR has no node'),
-        (Joined(neuron=AdaptedLIF), 'lif1 has neurons of the kind ds_atgo, which other programs have no node for: take'),
+        (
+            Joined(neuron=AdaptedLIF),
+            'lif1 has neurons of the kind ds_atgo, which other programs have no node for: take',
+        ),
     ],
 )
 def test_what_nir_cannot_say_is_refused_by_the_layer(module, sentence):
@@ -164,7 +167,7 @@ def test_a_graph_of_another_library_is_run_as_nir_defines_it():
     graph = foreign()
     frames = np.random.default_rng(1).normal(size=(6, 3, 2, 6, 7)).astype(np.float32)
     outputs, spikes, nearest = reference.run(graph, frames, 1e-3)
-    ran = jax.jit(lambda frames: nir_read.Network(graph, dt=1e-3)(frames))(frames)
+    ran = jax.jit(nir_read.Network(graph, dt=1e-3))(frames)
     assert nearest > 1e-5 and spikes.keys() == ran.spikes.keys()
     for name, each in spikes.items():
         assert 0.05 < each.mean() < 0.95
