@@ -21,6 +21,7 @@ ORDER = {
     'training': ('nn', 'control', 'models', 'data', 'runtime'),
     'experiments': ('nn', 'control', 'models', 'data', 'runtime', 'training'),
     'analysis': ('nn', 'control', 'models', 'data', 'runtime', 'training'),
+    'export': ('nn', 'control', 'models', 'data', 'runtime', 'training'),
     '': ('nn', 'control', 'models'),
 }
 # What someone reads and installs who imports the library.
@@ -168,12 +169,12 @@ TOY = {
         (
             {'cpng_jax/train.py': ''},
             'cpng_jax/train.py is in no room of the package: expected one of nn, control, runtime, configs, '
-            'models, data, training, experiments, analysis.',
+            'models, data, training, experiments, analysis, export.',
         ),
         (
             {'cpng_jax/attic/old.py': ''},
             'cpng_jax/attic/old.py is in no room of the package: expected one of nn, control, runtime, configs, '
-            'models, data, training, experiments, analysis.',
+            'models, data, training, experiments, analysis, export.',
         ),
         ({'cpng_jax/nn/long.py': 'x = 1\n' * 400}, None),
         ({'cpng_jax/nn/long.py': 'x = 1\n' * 401}, 'cpng_jax/nn/long.py has 401 lines, expected at most 400.'),

@@ -141,12 +141,12 @@ def ranges(lines) -> dict[str, str]:
     return {match[1]: match[2] for match in matches if match}
 
 
-def test_requirements_are_the_library_with_the_extras_train_and_dev_and_all_are_bounded():
+def test_requirements_are_the_library_with_all_extras_but_docs_and_all_are_bounded():
     project = PROJECT['project']
     extras = {name: ranges(lines) for name, lines in project['optional-dependencies'].items()}
     required = ranges((ROOT / 'requirements.txt').read_text().splitlines())
-    assert required == ranges(project['dependencies']) | extras['train'] | extras['dev']
-    for name, versions in (required | extras['export'] | extras['wandb'] | extras['docs']).items():
+    assert required == ranges(project['dependencies']) | extras['train'] | extras['export'] | extras['dev']
+    for name, versions in (required | extras['wandb'] | extras['docs']).items():
         assert re.fullmatch(r'>=[\d.]+,<[\d.]+', versions), name
 
 

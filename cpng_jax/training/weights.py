@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from cpng_jax.models import zoo
-from cpng_jax.runtime import arrays, npz
+from cpng_jax.runtime import arrays, npz, safetensors
 from cpng_jax.runtime.checkpoint_reader import shape_text
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError, nearest
@@ -115,7 +115,9 @@ def _read(path: pathlib.Path, which: str) -> tuple[Arrays, str, int | None]:
             f'config.init_checkpoint is {which!r} and config.init_from {str(path)!r}, {kind}, which has one state '
             'alone: leave init_checkpoint out.'
         )
-    return zoo.read(path) if path.is_dir() else npz.read(path), str(path), None
+    if path.is_dir():
+        return zoo.read(path), str(path), None
+    return safetensors.read(path) if path.suffix == safetensors.SUFFIX else npz.read(path), str(path), None
 
 
 def fitted(
