@@ -66,8 +66,8 @@ def analyse(
     caption = (
         f'{run.title()}, {run.checkpoint} checkpoint: test image {image}, {passage.in_words()}. Drawn are {which}, and '
         'the potentials before the reset and the currents of three of them: with the most spikes, with the fewest but '
-        'not none (a middle one where all spike, or none), and with the lowest potential of those with the fewest. In the table are all neurons: their firing rate, also by '
-        'time step, and the share without a spike.'
+        'not none (a middle one where all spike, or none), and with the lowest potential of those with the fewest. In '
+        'the table are all neurons: their firing rate, also by time step, and the share without a spike.'
     )
     figure = raster_picture.draw(passage, drawn, f'Test image {image}, {run.title()}: {which}')
     return [
