@@ -223,16 +223,19 @@ def _picture(
     """Draws the arithmetic of each layer, and below it the totals with and without memory."""
     from matplotlib.patches import Patch
 
-    figure = plots.new_figure(min(max(8.4, 0.42 * len(layers) + 2), 14), 6.6)
-    upper, lower = cast(Any, figure.subfigures(2, 1))
+    names = [layer.name for layer in layers]
+    upright = len(names) > 8
+    # Names stand below the upper half: room for the longest.
+    room = 0.07 * max(map(len, names)) if upright and len(names) <= plots.MOST_NAMES else 0.2
+    figure = plots.new_figure(min(max(8.4, 0.42 * len(names) + 2), 14), 6 + room)
+    upper, lower = cast(Any, figure.subfigures(2, 1, height_ratios=(3 + room, 3)))
     energies = [(energy_model.of_snn(each, constants), energy_model.of_ann(each, constants)) for each in layers]
     axes = upper.subplots()
     for place, pair in enumerate(energies):
         for side, energy in zip((-0.2, 0.2), pair, strict=True):
             _stack(axes, place + side, _parts([energy], None), 0.38, hatched=side > 0)
-    names = [layer.name for layer in layers]
     if len(names) <= plots.MOST_NAMES:
-        axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 8 else 0, fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, fontsize=8)
     else:
         axes.set_xlabel('depth of the layer')
     axes.set_xlim(-0.6, len(layers) - 0.4)

@@ -66,8 +66,8 @@ def analyse(
     caption = (
         f'{run.title()}, {run.checkpoint} checkpoint: test image {image}, {passage.in_words()}. Drawn are {which}, and '
         'the potentials before the reset and the currents of three of them: with the most spikes, with the fewest but '
-        'not none, and with the fewest and lowest of all. In the table are all neurons: their firing rate, also by '
-        'time step, and the share without a spike.'
+        'not none (a middle one where all spike, or none), and with the lowest potential of those with the fewest. In '
+        'the table are all neurons: their firing rate, also by time step, and the share without a spike.'
     )
     figure = raster_picture.draw(passage, drawn, f'Test image {image}, {run.title()}: {which}')
     return [
@@ -172,7 +172,7 @@ def choose_neurons(layer: Layer, count: int, choose: str, seed: int) -> tuple[np
 
     Returns:
       `(neurons, traced)`: indices into the neurons, ascending; and of up to three of these, the one with the most
-      spikes, the one with the fewest that has any, and the last of all.
+      spikes, the one with the fewest that has any, and the last of all; where all or none have any, a middle one.
     """
     size = layer.spikes.shape[1]
     # By spikes, and of those with as many by the potential.
@@ -180,8 +180,8 @@ def choose_neurons(layer: Layer, count: int, choose: str, seed: int) -> tuple[np
     some = rank[:count] if choose == 'active' else np.random.default_rng(seed).permutation(size)[:count]
     order = [neuron for neuron in rank if neuron in set(some.tolist())]
     spiking = int(np.sum(layer.spikes[:, order].any(axis=0)))
-    middle = order[max(1, min(spiking - 1, len(order) - 2))] if len(order) > 2 else None
-    traced = [order[0], middle, order[-1]] if middle is not None else order
+    few = spiking - 1 if 1 < spiking < len(order) else len(order) // 2
+    traced = [order[0], order[few], order[-1]] if len(order) > 2 else order
     return np.sort(some), np.array(traced)
 
 

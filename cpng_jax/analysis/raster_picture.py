@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import GridSpec
 
 # Of the neurons whose potentials are drawn: what they are known by, and how they are marked among the spikes.
-_TRACES = (('most spikes', '#1b4965'), ('fewest, not none', '#3f8f6b'), ('lowest', '#8e5ea2'))
+_TRACES = (('most spikes', '#1b4965'), ('few spikes', '#3f8f6b'), ('lowest', '#8e5ea2'))
 # Characters of the name of a class below a time step, and steps that have room for names.
 _NAME, _NAMED_STEPS = 10, 12
 
@@ -167,8 +167,9 @@ def _draw_spikes(axes: 'Axes', drawn: Drawn, *, labelled: bool) -> None:
     for neuron, (_, colour) in zip(drawn.traced, _TRACES, strict=False):
         place = int(np.searchsorted(drawn.neurons, neuron))
         axes.plot(steps + 0.5, place, marker='<', color=colour, markersize=5, clip_on=False, zorder=3)
-    rate = drawn.layer.spikes.mean()
-    axes.set_title(f'{drawn.layer.name}: {rate:.0%} spike, {drawn.layer.silent:.0%} silent', fontsize=8)
+    rate = float(drawn.layer.spikes.mean())
+    spiking = f'{rate:.0%}' if rate == 0 or rate >= 0.005 else 'below 1%'
+    axes.set_title(f'{drawn.layer.name}: {spiking} spike, {drawn.layer.silent:.0%} silent', fontsize=8)
     axes.set_ylabel(f'{count} of\n{drawn.layer.spikes.shape[1]:,}', fontsize=7)
     axes.set_yticks([])
     _step_axis(axes, steps, labelled=labelled)

@@ -3,6 +3,7 @@
 import csv
 import functools
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from matplotlib.image import imread
 
 from cpng_jax.analysis import energy, energy_model, operations
 from cpng_jax.analysis.energy_model import MEMORIES, Constants, Layer
+from cpng_jax.analysis.run import Run
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.neuron_layer import LIF
@@ -205,7 +207,8 @@ def test_the_break_even_is_a_firing_rate(factor, words):
 
 
 @pytest.mark.trains
-def test_picture_and_tables_are_written(run):
+def test_picture_and_tables_are_written(workdir, tmp_path):
+    run = Run(shutil.copytree(workdir, tmp_path / 'run'))
     written = energy.analyse(run, images=70, ac=0.5)
     assert [path.name for path in written] == ['energy.png', 'energy.csv', 'energy.md']
     assert np.std(imread(written[0])) > 0.05, 'an empty picture'

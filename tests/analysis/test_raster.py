@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import shutil
 import types
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from matplotlib.image import imread
 
 from cpng_jax.analysis import raster, raster_picture
 from cpng_jax.analysis.raster_picture import Drawn, Layer, Passage
+from cpng_jax.analysis.run import Run
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF, adapted_lif
 from cpng_jax.nn.neuron import lif
@@ -150,7 +152,8 @@ def test_a_panel_shows_the_spikes_and_a_trace_the_potentials(steps, events):
 
 
 @pytest.mark.trains
-def test_picture_and_table_are_written(run):
+def test_picture_and_table_are_written(workdir, tmp_path):
+    run = Run(shutil.copytree(workdir, tmp_path / 'run'))
     written = raster.analyse(run, image=3, neurons=5, layers='conv02')
     assert [path.name for path in written] == ['raster.png', 'raster.csv', 'raster.md']
     assert np.std(imread(written[0])) > 0.05, 'an empty picture'
