@@ -8,6 +8,8 @@ and the Gaussian potentials are those of the first batch, so that norms count. I
 endlessly many steps whose gradients are not correlated.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -16,8 +18,8 @@ from cpng_jax.control.controller import Controller, Observed, Rule, Settings, St
 from cpng_jax.control.gradient_gain import in_vectors
 from cpng_jax.control.layer_tree import like, vector
 from cpng_jax.control.moments import moments_of
-from cpng_jax.control.solve import in_layers, widest
-from cpng_jax.nn.surrogate import Array, get_surrogate
+from cpng_jax.control.solve import Layers, in_layers, widest
+from cpng_jax.nn.surrogate import Array, Surrogate, get_surrogate
 
 
 def _make(settings: Settings) -> Controller:
@@ -29,20 +31,25 @@ def _make(settings: Settings) -> Controller:
         beta, scale = (vector('surrogates', tree, surrogates.beta) for tree in surrogates)
         given = (rest['currents'], rest['firing_rate'], rest['v_th'], rest['tau'], 0.0)
         layers, (peak,) = in_layers(stats, *given, beta * scale)
-        rate = layers.rate
-
-        def over_passed(octave: Array) -> Array:
-            """Rises with beta: a narrower surrogate gradient of that peak passes less."""
-            of = moments_of(layers.stats, 2**octave, layers.v_th, shape)
-            passed = jnp.square(peak / 2**octave) * of.ff * layers.currents / (rate * (1 - rate))
-            return jnp.where(passed > 0, 1 / jnp.where(passed > 0, passed, 1), jnp.inf)
-
-        found = widest(over_passed, 1 / (1 - jnp.square(layers.tau) * (1 - rate)), layers)
-        beta, _ = moved(surrogates.beta, like(surrogates.beta, found))
+        beta, _ = moved(surrogates.beta, like(surrogates.beta, _width(layers, peak, shape)))
         kept = jax.tree.map(lambda old, new, scale: scale * old / new, surrogates.beta, beta, surrogates.scale)
         return Surrogates(beta, kept), state
 
     return fixed.RULE.make(settings)._replace(start=start, start_needs=gain.needs_of(settings))
+
+
+@functools.partial(jax.jit, static_argnames='shape')
+def _width(layers: Layers, peak: Array, shape: Surrogate) -> Array:
+    """The beta of each layer, as a vector; 0 where there is none."""
+    rate = layers.rate
+
+    def over_passed(octave: Array) -> Array:
+        """Rises with beta: a narrower surrogate gradient of that peak passes less."""
+        of = moments_of(layers.stats, 2**octave, layers.v_th, shape)
+        passed = jnp.square(peak / 2**octave) * of.ff * layers.currents / (rate * (1 - rate))
+        return jnp.where(passed > 0, 1 / jnp.where(passed > 0, passed, 1), jnp.inf)
+
+    return widest(over_passed, 1 / (1 - jnp.square(layers.tau) * (1 - rate)), layers)
 
 
 RULE = Rule(

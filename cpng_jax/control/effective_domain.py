@@ -240,6 +240,7 @@ def beta_for_chi(
 
 
 @jax.custom_jvp
+@jax.jit  # once, not at each call
 def _radius_in_sigma(distance: Array, target: Array) -> Array:
     """The half-width at which `_mass` is the target, by bisection; its derivative is that of an implicit function."""
 

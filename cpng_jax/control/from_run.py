@@ -44,6 +44,8 @@ def followed_by(found: Mapping[str, float], updates: int, then: Controller) -> C
         if then.start is None:
             return surrogates._replace(beta=with_found(observed, surrogates.beta)), state
         # What sets a height by the width starts with this one.
+        if isinstance(observed.updates, int):  # between epochs, where a `cond` would be compiled at each of them
+            return start(observed, surrogates, state) if observed.updates == updates else (surrogates, state)
         now = jnp.equal(observed.updates, updates)
         return jax.lax.cond(now, lambda: start(observed, surrogates, state), lambda: (surrogates, state))
 

@@ -277,6 +277,10 @@ def surrogates_of(config):
     weights, signs = jnp.array([0.38, 0.3, 0.45]), jnp.array([1.0, -2.0, 3.0])
     loss = lambda kernel, beta: jnp.sum(signs * spike(kernel, jnp.mean(beta['lif']['beta']), 0.4, 'triangular'))
     params = {'lif': {'decay': jnp.float32(0.3)}, 'weights': weights}
+    first = FirstLayer(weights, loss)
+    set_beta = lambda observed, *rest: controller.update(observed._replace(first_layer=first), *rest)
+    if 'first_layer' in controller.needs:
+        set_beta = jax.jit(set_beta)  # which training does, too
     given = Surrogates(*(tree(jnp.full(channels, config.cpng[f'{what}_init'])) for what in Surrogates._fields))
     state, trained, reported, update = controller.init(given.beta), [], [], 0
     # At first the layer is silent and constant: what goes by the gain, or by chi, leaves it as configured.
@@ -314,10 +318,9 @@ def surrogates_of(config):
         if settings.every == 'batch' or step % 2 == 0:
             update += 1
             measured = {'membrane': tree(membrane), 'distances': tree(distances), 'params': params}
-            first = FirstLayer(weights, loss)
             spiking = {'currents': tree(membrane), 'firing_rate': tree(0.1 + 0 * variances)}
-            observed = Observed(**measured, **spiking, first_layer=first, updates=update)
-            given, state, _ = controller.update(observed, given, state)
+            observed = Observed(**measured, **spiking, updates=update)
+            given, state, _ = set_beta(observed, given, state)
         trained.append([np.broadcast_to(leaf, 2).tolist() for leaf in jax.tree.leaves(given)])
         reported.append(np.broadcast_to(jax.tree.leaves(chi)[0], 2).tolist())
     return digest(trained), digest(reported)
