@@ -8,6 +8,7 @@ the network itself, images are those of the test split. Prints the table, and pu
 """
 
 import functools
+import os
 import pathlib
 import re
 import subprocess
@@ -73,7 +74,8 @@ def cases(most: int) -> Iterator[Case]:
         found = source.read(zoo.find(name))
         test = data.load(from_flat(zoo.card(name)['config']).data).test
         count = min(most, len(test))
-        images = network_input(np.stack([test[index]['image'] for index in range(count)]), found.mean, found.std)
+        shown = jnp.asarray(np.stack([test[index]['image'] for index in range(count)]))
+        images = network_input(shown, found.mean, found.std)
         yield Case(name, *found.network(), images, found.time_steps)
     for name, tau in (('residual', 0.5), ('residual, tau = 1', 1.0)):
         module = ResNet(
@@ -132,7 +134,10 @@ def in_library(library: str, graph: pathlib.Path, frames: Array, folder: pathlib
     np.savez(given, frames=np.asarray(frames))
     out.unlink(missing_ok=True)
     python = [peers_python(_PEERS.value), '-m', 'benchmarks.readers', library]
-    done = subprocess.run([*python, graph, given, out], check=False, cwd=ROOT, capture_output=True, text=True)
+    environment = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}  # on busy cores, threads that spin slow PyTorch down
+    done = subprocess.run(
+        [*python, graph, given, out], check=False, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         return {}, f'`{done.stderr.strip().splitlines()[-1]}`'
     with np.load(out) as found:
