@@ -34,7 +34,7 @@ NEURONS = {'vgg16': LIF(tau=0.75, v_th=0.7), 'resnet19': LIF(tau=0.3, learn_tau=
 
 def small(name):
     """A network of that name with few and narrow layers."""
-    of_sew = {'blocks': (1, 1, 1, 1), 'widths': (2, 2, 2, 2), 'stem_width': 2}
+    of_sew = {'blocks': (1,), 'widths': (2,), 'stem_width': 2}
     fields = {**MODELS[name].fields, **SMALL.get(name, of_sew)}
     like = NEURONS.get(name, LIF())
     neuron = functools.partial(LIF, tau=like.tau, v_th=like.v_th, learn_tau=like.learn_tau)
