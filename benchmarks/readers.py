@@ -29,7 +29,7 @@ def _neurons(graph: nir.NIRGraph) -> list[str]:
 
 def _stepped(module: Any, neurons: list[str], frames: np.ndarray, *, states: bool) -> Arrays:
     """Steps a PyTorch module through time; the spikes are what its neurons hand on."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     seen: dict[str, list[Any]] = {name: [] for name in neurons}
 
@@ -50,7 +50,7 @@ def _stepped(module: Any, neurons: list[str], frames: np.ndarray, *, states: boo
 
 def spikingjelly(graph: nir.NIRGraph, frames: np.ndarray) -> Arrays:
     """Runs it as SpikingJelly reads it."""
-    from spikingjelly.activation_based import nir_exchange
+    from spikingjelly.activation_based import nir_exchange  # pyright: ignore[reportMissingImports]
 
     module = nir_exchange.import_from_nir(graph, dt=DT).eval()
     return _stepped(module, _neurons(graph), frames, states=True)
@@ -58,21 +58,21 @@ def spikingjelly(graph: nir.NIRGraph, frames: np.ndarray) -> Arrays:
 
 def snntorch(graph: nir.NIRGraph, frames: np.ndarray) -> Arrays:
     """Runs it as snnTorch reads it; the neurons keep their states themselves."""
-    from snntorch.import_nir import import_from_nir
+    from snntorch.import_nir import import_from_nir  # pyright: ignore[reportMissingImports]
 
     return _stepped(import_from_nir(graph), _neurons(graph), frames, states=True)
 
 
 def norse(graph: nir.NIRGraph, frames: np.ndarray) -> Arrays:
     """Runs it as Norse reads it."""
-    import norse.torch
+    import norse.torch  # pyright: ignore[reportMissingImports]
 
     return _stepped(norse.torch.from_nir(graph, dt=DT), _neurons(graph), frames, states=True)
 
 
 def spyx(graph: nir.NIRGraph, frames: np.ndarray) -> Arrays:
     """Runs it as spyx reads it, which has the channels last and tells no spikes."""
-    import spyx.nir
+    import spyx.nir  # pyright: ignore[reportMissingImports]
 
     if frames.ndim == 5:
         frames = np.moveaxis(frames, 2, -1)

@@ -29,7 +29,13 @@ Shape = tuple[int, ...]
 _BATCH = 2
 
 # What a sentence calls operations that have no node.
-_NAMES = {'reduce_window_max': 'a max pool', 'add': 'a sum', 'add_any': 'a sum', 'mul': 'a product', 'sub': 'a product'}
+_NAMES = {
+    'reduce_window_max': 'a max pool',
+    'add': 'a sum',
+    'add_any': 'a sum',
+    'mul': 'a product',
+    'sub': 'a difference',
+}
 
 # Stands for a layer in the traced program.
 _layer = Primitive('cpng_jax_layer')
@@ -122,7 +128,13 @@ def trace(module: nn.Module, variables: Mapping[str, Any], image_shape: Shape) -
     reader = _Reader(calls, image_shape[-3:])
     no_signals = [None] * (len(traced.jaxpr.invars) - 1)
     (out,) = reader.run(traced.jaxpr, [Flow('input', image_shape[-3:]), *no_signals])
-    return Graph(reader.nodes, reader.known(out, 'the output'))
+    output = reader.known(out, 'the output')
+    # What the layers do themselves is still in the program, with pools and the like that lead nowhere.
+    used, wanted = set(), {output.source}
+    while wanted:
+        used |= wanted
+        wanted = {flow.source for name in wanted for flow in reader.nodes[name].inputs} - used
+    return Graph({name: node for name, node in reader.nodes.items() if name in used | {'input'}}, output)
 
 
 def _watch(calls: list[_Call]) -> Callable[..., Any]:
@@ -140,6 +152,8 @@ def _watch(calls: list[_Call]) -> Callable[..., Any]:
             terms = as_terms(args[0])
             if any(term.affine is not None for term in terms):
                 raise UserError(f'{_path(module)}: its currents are normalised by something else than a TdBN.')
+            if kwargs.get('initial_state') is not None or kwargs.get('return_state'):
+                raise UserError(f'{_path(module)} takes or returns a state: in other programs neurons start from rest.')
             out = next_function(*args, **kwargs)
             return mark('lif', module, [term.values for term in terms], out.shape)
         out = next_function(*args, **kwargs)
@@ -234,7 +248,8 @@ class _Reader:
         if name in ('reshape', 'broadcast_in_dim', 'squeeze', 'convert_element_type', 'transpose', 'stop_gradient'):
             if name == 'transpose' and equation.params['permutation'][-rank:] != tuple(range(leading, leading + rank)):
                 return None
-            if shape[-rank:] == flow.shape:
+            floating = jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
+            if shape[-rank:] == flow.shape and floating:
                 return flow  # Time and batch are joined and parted.
             if name == 'reshape' and rank == 3 and shape[-1] == math.prod(flow.shape):
                 return self._passed(flow, 'flatten', (shape[-1],))

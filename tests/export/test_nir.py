@@ -24,7 +24,7 @@ SHAPE = (9, 8, 2)
 SMALL = {
     'vgg': {'stages': ((3, 2), (4,)), 'head': (6,), 'head_norm': True},
     'vgg16': {'stages': ((3,), (4,)), 'head': (6, 5)},
-    'vgg11': {'stages': ((3,), (4,))},
+    'vgg11': {'stages': ((3,), (4,)), 'kernel_size': 5},
     'resnet18': {'blocks': (1, 1), 'widths': (3, 4), 'stem_width': 3},
     'resnet19': {'blocks': (2,), 'widths': (4,), 'stem_width': 4},
     'resnet20': {'blocks': (1,), 'widths': (4,), 'stem_width': 3},
@@ -34,7 +34,7 @@ NEURONS = {'vgg16': LIF(tau=0.75, v_th=0.7), 'resnet19': LIF(tau=0.3, learn_tau=
 
 def small(name):
     """A network of that name with few and narrow layers."""
-    of_sew = {'blocks': (1, 1, 1, 1), 'widths': (2, 2, 2, 2), 'stem_width': 2}
+    of_sew = {'blocks': (1,), 'widths': (2,), 'stem_width': 2}
     fields = {**MODELS[name].fields, **SMALL.get(name, of_sew)}
     like = NEURONS.get(name, LIF())
     neuron = functools.partial(LIF, tau=like.tau, v_th=like.v_th, learn_tau=like.learn_tau)
@@ -122,7 +122,7 @@ class Joined(nn.Module):
     [
         (Joined(join=lambda a, b: a * b), 'lif1 goes through a product to output, for which NIR has no node: take a'),
         (Joined(join=lambda a, b: a + b), 'lif1 goes through a sum to output, for which NIR has no node'),
-        (Joined(join=lambda a, b: (1 - a) * b), 'lif1 goes through a product to output, for which NIR has no node'),
+        (Joined(join=lambda a, b: (1 - a) * b), 'lif1 goes through a difference to output, for which NIR has no node'),
         (Joined(before=jnp.tanh), 'input goes through the operation tanh to fc1, for which NIR has no node'),
         (
             Joined(neuron=AdaptedLIF),
