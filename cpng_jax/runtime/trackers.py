@@ -202,7 +202,7 @@ def _wandb(config: Config) -> Open | None:
     except ImportError:
         wandb = None
     # A folder of its name, such as its files lie in, passes for a module.
-    if not hasattr(wandb, 'init'):
+    if wandb is None or not hasattr(wandb, 'init'):
         raise UserError(f'config.log.wandb is {config.log.wandb!r}, a project of Weights & Biases: pip install wandb.')
     return functools.partial(_WandB, wandb, config)
 
