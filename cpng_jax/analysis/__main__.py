@@ -64,6 +64,12 @@ def _takes_options(draw: Callable[..., list[pathlib.Path]]) -> Analysis:
     return functools.wraps(draw)(analyse)
 
 
+def _settable(draw: Callable[..., Any]) -> dict[str, Any]:
+    """Default values by name of the options of a drawing, its keyword-only parameters."""
+    parameters = inspect.signature(draw).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
 # Each takes a run and returns the files that it wrote.
 ANALYSES: dict[str, Analysis] = {
     'membrane': membrane.analyse,
@@ -80,7 +86,7 @@ ANALYSES: dict[str, Analysis] = {
     'report': report.analyse,
 }
 
-_TAKERS = 'gradients, gain, direction, saliency, landscape, raster and energy'
+_TAKERS = ' and'.join(', '.join(name for name in ANALYSES if _settable(ANALYSES[name])).rsplit(',', 1))
 
 _WORKDIR = command.define_workdir('Folder of the run; of a run or of experiments for report.')
 _VERSUS = flags.DEFINE_string(
@@ -109,12 +115,6 @@ def main(argv: list[str]) -> None:
     for name in names:
         for path in ANALYSES[name](run):
             print(path, flush=True)
-
-
-def _settable(draw: Callable[..., Any]) -> dict[str, Any]:
-    """Default values by name of the options of a drawing, its keyword-only parameters."""
-    parameters = inspect.signature(draw).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
 def _check_options(names: list[str]) -> None:

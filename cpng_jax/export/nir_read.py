@@ -13,7 +13,7 @@ import numpy as np
 
 from cpng_jax.nn.neuron import lif
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, reason
 from cpng_jax.runtime.packages import needed
 from cpng_jax.runtime.paths import local
 
@@ -120,8 +120,7 @@ def read(path: str | os.PathLike[str], dt: float | None = None) -> Network:
     try:
         graph = nir.read(file)
     except Exception as error:  # h5py and nir raise many types for what is no such file.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f'{file} cannot be read ({reason}); expected a file of NIR.') from error
+        raise UserError(f'{file} cannot be read ({reason(error)}); expected a file of NIR.') from error
     return Network(graph, dt)
 
 

@@ -38,6 +38,13 @@ def files_named() -> Iterator[None]:
         raise UserError(f'Cannot read or write {what}: {error.strerror or error}.') from error
 
 
+def reason(error: Exception) -> str:
+    """Says in a line why something failed: by the system, or the first line of the message, or the type."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(key: str, known: Iterable[str]) -> str:
     """Says which known key a misspelt one is most like.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cpng_jax.runtime import files
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, reason
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,5 +58,4 @@ def read(path: pathlib.Path) -> Arrays:
             raise ValueError('not all that it holds are arrays')
         return found
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise UserError(f'{path} cannot be read ({reason}); expected a .npz file of arrays by name.') from error
+        raise UserError(f'{path} cannot be read ({reason(error)}); expected a .npz file of arrays by name.') from error

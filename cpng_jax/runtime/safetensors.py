@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cpng_jax.runtime import files
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, reason
 from cpng_jax.runtime.npz import Arrays
 from cpng_jax.runtime.packages import needed
 
@@ -47,5 +47,6 @@ def read(path: pathlib.Path) -> Arrays:
     try:
         return library.load(path.read_bytes())
     except Exception as error:  # safetensors raises its own, and others for dtypes that numpy lacks.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise UserError(f'{path} cannot be read ({reason}); expected a .safetensors file of arrays by name.') from error
+        raise UserError(
+            f'{path} cannot be read ({reason(error)}); expected a .safetensors file of arrays by name.'
+        ) from error
