@@ -1,11 +1,16 @@
-"""Kinds of neurons by name. A new one is a module with the fields of `LIF`, and an entry here of what it can do."""
+"""Kinds of neurons by name. A new one is a module with fields of `LIF`, and an entry here of what it can do.
+
+The fields of its module say which keys of a configuration it has: `neuron.levels` is that of those with `levels`.
+"""
 
 from typing import NamedTuple
 
 from flax import linen as nn
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.analog_neuron import QCFS, ReLU
 from cpng_jax.nn.neuron_layer import LIF
+from cpng_jax.nn.soft_reset import SoftResetIF
 
 
 class Kind(NamedTuple):
@@ -17,6 +22,8 @@ class Kind(NamedTuple):
       counts: it measures the collection `distances`, which chi is counted from.
       pallas: it runs in the kernels of `pallas_loop`.
       fixed_threshold: its threshold is the same at each step, so that the gain can be told from its potentials.
+      spikes: it has a surrogate gradient, and potentials to set that by; otherwise it is that of an ANN, at T = 1.
+      ignores: fields of its module that have no effect.
     """
 
     title: str
@@ -24,6 +31,8 @@ class Kind(NamedTuple):
     counts: bool = False
     pallas: bool = False
     fixed_threshold: bool = False
+    spikes: bool = True
+    ignores: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {
@@ -36,5 +45,16 @@ KINDS: dict[str, Kind] = {
     ),
     'ds_atgo': Kind(
         'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
+    ),
+    'if_soft': Kind(
+        'integrate-and-fire that subtracts its threshold and answers with it: what cpng-convert makes of an ANN',
+        SoftResetIF,
+        ignores=('tau', 'learn_tau', 'detach_reset', 'implementation'),
+    ),
+    'relu': Kind('none: the rectified linear units of an ANN, at T = 1', ReLU, spikes=False),
+    'qcfs': Kind(
+        'none: units of an ANN that clip and quantize, at T = 1, for cpng-convert (Bu et al., ICLR 2022)',
+        QCFS,
+        spikes=False,
     ),
 }
