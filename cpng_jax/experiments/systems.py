@@ -9,6 +9,7 @@ from cpng_jax.runtime.errors import UserError
 # The method by which an arm is converted that is trained on from there, Diet-SNN.
 CONVERSION = 'diet'
 
+
 # Numbers of time steps that ANNs are converted for.
 _TIME_STEPS = (8, 16, 32, 64, 128)
 
