@@ -47,6 +47,10 @@ MODELS: dict[str, Variant] = {
     # Zheng et al. (2020).
     'resnet19': Variant(ResNet, {'blocks': (3, 3, 2), 'widths': (128, 256, 512), 'stem_width': 128, 'head': (256,)}),
     'resnet20': Variant(ResNet, {'blocks': (3, 3, 3), 'widths': (64, 128, 256)}),
+    # Of Li et al. (2021), who pool by averages.
+    'resnet34': Variant(
+        ResNet, {'blocks': (3, 4, 6, 3), 'widths': (64, 128, 256, 512), 'stem_width': 64, 'deep_stem': True}
+    ),
     # Fang et al. (2021).
     'sew_resnet18': _sew(2, 2, 2, 2),
     'sew_resnet34': _sew(3, 4, 6, 3),
@@ -80,6 +84,7 @@ FIELD_RANGES: dict[str, Range] = {
     'kernel_size': Range(lambda value: type(value) is int and value >= 1 and value % 2 == 1, 'an odd integer'),
     'head_norm': BOOLEAN,
     'bottleneck': BOOLEAN,
+    'deep_stem': BOOLEAN,
     'connect': choice(*CONNECTS),
 }
 
