@@ -5,6 +5,7 @@ from typing import NamedTuple
 from flax import linen as nn
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.diet_neuron import DietLIF
 from cpng_jax.nn.neuron_layer import LIF
 
 
@@ -37,4 +38,5 @@ KINDS: dict[str, Kind] = {
     'ds_atgo': Kind(
         'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
     ),
+    'diet': Kind('LIF with a leak and a threshold that each layer learns, soft reset (Diet-SNN, 2021)', DietLIF),
 }
