@@ -86,6 +86,9 @@ ANALYSES: dict[str, Analysis] = {
     'report': report.analyse,
 }
 
+# Those of an ANN, too.
+_WITHOUT_SPIKES = ('saliency', 'landscape', 'report')
+
 _TAKERS = ' and'.join(', '.join(name for name in ANALYSES if _settable(ANALYSES[name])).rsplit(',', 1))
 
 _WORKDIR = command.define_workdir('Folder of the run; of a run or of experiments for report.')
@@ -112,9 +115,22 @@ def main(argv: list[str]) -> None:
             raise UserError(f'--versus is {_VERSUS.value!r}, the run of --workdir itself: expected another.')
         _ = versus.epochs  # Read first, so that a wrong folder is an error before any work is done.
     run = Run(workdir, _CHECKPOINT.value, versus)
+    _check_spikes(names, run)
     for name in names:
         for path in ANALYSES[name](run):
             print(path, flush=True)
+
+
+def _check_spikes(names: list[str], run: Run) -> None:
+    """Refuses to measure spikes of an ANN."""
+    measuring = [name for name in names if name not in _WITHOUT_SPIKES]
+    for each in (run, run.versus):
+        if measuring and each and (each.workdir / 'config.json').is_file() and not each.spikes:
+            raise UserError(
+                f'{each.workdir} holds a run with config.neuron.kind={each.config.neuron.kind}, an ANN, which has no '
+                f'spikes for {measuring[0]} to measure: expected one of {", ".join(_WITHOUT_SPIKES)}, or a run of '
+                'another kind.'
+            )
 
 
 def _check_options(names: list[str]) -> None:

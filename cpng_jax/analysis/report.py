@@ -61,8 +61,14 @@ def _facts(run: Run) -> dict[str, str]:
         f'best on {split}, epoch {best["epoch"]}': f'{best[f"{split}_accuracy"]:.2%}',
         **_tested(run.workdir),
         'epochs': f'{last["epoch"]} of {run.config.epochs}',
-        'spiking layers': str(len(last['beta'])),
         'training speed': f'{metrics.typical_speed(rows):,.0f} images/s',
+        **(_of_spikes(run, len(last['beta'])) if 'beta' in last else {'neurons': f'{run.config.neuron.kind}, an ANN'}),
+    }
+
+
+def _of_spikes(run: Run, layers: int) -> dict[str, str]:
+    return {
+        'spiking layers': str(layers),
         'surrogate gradients': f'{run.config.cpng.rule}, every {run.config.cpng.every}' if run.sets_beta else 'fixed',
     }
 
@@ -95,11 +101,12 @@ def _analyses(workdir: pathlib.Path) -> list[str]:
 
 def _epochs(rows: list[dict[str, Any]]) -> str:
     split = metrics.rated_by(rows[-1])
+    spiking = 'beta' in rows[-1]
     columns = [
-        *('epoch', 'train accuracy, %', f'{split} accuracy, %', 'train loss', f'{split} loss'),
-        *('learning rate', 'β median', 'scale median', 'χ median', 'gain median', 'images/s'),
+        *('epoch', 'train accuracy, %', f'{split} accuracy, %', 'train loss', f'{split} loss', 'learning rate'),
+        *(('β median', 'scale median', 'χ median', 'gain median') if spiking else ()),
+        'images/s',
     ]
-    middle = lambda values: float(np.median([np.nan if value is None else value for value in values] or [np.nan]))
     lines = [
         (
             row['epoch'],
@@ -108,15 +115,23 @@ def _epochs(rows: list[dict[str, Any]]) -> str:
             row['train_loss'],
             row[f'{split}_loss'],
             row['learning_rate'],
-            middle(row['beta'].values()),
-            middle(row.get('scale', {}).values()),  # of older runs nothing is known
-            middle(row['chi'].values()),
-            middle([gain for gain in row.get('gain', {}).values() if gain is not None]),  # silent layers have none
+            *(_medians(row) if spiking else ()),
             round(row['images_per_second']),
         )
         for row in rows
     ]
     return html.table(columns, lines)
+
+
+def _medians(row: dict[str, Any]) -> list[float]:
+    """Medians over the layers of beta, scale, chi and gain, in an epoch."""
+    middle = lambda values: float(np.median([np.nan if value is None else value for value in values] or [np.nan]))
+    return [
+        middle(row['beta'].values()),
+        middle(row.get('scale', {}).values()),  # of older runs nothing is known
+        middle(row['chi'].values()),
+        middle([gain for gain in row.get('gain', {}).values() if gain is not None]),  # silent layers have none
+    ]
 
 
 def _config(config: Config) -> str:

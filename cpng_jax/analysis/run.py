@@ -5,6 +5,7 @@ import functools
 import pathlib
 from typing import Any
 
+from cpng_jax.nn.kinds import KINDS
 from cpng_jax.runtime import metrics
 from cpng_jax.runtime.config import Config, differing, flatten
 from cpng_jax.runtime.errors import UserError
@@ -50,6 +51,11 @@ class Run:
     def sets_beta(self) -> bool:
         """Whether a rule set beta in the course of the run: `cpng.enabled=False` and `cpng.rule=fixed` both say no."""
         return self.config.cpng.enabled and self.config.cpng.rule != 'fixed'
+
+    @property
+    def spikes(self) -> bool:
+        """Whether its network is one that spikes, and no ANN."""
+        return KINDS[self.config.neuron.kind].spikes
 
     @functools.cached_property
     def setup(self) -> Setup:

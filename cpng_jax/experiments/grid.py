@@ -195,7 +195,9 @@ def measured(folder: pathlib.Path) -> Row:
             **dict.fromkeys(nothing, float('nan')),
         }
     # Rows of older versions have neither height, which was 1, nor gain.
-    last, best = {'scale': {'all': 1.0}, 'gain': {}, **rows[-1]}, metrics.best_epoch(rows)
+    last, best = rows[-1], metrics.best_epoch(rows)
+    if 'beta' in last:
+        last = {'scale': {'all': 1.0}, 'gain': {}, **last}
     return {
         'epochs': last['epoch'],
         **_tested(folder, last, best),
@@ -203,13 +205,14 @@ def measured(folder: pathlib.Path) -> Row:
         'validation_accuracy': best.get('validation_accuracy'),
         'train_loss': _number(last['train_loss']),
         'images_per_second': metrics.typical_speed(rows),
-        **{f'{what}_mean': _mean(last[what].values()) for what in ('beta', 'scale', 'chi')},
-        'gain_mean': _geometric_mean(last['gain'].values()),
+        **{f'{what}_mean': _mean(last.get(what, {}).values()) for what in ('beta', 'scale', 'chi')},
+        'gain_mean': _geometric_mean(last.get('gain', {}).values()),
     }
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    return float(np.mean(list(map(_number, values))))
+    numbers = [*map(_number, values)]
+    return float(np.mean(numbers)) if numbers else float('nan')  # an ANN has none
 
 
 def _geometric_mean(gains: Iterable[float | None]) -> float:

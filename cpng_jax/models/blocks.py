@@ -46,6 +46,18 @@ def rematerialised(block: type[Block], remat: str) -> type[Block]:
     return nn.remat(block, static_argnums=(2,)) if remat == 'block' else block
 
 
+def unit_of(neuron: Callable[..., nn.Module]) -> float | None:
+    """Tells what the answers of a layer of neurons are whole multiples of, for `Conv.packed`.
+
+    Args:
+      neuron: what makes the layer, a class or a partial of one.
+
+    Returns:
+      1 for spikes; None for real numbers, and where nothing is known of them.
+    """
+    return getattr(getattr(neuron, 'func', neuron), 'unit', None)
+
+
 def time_first(x: Array | np.ndarray, network: str, time_steps: int) -> tuple[Array, int]:
     """Brings the input of a network to `[T or 1, B, H, W, C]`.
 

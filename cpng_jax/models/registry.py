@@ -12,7 +12,7 @@ from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.kinds import KINDS
-from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.layers import Bias, TdBN
 from cpng_jax.runtime.errors import UserError, if_alike, nearest
 
 
@@ -157,16 +157,33 @@ def build(config: Mapping[str, Any], classes: int) -> nn.Module:
       UserError: no network has that name, or it has no such field or value.
     """
     fields, variant = fields_of(config), MODELS[config['model']['name']]
-    norm_fields = dict(config['norm'].items())
-    alpha_residual = norm_fields.pop('alpha_residual')
     if 'alpha_residual' in {field.name for field in dataclasses.fields(variant.module)}:
-        fields['alpha_residual'] = alpha_residual
+        fields['alpha_residual'] = config['norm']['alpha_residual']
     fields['remat'] = config['remat']
-    neuron, norm = _neuron(config), functools.partial(TdBN, v_th=config['neuron']['v_th'], **norm_fields)
     try:
-        return variant.module(classes=classes, neuron=neuron, norm=norm, **fields)
+        return variant.module(classes=classes, neuron=_neuron(config), norm=_norm(config), **fields)
     except TypeError as error:
         raise UserError(f'config.model does not describe a network {config["model"]["name"]}: {error}.') from error
+
+
+# What stands between a convolution and its neurons, `config.norm.kind`.
+NORMS = ('tdbn', 'bias', 'none')
+
+
+def _norm(config: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    """What stands between a convolution and its neurons, as a configuration describes it."""
+    fields = {name: value for name, value in config['norm'].items() if name not in ('kind', 'alpha_residual')}
+    # Cards of the zoo from before there was another have none.
+    kind = config['norm'].get('kind', NORMS[0])
+    if kind == 'tdbn':
+        return functools.partial(TdBN, v_th=config['neuron']['v_th'], **fields)
+    return functools.partial(_without_norm, kind == 'bias')
+
+
+def _without_norm(learnt: bool, *, name: str, alpha: float = 1.0, v_th: float = 1.0) -> Bias:
+    """A bias, or nothing, for networks that say what threshold and branches a norm is for."""
+    del alpha, v_th
+    return Bias(learnt, name=name)
 
 
 def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:
@@ -193,6 +210,13 @@ def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:
         )
     if fields['learn_tau'] and not 0 < fields['tau'] < 1:
         raise UserError(f'config.neuron.tau is {fields["tau"]}, expected a number between 0 and 1 for it to be learnt.')
+    if not kind.spikes and config['model']['time_steps'] != 1:
+        raise UserError(
+            f'config.neuron.kind is {name} and config.model.time_steps is {config["model"]["time_steps"]}, expected 1 '
+            'with it: an ANN answers an image once.'
+        )
     # Cards of the zoo from before there were heights have none.
-    shape = {'beta_init': config['cpng']['beta_init'], 'scale_init': config['cpng'].get('scale_init', 1.0)}
-    return functools.partial(kind.module, **shape, per_channel=per_channel, **fields)
+    fields |= {'beta_init': config['cpng']['beta_init'], 'scale_init': config['cpng'].get('scale_init', 1.0)}
+    fields['per_channel'] = per_channel
+    known = {field.name for field in dataclasses.fields(kind.module)}
+    return functools.partial(kind.module, **{name: value for name, value in fields.items() if name in known})

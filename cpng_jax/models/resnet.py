@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cpng_jax.models.blocks import ConvBlock, ConvNorm
+from cpng_jax.models.blocks import ConvBlock, ConvNorm, unit_of
 from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.neuron_layer import LIF
@@ -38,13 +38,14 @@ class ResidualBlock(nn.Module):
         def summed_norm(**fields: str) -> TdBN:
             return self.norm(alpha=self.alpha_residual, **fields)
 
+        unit = unit_of(self.neuron)
         first = ConvBlock(
-            self.features, len(x), stride=self.stride, unit=1.0, neuron=self.neuron, norm=self.norm, name='conv1'
+            self.features, len(x), stride=self.stride, unit=unit, neuron=self.neuron, norm=self.norm, name='conv1'
         )
-        y = ConvNorm(self.features, unit=1.0, norm=summed_norm, name='conv2')(first(x, train), train)
+        y = ConvNorm(self.features, unit=unit, norm=summed_norm, name='conv2')(first(x, train), train)
         shortcut: Array | Normalised = x
         if x.shape != y.shape:
-            shortcut = ConvNorm(self.features, 1, self.stride, 1.0, summed_norm, name='shortcut')(x, train)
+            shortcut = ConvNorm(self.features, 1, self.stride, unit, summed_norm, name='shortcut')(x, train)
         return self.neuron(name='lif')((y, shortcut))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cpng_jax.models.blocks import ConvBlock
+from cpng_jax.models.blocks import ConvBlock, unit_of
 from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.models.resnet import residual_stages
 from cpng_jax.nn.layers import TdBN, max_pool
@@ -52,7 +52,7 @@ class SEWBlock(nn.Module):
         else:
             layers = [(self.features, 3, self.stride), (self.features, 3, 1)]
         # With ADD, spikes and sums of one more in each block.
-        spiking: dict[str, Any] = {'unit': 1.0, 'neuron': self.neuron, 'norm': self.norm}
+        spiking: dict[str, Any] = {'unit': unit_of(self.neuron), 'neuron': self.neuron, 'norm': self.norm}
         y = x
         for index, (features, kernel, stride) in enumerate(layers, start=1):
             y = ConvBlock(features, len(x), kernel, stride, name=f'conv{index}', **spiking)(y, train)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cpng_jax.nn.analog_neuron import ReLU
 from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
@@ -18,7 +19,7 @@ class Layer(NamedTuple):
 
     Attributes:
       path: where it is in the network.
-      kind: 'conv', 'dense', 'norm' or 'lif'.
+      kind: 'conv', 'dense', 'norm', 'lif', or 'analog' for the neurons of an ANN.
       shape: of its output, `(T, ...)`; T is 1 for what is computed once for a static image.
       parameters: trained numbers.
       multiply_adds: of dense arithmetic.
@@ -76,13 +77,15 @@ class Summary(NamedTuple):
         return 4 * sum(math.prod(layer.shape) for layer in self.layers if layer.kind == 'lif')
 
     def __str__(self) -> str:
-        """The layers as a table, and the totals."""
+        """The layers as a table, and the totals; of an ANN without what only spikes have."""
+        spikes = self.beta_layers > 0
         heading = 'spiking operations' if self.measured else 'spiking op. (bound)'
         rows: list[tuple[str, ...]] = [('layer', 'kind', 'output', 'parameters', 'multiply-adds', heading)]
         for layer in self.layers:
             shape = ' x '.join(map(str, layer.shape))
             counts = (layer.parameters, layer.multiply_adds, round(layer.operations))
             rows.append((layer.path, layer.kind, shape, *(f'{count:,}' if count else '' for count in counts)))
+        rows = rows if spikes else [row[:-1] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             '  '.join(
@@ -90,16 +93,15 @@ class Summary(NamedTuple):
             )
             for pairs in (zip(row, widths, strict=True) for row in rows)
         ]
-        spiking = 'spiking operations' if self.measured else 'spiking operations at most'
-        return '\n'.join(
-            [
-                *(line.rstrip() for line in lines),
-                f'{self.parameters:,} parameters, {self.beta_layers} beta layers, {self.neurons:,} spiking neurons',
-                f'for one image: {self.multiply_adds / 1e9:.3f} G multiply-adds, '
-                f'{self.operations / 1e9:.3f} G {spiking}, '
-                f'{self.statistics_operations / 1e9:.5f} G operations for the statistics of the potentials',
-            ]
-        )
+        totals = [f'{self.parameters:,} parameters', f'for one image: {self.multiply_adds / 1e9:.3f} G multiply-adds']
+        if spikes:
+            totals[0] += f', {self.beta_layers} beta layers, {self.neurons:,} spiking neurons'
+            bound = '' if self.measured else ' at most'
+            totals[1] += (
+                f', {self.operations / 1e9:.3f} G spiking operations{bound}'
+                f', {self.statistics_operations / 1e9:.5f} G operations for the statistics of the potentials'
+            )
+        return '\n'.join([*(line.rstrip() for line in lines), *totals])
 
 
 def summarise(model: nn.Module, example: Array, density: Mapping[str, float] | None = None) -> Summary:
@@ -121,7 +123,7 @@ def summarise(model: nn.Module, example: Array, density: Mapping[str, float] | N
     def record(next_function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result = next_function(*args, **kwargs)
         # Both ways to call a tdBN come through `deferred`, and so each of them is counted once.
-        kinds = {'__call__': nn.Conv | nn.Dense | LIF, 'deferred': TdBN}
+        kinds = {'__call__': nn.Conv | nn.Dense | LIF | ReLU, 'deferred': TdBN}
         if isinstance(context.module, kinds.get(context.method_name, ())):
             calls.append((context.module, result.shape))
         return result
@@ -178,4 +180,5 @@ def _layer(
         kind = 'conv' if isinstance(module, nn.Conv) else 'dense'
         share = 1.0 if density is None else density[path]
         return Layer(path.rpartition('/')[0], kind, shape, parameters, multiply_adds, multiply_adds * share)
-    return Layer(path, 'lif' if isinstance(module, LIF) else 'norm', (shape[0], *shape[2:]), parameters)
+    kind = 'lif' if isinstance(module, LIF) else 'analog' if isinstance(module, ReLU) else 'norm'
+    return Layer(path, kind, (shape[0], *shape[2:]), parameters)

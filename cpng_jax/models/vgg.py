@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from cpng_jax.models.blocks import ConvBlock
+from cpng_jax.models.blocks import ConvBlock, unit_of
 from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.nn.layers import Dropout, avg_pool
 from cpng_jax.nn.surrogate import Array
@@ -38,18 +38,18 @@ class VGG(SpikingNetwork):
         """Runs all layers but the last: `[T or 1, B, H, W, C]` to `[T, B, features]`."""
         if not self.stages and not self.head:
             raise ValueError('VGG needs a spiking layer, got stages=() and head=().')
-        layer, unit = 0, None  # of images; then spikes, and averages of four
+        layer, unit, answers = 0, None, unit_of(self.neuron)  # of images; then of spikes, and averages of four
         for index, widths in enumerate(self.stages):
             pooled = index + 1 < len(self.stages) or self.pool_last
             for place, features in enumerate(widths, 1):
                 layer += 1
                 convolution = {'time_steps': time_steps, 'kernel_size': self.kernel_size, 'unit': unit}
-                x, unit = self.block(ConvBlock, features, **convolution, name=f'conv{layer:02d}')(x, train), 1.0
+                x, unit = self.block(ConvBlock, features, **convolution, name=f'conv{layer:02d}')(x, train), answers
                 if self.dropout and not (pooled and place == len(widths)):
                     # Divided by what is left, they may be no whole multiples of a unit any more.
                     x, unit = Dropout(self.dropout, name=f'dropout{layer:02d}')(x, train=train), None
             if pooled:
-                x, unit = avg_pool(x, 2), 1 / 4
+                x, unit = avg_pool(x, 2), None if answers is None else answers / 4
         x = x.reshape(*x.shape[:2], -1)
         for features in self.head:
             layer += 1

@@ -1,12 +1,17 @@
-"""Kinds of neurons by name. A new one is a module with the fields of `LIF`, and an entry here of what it can do."""
+"""Kinds of neurons by name. A new one is a module with fields of `LIF`, and an entry here of what it can do.
+
+The fields of its module say which keys of a configuration it has: `neuron.levels` is that of those with `levels`.
+"""
 
 from typing import NamedTuple
 
 from flax import linen as nn
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.analog_neuron import QCFS, ReLU
 from cpng_jax.nn.diet_neuron import DietLIF
 from cpng_jax.nn.neuron_layer import LIF
+from cpng_jax.nn.soft_reset import SoftResetIF
 
 
 class Kind(NamedTuple):
@@ -18,6 +23,8 @@ class Kind(NamedTuple):
       counts: it measures the collection `distances`, which chi is counted from.
       pallas: it runs in the kernels of `pallas_loop`.
       fixed_threshold: its threshold is the same at each step, so that the gain can be told from its potentials.
+      spikes: it has a surrogate gradient, and potentials to set that by; otherwise it is that of an ANN, at T = 1.
+      ignores: fields of its module that have no effect.
     """
 
     title: str
@@ -25,6 +32,8 @@ class Kind(NamedTuple):
     counts: bool = False
     pallas: bool = False
     fixed_threshold: bool = False
+    spikes: bool = True
+    ignores: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {
@@ -38,5 +47,20 @@ KINDS: dict[str, Kind] = {
     'ds_atgo': Kind(
         'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
     ),
-    'diet': Kind('LIF with a leak and a threshold that each layer learns, soft reset (Diet-SNN, 2021)', DietLIF),
+    'diet': Kind(
+        'LIF that subtracts its threshold; each layer learns threshold and leak (Rathi and Roy, TNNLS 2021)',
+        DietLIF,
+        ignores=('learn_tau', 'implementation'),
+    ),
+    'if_soft': Kind(
+        'integrate-and-fire that subtracts its threshold and answers with it: what cpng-convert makes of an ANN',
+        SoftResetIF,
+        ignores=('tau', 'learn_tau', 'detach_reset', 'implementation'),
+    ),
+    'relu': Kind('none: the rectified linear units of an ANN, at T = 1', ReLU, spikes=False),
+    'qcfs': Kind(
+        'none: units of an ANN that clip and quantize, at T = 1, for cpng-convert (Bu et al., ICLR 2022)',
+        QCFS,
+        spikes=False,
+    ),
 }

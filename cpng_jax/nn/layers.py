@@ -224,6 +224,33 @@ class TdBN(nn.Module):
         return Normalised(x, Affine(mean, gain, bias))
 
 
+class Bias(nn.Module):
+    """What stands where a tdBN would in a network without norms: a bias for each channel, or nothing.
+
+    Attributes:
+      learnt: the bias is there, as the parameter `bias`; otherwise nothing is added.
+    """
+
+    learnt: bool = True
+
+    @nn.compact
+    def deferred(self, x: Float[ArrayLike, 'T B *axes C'], *, train: bool) -> Normalised:
+        """Leaves it to `LIF` to add the bias, as `TdBN.deferred` does.
+
+        Args:
+          x: `[T, B, ..., C]`.
+          train: has no effect.
+
+        Returns:
+          What `LIF` takes in place of an array.
+        """
+        x = jnp.asarray(x)
+        if not self.learnt:
+            return Normalised(x, None)
+        bias = self.param('bias', nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        return Normalised(x, Affine(jnp.zeros_like(bias), jnp.ones_like(bias), bias))
+
+
 class RunningMoments(nn.Module):
     """Mean and variance of each channel, and their running averages in the collection `batch_stats`.
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, cast, overload
+from typing import ClassVar, Literal, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,9 @@ class LIF(nn.Module):
     per_channel: bool = False
     learn_tau: bool = False
     scale_init: float = 1.0
+
+    # What its answers are whole multiples of, see `layers.Conv.packed`.
+    unit: ClassVar[float | None] = 1.0
 
     @overload
     def __call__(

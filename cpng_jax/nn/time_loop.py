@@ -248,7 +248,7 @@ def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, M
         d_values = None if values is None else tuple(term.values for term in d_terms)
         d_shared = d_terms if values is None else tuple(term.affine for term in d_terms)
         # The next potential is tau times what the reset left of this one; a spike depends on u - v_th.
-        new = d_shared, _sum_like(d_u_next * u_after_reset, tau), _sum_like(-through_spike, v_th)
+        new = d_shared, sum_like(d_u_next * u_after_reset, tau), sum_like(-through_spike, v_th)
         return (d_u, d_u * decay, jax.tree.map(jnp.add, sums, new)), d_values
 
     shared = first if values_of_all_steps is None else tuple(term.affine for term in currents)
@@ -260,7 +260,7 @@ def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, M
         d_values = tuple(d.values[None].astype(term.values.dtype) for d, term in zip(d_shared, currents, strict=True))
         d_shared = tuple(term.affine for term in d_shared)
     if state is not None:
-        d_tau = d_tau + _sum_like(d_u * state, tau)
+        d_tau = d_tau + sum_like(d_u * state, tau)
     d_parameters = Parameters(jnp.zeros_like(beta), d_tau, d_v_th, jnp.zeros_like(scale))
     return tuple(map(Normalised, d_values, d_shared)), d_parameters, None if state is None else d_state
 
@@ -268,8 +268,16 @@ def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, M
 _integrate.defvjp(_forward, _backward)
 
 
-def _sum_like(x: Array, like: Array) -> Array:
-    """Sums over the axes along which an array of the shape of `like` was broadcast: the gradient of broadcasting."""
+def sum_like(x: Array, like: Array) -> Array:
+    """Sums over the axes along which an array of the shape of `like` was broadcast: the gradient of broadcasting.
+
+    Args:
+      x: gradient by what was broadcast.
+      like: what was; its dtype is that of the result.
+
+    Returns:
+      The gradient by `like`.
+    """
     x = jnp.sum(x, axis=tuple(range(x.ndim - like.ndim)))
     axes = tuple(axis for axis, size in enumerate(like.shape) if size == 1 and x.shape[axis] != 1)
     return jnp.sum(x, axis=axes, keepdims=True).astype(like.dtype)

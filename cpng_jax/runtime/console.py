@@ -36,19 +36,23 @@ def epoch_line(row: dict[str, Any], results: dict[str, Any], epochs: int) -> str
       The line, and a second one where layers were left out.
     """
     split = rated_by(row)
-    heights = f'scale {_spread(row["scale"], 2)}  ' if set(row['scale'].values()) != {1.0} else ''
-    gains = f'gain {_spread(known, 2)}  ' if (known := _known(row['gain'])) else ''
     line = (
         f'epoch {row["epoch"]:>3}/{epochs}  train {row["train_accuracy"]:.1%} loss {row["train_loss"]:.3f}  '
         f'{split} {row[f"{split}_accuracy"]:.1%} loss {row[f"{split}_loss"]:.3f} '
-        f'(best {results["best_accuracy"]:.1%})  '
-        f'beta {_spread(row["beta"], 2)}  {heights}chi {_spread(row["chi"], 3)}  {gains}'
-        f'firing {np.mean(list(row["firing_rate"].values())):.1%}  {row["images_per_second"]:.0f} images/s, '
-        f'{row["data_wait"]:.0%} waiting for data'
+        f'(best {results["best_accuracy"]:.1%})  {_of_layers(row) if "beta" in row else ""}'
+        f'{row["images_per_second"]:.0f} images/s, {row["data_wait"]:.0%} waiting for data'
     )
-    if row['skipped']:
+    if row.get('skipped'):
         line += f'\n  left as they were: {", ".join(row["skipped"])}: silent, saturated, constant or not finite'
     return line
+
+
+def _of_layers(row: dict[str, Any]) -> str:
+    """What the spiking layers have, as a part of the epoch's line."""
+    heights = f'scale {_spread(row["scale"], 2)}  ' if set(row['scale'].values()) != {1.0} else ''
+    gains = f'gain {_spread(known, 2)}  ' if (known := _known(row['gain'])) else ''
+    firing = np.mean(list(row['firing_rate'].values()))
+    return f'beta {_spread(row["beta"], 2)}  {heights}chi {_spread(row["chi"], 3)}  {gains}firing {firing:.1%}  '
 
 
 def gain_warning(row: dict[str, Any], cure: str) -> str | None:
@@ -105,10 +109,12 @@ def start_message(
     start = f'goes on from step {step}' if step else 'starts'
     if step == steps:
         start = 'is finished: step'
+    spiking = f'{layers} spiking layers' if layers else 'an ANN'
+    legend = '; beta, chi and gain: min median max over the layers' if layers else ''
     return (
-        f'{name}: {layers} spiking layers, {parameters:,} parameters, '
+        f'{name}: {spiking}, {parameters:,} parameters, '
         f'{jax.device_count()} x {jax.devices()[0].device_kind}\n{workdir} {start} of {steps} steps '
-        f'in {epochs} epochs; beta, chi and gain: min median max over the layers'
+        f'in {epochs} epochs{legend}'
     )
 
 

@@ -46,9 +46,9 @@ def plot_run(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     folder.mkdir(exist_ok=True)
     drawings: dict[str, Callable[[Rows], Figure]] = {
         'accuracy_and_loss.png': functools.partial(accuracy_and_loss, test=metrics.read_test(workdir)),
-        'chi.png': chi_per_layer,
-        'beta.png': final_beta,
     }
+    if rows[-1].get('beta'):  # an ANN has none
+        drawings |= {'chi.png': chi_per_layer, 'beta.png': final_beta}
     if any(has_gain(row) for row in rows):
         drawings['gain.png'] = gain_per_layer
     return [save(draw(rows), folder / name) for name, draw in drawings.items()]

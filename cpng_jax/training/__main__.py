@@ -15,6 +15,7 @@ from cpng_jax.runtime import programs
 try:
     from absl import flags
 
+    from cpng_jax.nn.kinds import KINDS
     from cpng_jax.runtime import command, config_file, distributed
     from cpng_jax.runtime.errors import UserError
     from cpng_jax.training import key_listing, keys, loop
@@ -53,10 +54,11 @@ def main(argv: list[str]) -> None:
 def _next(workdir: str) -> str:
     """What to do with a finished run: commands, a line each."""
     changes, of_run = command.overrides(), shlex.quote(f'--workdir={workdir}')
+    spikes = KINDS[_CONFIG.value.neuron.kind].spikes
     commands = [
         [programs.command('analysis'), 'report', of_run],
         [programs.command('train'), *changes, of_run, '--mode=eval'],
-        [programs.command('experiments'), 'compare', *changes],
+        [programs.command('experiments'), 'compare', *changes] if spikes else [programs.command('convert'), of_run],
     ]
     return '\n'.join(f'{"      " if line else "next: "}{" ".join(words)}' for line, words in enumerate(commands))
 

@@ -6,25 +6,35 @@ The options of a rule that sets beta are declared in the rule's own file and com
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cpng_jax import data
 from cpng_jax.control import from_run
 from cpng_jax.control.controller import Rule
-from cpng_jax.control.effective_domain import INTERVALS, domain_half_width
+from cpng_jax.control.effective_domain import INTERVALS
 from cpng_jax.control.options import BOOLEAN, TEXT, Option, Range, choice, integer, number
 from cpng_jax.control.rules import RULES
 from cpng_jax.data.events import SLICINGS
 from cpng_jax.data.photographs import RESIZES
 from cpng_jax.models.blocks import REMATS
-from cpng_jax.models.registry import MODELS
+from cpng_jax.models.registry import MODELS, NORMS
 from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.neuron import IMPLEMENTATIONS
 from cpng_jax.nn.surrogate import SURROGATES
 from cpng_jax.runtime import tables
 from cpng_jax.runtime.config import FIRST_VERSION, Key, Keys, Only, Retired
 from cpng_jax.training.data_keys import modules, of_data
+from cpng_jax.training.key_conditions import (
+    OWN_RULES,
+    of_kinds,
+    of_nets,
+    of_norms,
+    of_rules_that_heed,
+    of_shapes,
+    of_spikes,
+    only_with,
+)
 
 RETIRED = {'neuron.ds_atgo': Retired('neuron.kind', since='0.2', values={True: 'ds_atgo', False: 'lif'})}
 
@@ -53,32 +63,6 @@ def _key(
 ) -> Key:
     used = tuple(used_by.split(', '))
     return Key(name, default, range.accepts, range.expected, meaning, since, used, names=range.names, **more)
-
-
-def _only(key: str, table: Iterable[str], has_effect: Callable[[str], bool]) -> tuple[Only, ...]:
-    """The condition that a key has an effect with some names of a table; none where it has with all."""
-    names = {name: has_effect(name) for name in table}
-    choices = tuple(name for name, has in names.items() if has)
-    idle = tuple(name for name in names if name not in choices)
-    return (Only(key, choices, idle),) if idle else ()
-
-
-# Of rules that others register nothing is known: they may read the options of others.
-_RULES = tuple(RULES)
-
-
-def _of_nets(field: str) -> tuple[Only, ...]:
-    return _only('model.name', MODELS, lambda name: field in MODELS[name].module.__dataclass_fields__)
-
-
-def _of_shapes() -> tuple[Only, ...]:
-    """Shapes of the surrogate gradient whose support is not the interval that the paper counts."""
-    differ = lambda name: len({domain_half_width(SURROGATES[name], interval) for interval in INTERVALS}) > 1
-    return _only('neuron.surrogate', SURROGATES, differ)
-
-
-def _of_rules_that_heed(setting: str) -> tuple[Only, ...]:
-    return _only('cpng.rule', RULES, lambda name: setting in RULES[name].heeds)
 
 
 # Each key has a line of facts and a line of meaning.
@@ -172,23 +156,30 @@ def _network() -> list[Key]:
         _key('neuron.kind', 'lif', choice(*KINDS), 'models.registry',
              'what neurons do; all but lif are not in the paper', '0.2'),
         _key('neuron.tau', 0.5, number(0, 1), 'nn.neuron_layer, training.setup',
-             'decay of the membrane potential; 1 is integrate-and-fire'),
+             'decay of the membrane potential; 1 is integrate-and-fire', only=of_kinds('tau')),
         _key('neuron.learn_tau', False, BOOLEAN, 'nn.neuron_layer, training.setup',
-             'True learns the decay of each layer, from tau on; not in the paper', '0.2'),
+             'True learns the decay of each layer, from tau on; not in the paper', '0.2', only=of_kinds('learn_tau')),
         _key('neuron.v_th', 1.0, _POSITIVE, 'nn.neuron_layer, models.registry, training.setup',
-             'threshold'),
+             'threshold', only=of_kinds('v_th')),
         _key('neuron.surrogate', 'triangular', choice(*SURROGATES), 'nn.neuron_layer, training.setup',
-             'shape of the surrogate gradient (Eq. 3 and 4)'),
+             'shape of the surrogate gradient (Eq. 3 and 4)', only=of_kinds('surrogate')),
         _key('neuron.detach_reset', False, BOOLEAN, 'nn.neuron_layer, training.setup',
-             'True drops the gradient through the reset (Eq. 8)'),
+             'True drops the gradient through the reset (Eq. 8)', only=of_kinds('detach_reset')),
         _key('neuron.implementation', 'scan', choice(*IMPLEMENTATIONS), 'nn.neuron_layer, training.setup',
-             'pallas: kernels for a single GPU, the faster there the longer T', free=True),
+             'pallas: kernels for a single GPU, the faster there the longer T', free=True,
+             only=of_kinds('implementation')),
+        _key('neuron.levels', 4, integer(1), 'nn.analog_neuron',
+             'steps that activations are quantized to', '0.3', only=of_kinds('levels')),
+        _key('neuron.threshold', 8.0, _POSITIVE, 'nn.analog_neuron',
+             'where activations are clipped at first; it is learnt', '0.3', only=of_kinds('threshold')),
+        _key('norm.kind', 'tdbn', choice(*NORMS), 'models.registry',
+             'what stands between a convolution and its neurons: tdBN, a bias for each channel, or nothing', '0.3'),
         _key('norm.alpha', 1.0, _POSITIVE, 'nn.layers',
-             "tdBN's factor next to v_th"),
+             "tdBN's factor next to v_th", only=of_norms()),
         _key('norm.alpha_residual', 0.5**0.5, _POSITIVE, 'models.registry',
-             'the same where two branches are summed', only=_of_nets('alpha_residual')),
+             'the same where two branches are summed', only=(*of_nets('alpha_residual'), *of_norms())),
         _key('norm.momentum', 0.9, _SHARE, 'nn.layers',
-             'share of the running statistics kept at each step'),
+             'share of the running statistics kept at each step', only=of_norms()),
     ]
 
 
@@ -235,6 +226,13 @@ def _beta() -> list[Key]:
     return [
         _key('cpng.enabled', True, BOOLEAN, 'training.setup',
              'False keeps beta at beta_init, whatever the rule'),
+        *(key._replace(only=(*of_spikes(), *key.only)) for key in _surrogates()),
+    ]
+
+
+def _surrogates() -> list[Key]:
+    """Those of networks that spike."""
+    return [
         _key('cpng.beta_init', 1.0, _POSITIVE, 'models.registry, training.setup, training.loop',
              'width parameter of every layer at the start, unless init_from brings one'),
         _key('cpng.scale_init', 1.0, _POSITIVE, 'models.registry',
@@ -242,13 +240,13 @@ def _beta() -> list[Key]:
         _key('cpng.chi', 'gaussian', choice('gaussian', 'counted'), 'training.setup',
              'Eq. 6, or counted: the share of the potentials themselves; not in the paper', '0.2'),
         _key('cpng.interval', 'paper', choice(*INTERVALS), 'training.setup',
-             '[v_th - 1/beta, v_th + 1/beta] for every shape, or the support of the shape', only=_of_shapes()),
+             '[v_th - 1/beta, v_th + 1/beta] for every shape, or the support of the shape', only=of_shapes()),
         _key('cpng.rule', 'cpng', choice(*RULES), 'training.setup',
              'what sets beta: Algorithm 1, or a rule of other papers', '0.2'),
         _key('cpng.per', 'layer', choice('layer', 'channel'), 'models.registry',
-             'channel: a beta for each channel of a layer; not in the paper', '0.2', only=_of_rules_that_heed('per')),
+             'channel: a beta for each channel of a layer; not in the paper', '0.2', only=of_rules_that_heed('per')),
         _key('cpng.every', 'epoch', choice('epoch', 'batch'), 'training.setup',
-             'how often beta is set (Table 1)', only=_of_rules_that_heed('every')),
+             'how often beta is set (Table 1)', only=of_rules_that_heed('every')),
         _key('cpng.statistics', 'last_batch', choice('last_batch', 'epoch_mean'), 'training.setup',
              'which potentials of an epoch count (A.2)'),
         *_options(),
@@ -272,7 +270,7 @@ def _options() -> list[Key]:
 
 def _of_rules(rules: Sequence[Rule], option: Option) -> tuple[Only, ...]:
     if from_run.RULE not in rules:
-        return _only('cpng.rule', _RULES, lambda name: option in RULES[name].options)
+        return only_with('cpng.rule', OWN_RULES, lambda name: option in RULES[name].options)
     # The beta of a run goes in front of any rule.
     return () if option.name == 'beta_from' else (Only('cpng.beta_from', ('the folder of a run',), ('',)),)
 

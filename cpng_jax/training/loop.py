@@ -231,15 +231,17 @@ def _end_epoch(setup: Setup, state: TrainState, batch: Batch) -> tuple[TrainStat
         'train_accuracy': accuracy,
         **result.row(setup.rated_by),
         'learning_rate': float(jnp.asarray(setup.learning_rate(int(state.step) - 1))),
-        'chi_limit': config.cpng.chi_limit,
-        'beta_init': config.cpng.beta_init,
-    } | beta
+    }
+    if beta:
+        row |= {'chi_limit': config.cpng.chi_limit, 'beta_init': config.cpng.beta_init} | beta
     start = jax.jit(EpochTotals.zeros, static_argnums=1, out_shardings=replicated(setup.mesh))
     return state.replace(epoch=start(state.surrogate, setup.observe)), row
 
 
 def _warn(setup: Setup, display: Display, row: dict[str, Any], warned: bool) -> bool:
     """Warns of a gain that is off, once in a run; returns whether that has been done."""
+    if 'gain' not in row:
+        return warned
     held = 'currents' in setup.controller.needs  # by a rule that goes by the gain
     cure = 'config.cpng.every=batch sets it more often' if held else 'config.cpng.rule=coherent_gain holds it at 1'
     warning = None if warned else gain_warning(row, cure)

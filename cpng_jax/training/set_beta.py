@@ -24,7 +24,7 @@ Row = dict[str, Any]
 EndOfEpoch = Callable[[TrainState, Batch], tuple[TrainState, Row]]
 """Maps the state at the end of an epoch, and a batch of training data, to the state with the new surrogate gradients
 and to a part of the epoch's row in the metrics: beta, scale, chi, gain, firing rate, what the rule tells, by layer, and
-the layers it skipped."""
+the layers it skipped; nothing of an ANN."""
 
 Start = Callable[[TrainState, Batch], TrainState]
 """Maps the state before the first step, and a batch of training data, to the state with the surrogate gradients that
@@ -166,6 +166,8 @@ def make_end_of_epoch(
         look = _with_first_layer(controller, model, example, mesh, prepare, loss, accumulate)
 
     def end_of_epoch(state: TrainState, batch: Batch) -> tuple[TrainState, Row]:
+        if not jax.tree.leaves(state.surrogate):
+            return state, {}
         chi = chi_by_layer(
             state.epoch.observed[settings.statistics],
             state.surrogate,

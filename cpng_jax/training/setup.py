@@ -127,7 +127,7 @@ def build(config: Config) -> Setup:
 
     shapes = _shapes(config, dataset, init, example)
     time_steps = example.shape[0] if example.ndim == 5 else config.model.time_steps
-    settings = _settings(config, layer_paths(shapes['surrogate']), per_epoch, time_steps)
+    settings = _settings(config, layer_paths(shapes.get('surrogate', {})), per_epoch, time_steps)
     controller = _controller(config, settings)
     gain = ('currents', 'firing_rate') if settings.fixed_threshold else ()
     observe = set_beta.collections(controller, settings.statistics, *gain)
@@ -271,7 +271,8 @@ def _controller(config: Config, settings: Settings) -> Controller:
     """What sets beta; the rule is checked even where it is off."""
     try:
         controller = rules.make(config.cpng.rule, settings)
-        return controller if config.cpng.enabled else rules.make('fixed', settings)
+        sets = config.cpng.enabled and KINDS[config.neuron.kind].spikes
+        return controller if sets else rules.make('fixed', settings)
     except ValueError as error:
         raise UserError(str(error)) from error
 

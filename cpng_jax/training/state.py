@@ -119,7 +119,8 @@ def begin(
     """Lays out a run that starts from given variables; all else is at its beginning.
 
     Args:
-      variables: collections of the network, `params`, `surrogate` and `scale`, and `batch_stats` where it has norms.
+      variables: collections of the network: `params`, `batch_stats` where it has norms, `surrogate` and `scale` where
+        it spikes.
       optimizer: from optax.
       controller: what sets beta.
       observe: collections of statistics that are measured.
@@ -127,13 +128,13 @@ def begin(
     Returns:
       The state at step 0.
     """
-    surrogate = variables['surrogate']
+    surrogate = variables.get('surrogate', {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables['params'],
         batch_stats=variables.get('batch_stats', {}),
         surrogate=surrogate,
-        scale=variables['scale'],
+        scale=variables.get('scale', {}),
         opt_state=optimizer.init(variables['params']),
         control=controller.init(surrogate),
         epoch=EpochTotals.zeros(surrogate, observe),

@@ -148,8 +148,8 @@ def _differentiate(
     (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     hits = jnp.sum(_hits(logits, true_labels), dtype=jnp.int32)
     # Laid out like beta, whatever the names that the layers measure under.
-    measured = {name: like_beta(updates[name], state.surrogate) for name in observe}
-    rates = jax.tree.map(jnp.mean, like_beta(updates['firing_rate'], state.surrogate))
+    found = lambda name: like_beta(updates.get(name, {}), state.surrogate)  # an ANN measures nothing
+    measured, rates = {name: found(name) for name in observe}, jax.tree.map(jnp.mean, found('firing_rate'))
     return updates.get('batch_stats', {}), Gathered(gradients, value, hits, rates, measured)
 
 
