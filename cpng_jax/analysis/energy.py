@@ -17,6 +17,8 @@ from cpng_jax.analysis import energy_model, operations
 from cpng_jax.analysis.compared import check_options, spread_examples
 from cpng_jax.analysis.energy_model import MEMORIES, Comparison, Constants, Energy, Layer
 from cpng_jax.analysis.run import Run
+from cpng_jax.models.blocks import unit_of
+from cpng_jax.nn.kinds import KINDS
 from cpng_jax.runtime import plots, tables
 from cpng_jax.runtime.errors import UserError
 
@@ -94,6 +96,12 @@ def analyse(
         if not 0 <= value < math.inf:
             raise UserError(f'{name} is {value:g}, expected a finite number of at least 0.')
     plots.new_figure(1, 1)  # Raises without matplotlib, before the counting takes its time.
+    kind = run.config.neuron.kind
+    if unit_of(KINDS[kind].module) is None:
+        raise UserError(
+            f'config.neuron.kind of the run is {kind}, whose neurons answer with their threshold: energy counts spikes '
+            'of size 1 alone.'
+        )
     examples = spread_examples(run.setup.dataset, 'test', images)
     layers = operations.count(run.setup.model, run.state.variables, run.setup.prepare, examples.images)
     found = {memory: energy_model.compare(layers, constants, memory) for memory in _SHORT}

@@ -44,6 +44,11 @@ class Run:
         _ = self.config
         rows = metrics.read_epochs(self.workdir)
         if not rows:
+            if (self.workdir / 'conversion.json').is_file():
+                raise UserError(
+                    f'The network in {self.workdir} was converted, not trained, and has no epochs: report of the '
+                    'folder above has what conversion reached.'
+                )
             raise UserError(f'The run in {self.workdir} has not finished an epoch: train it first.')
         return rows
 

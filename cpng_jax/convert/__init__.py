@@ -1,1 +1,1 @@
-"""From a trained ANN to a spiking network: thresholds, and what makes up for the time that there is not."""
+"""From an ANN to a network that spikes, without training it: the conversions that the paper compares with."""

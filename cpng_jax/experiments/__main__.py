@@ -19,7 +19,7 @@ from cpng_jax.runtime import programs
 try:
     from absl import flags
 
-    from cpng_jax.experiments import catalogue, figures, grid, tables
+    from cpng_jax.experiments import catalogue, figures, grid, plan, table4, tables
     from cpng_jax.runtime import command, config_file, distributed, files, lock, paths, workdir
     from cpng_jax.runtime.config import validate
     from cpng_jax.runtime.errors import UserError, files_named, nearest
@@ -48,12 +48,12 @@ def main(argv: list[str]) -> None:
     validate(config, known)
     default = f'runs/{command.config_name()}-experiments'
     folder = paths.local(default if _WORKDIR.value is None else _WORKDIR.value, '--workdir')
-    plan = catalogue.EXPERIMENTS[name](config, _values(name))
+    chosen = catalogue.EXPERIMENTS[name](config, _values(name))
     if _BASELINE.value is not None:
-        plan = catalogue.compared_with(plan, _BASELINE.value)
-    plan = catalogue.keep_arms(plan, _ARMS.value)
+        chosen = plan.compared_with(chosen, _BASELINE.value)
+    chosen = plan.keep_arms(chosen, _ARMS.value)
     seeds = range(config.seed, config.seed + _SEEDS.value)
-    cells = grid.cells_of(plan, config, seeds, folder)
+    cells = grid.cells_of(chosen, config, seeds, folder)
     part = _shard(cells)
     for cell in cells:
         validate(cell.config, known)
@@ -61,33 +61,47 @@ def main(argv: list[str]) -> None:
     distributed.start(config)
     progress = grid.Progress(cells)
     if distributed.is_primary():
-        print(f'{name}, {plan.source}: {progress.opening()}; {folder}', flush=True)
+        print(f'{name}, {chosen.source}: {progress.opening()}; {folder}', flush=True)
     _keep_compiled(folder)
 
     def done(cell: grid.Cell, row: grid.Row) -> None:
         if distributed.is_primary():
             print(progress.line(cell, row), flush=True)
-            write_tables(name, plan, cells, folder)
+            _measure(chosen, [cell])
+            write_tables(name, chosen, cells, folder)
 
     if _RUN.value:
         grid.run_cells(part, done)
+        if distributed.is_primary():
+            _measure(chosen, part)
     elif not _finished(cells):
         raise UserError(f'No cell in {folder} is finished: leave --norun out to run them.')
     if distributed.is_primary():
-        written = write_tables(name, plan, cells, folder)
-        written.append(figures.draw(plan, _finished(cells), folder / f'{name}.png'))
+        written = write_tables(name, chosen, cells, folder)
+        picture, finished = folder / f'{name}.png', _finished(cells)
+        if chosen.conversion_steps:
+            written.append(table4.draw(chosen, table4.rows_of(cells), picture))
+        else:
+            written.append(figures.draw(chosen, finished, picture))
         print((folder / f'{name}.md').read_text(), flush=True)
         print(f'{folder}: {", ".join(path.name for path in written)}', flush=True)
 
 
-def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], folder: pathlib.Path) -> list[pathlib.Path]:
+def _measure(chosen: plan.Plan, cells: list[grid.Cell]) -> None:
+    """Measures what an experiment with conversions asks of its finished cells."""
+    if chosen.conversion_steps:
+        for cell in cells:
+            table4.measure(chosen, cell, lambda line: print(line, flush=True))
+
+
+def write_tables(name: str, chosen: plan.Plan, cells: list[grid.Cell], folder: pathlib.Path) -> list[pathlib.Path]:
     """Writes the finished cells of an experiment as CSV and Markdown.
 
     Jobs that share the folder do so one after the other, so that the last has the cells of all.
 
     Args:
       name: of the experiment.
-      plan: the experiment.
+      chosen: the experiment.
       cells: all of its cells.
       folder: of the two files.
 
@@ -101,9 +115,11 @@ def write_tables(name: str, plan: catalogue.Plan, cells: list[grid.Cell], folder
         folder.mkdir(parents=True, exist_ok=True)
         with lock.held(folder, f'The writing of {name}.md', patience=60):
             finished = _finished(cells)
+            if chosen.conversion_steps:
+                return table4.write(name, chosen, finished, folder)
             return [
                 files.replace(folder / f'{name}.csv', tables.results_csv(finished, folder)),
-                files.replace(folder / f'{name}.md', tables.results_markdown(plan, finished)),
+                files.replace(folder / f'{name}.md', tables.results_markdown(chosen, finished)),
             ]
     except OSError as error:
         raise UserError(f'Cannot write to {folder}: {error.strerror}.') from error
@@ -143,7 +159,7 @@ def _shard(cells: list[grid.Cell]) -> list[grid.Cell]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f'--shard is {_SHARD.value!r}, expected a part of a whole, such as 3/8.')
     index, count = int(match[1]) - 1, int(match[2])
-    if any(cell.arm.beta_of for cell in cells):
+    if any(cell.arm.source for cell in cells):
         seeds = sorted({cell.seed for cell in cells})
         return [cell for cell in cells if seeds.index(cell.seed) % count == index]
     return cells[index::count]

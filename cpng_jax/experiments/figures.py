@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpng_jax.experiments.catalogue import Plan
+from cpng_jax.experiments.plan import Plan
 from cpng_jax.experiments.statistics import mean_and_std
 from cpng_jax.experiments.tables import Finished, difference, of_arm
 from cpng_jax.runtime.plots import ACCENT, GREY, QUIET, new_figure, save, tidy

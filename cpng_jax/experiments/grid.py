@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpng_jax.experiments.catalogue import Arm, Plan, folder_of
+from cpng_jax.convert import convert
+from cpng_jax.experiments.plan import Arm, Plan, folder_of
+from cpng_jax.experiments.systems import CONVERSION
 from cpng_jax.runtime import distributed, metrics
 from cpng_jax.runtime.config import Config, refuse_idle, without_idle
 from cpng_jax.runtime.console import duration
@@ -33,12 +35,14 @@ class Cell(NamedTuple):
       seed: its row.
       folder: its workdir.
       config: its configuration.
+      needed: folder of the run that it takes something of; None for none.
     """
 
     arm: Arm
     seed: int
     folder: pathlib.Path
     config: Config
+    needed: pathlib.Path | None = None
 
     def result(self) -> Row | None:
         """The result of the finished run; None before it is finished."""
@@ -82,10 +86,15 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
             changed = config.copy_and_resolve_references()
             with changed.unlocked():  # of a network's fields a configuration has those that it sets
                 changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
-            if arm.beta_of is not None:
+            needed = None
+            if arm.source is not None:
                 # Absolute, so that the configuration is the same from whatever folder the workdir is named.
-                changed.cpng.beta_from = str(_folder(workdir, names[arm.beta_of], seed).resolve())
-            cells.append(Cell(arm, seed, _folder(workdir, names[arm.label], seed), changed))
+                needed = _folder(workdir, names[arm.source], seed).resolve()
+            if arm.beta_of is not None:
+                changed.cpng.beta_from = str(needed)
+            if arm.converted_from is not None:
+                changed.init_from = str(conversion_of(needed, CONVERSION, changed.model.time_steps))
+            cells.append(Cell(arm, seed, _folder(workdir, names[arm.label], seed), changed, needed))
     refuse_idle([cell.config for cell in cells], known)
     # What the configuration sets for some arms may have no effect in others, such as momentum where an arm has Adam.
     return [cell._replace(config=without_idle(cell.config, known)) for cell in cells]
@@ -96,6 +105,20 @@ def _folder(workdir: pathlib.Path, names: Sequence[str], seed: int) -> pathlib.P
     # Former names may be longer than any folder's.
     folders = [workdir / 'cells' / name / f'seed_{seed}' for name in names if len(name.encode()) <= _LONGEST]
     return next((folder for folder in folders if folder.exists()), folders[0])
+
+
+def conversion_of(folder: pathlib.Path, method: str, time_steps: int) -> pathlib.Path:
+    """The folder of what the ANN of a cell is converted to.
+
+    Args:
+      folder: of the cell.
+      method: of `cpng_jax.convert`.
+      time_steps: T.
+
+    Returns:
+      The workdir, which need not be there.
+    """
+    return folder / 'convert' / method / f'T{time_steps}'
 
 
 def run_cells(cells: Sequence[Cell], done: Callable[[Cell, Row], None]) -> None:
@@ -149,6 +172,8 @@ def _run(cell: Cell, build: setup.Build) -> Row:
     """Trains a cell, with its output in `train.log`, and writes the result to `result.json`."""
     diverged = ''
     with _printing_to(cell.folder / 'train.log'):
+        if cell.arm.converted_from is not None and distributed.is_primary():
+            _convert_source(cell)
         try:
             loop.run(cell.config, cell.folder, build=build)
         except DivergedError as error:
@@ -158,6 +183,15 @@ def _run(cell: Cell, build: setup.Build) -> Row:
         write_json(cell.folder / _RESULT, row)
     distributed.barrier(f'{cell.folder} is finished')
     return row
+
+
+def _convert_source(cell: Cell) -> None:
+    """Converts the ANN that a cell starts from, once."""
+    assert cell.needed is not None
+    options, target = convert.Options(CONVERSION), pathlib.Path(cell.config.init_from)
+    if convert.finished(target) is None:
+        ann = convert.read(cell.needed, options)
+        convert.convert(ann, options, cell.config.model.time_steps, target, lambda line: print(line, flush=True))
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-from cpng_jax.experiments.catalogue import Arm, Plan
 from cpng_jax.experiments.grid import Cell, Row
+from cpng_jax.experiments.plan import Arm, Plan
 from cpng_jax.experiments.statistics import Interval, mean_and_std, paired_difference
 from cpng_jax.runtime.tables import to_csv
 
@@ -85,11 +85,11 @@ def results_markdown(plan: Plan, finished: Finished) -> str:
                 [
                     arm.label,
                     str(len(rows)),
-                    _spread([100 * row['test_accuracy'] for row in rows]),
-                    _spread([100 * row['best_accuracy'] for row in rows]),
+                    spread([100 * row['test_accuracy'] for row in rows]),
+                    spread([100 * row['best_accuracy'] for row in rows]),
                     '' if interval is None else points(interval),
                     arm.baseline if interval is not None else '',
-                    *(_spread([row[f'{what}_mean'] for row in rows]) for what in measured),
+                    *(spread([row[f'{what}_mean'] for row in rows]) for what in measured),
                     f'{mean_and_std([row["images_per_second"] for row in rows])[0]:.0f}',
                 ]
             )
@@ -116,7 +116,8 @@ def points(interval: Interval) -> str:
     return f'{100 * interval.mean:+.2f} ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})'
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Formats mean and standard deviation of a sample; of one value that alone."""
     mean, std = mean_and_std(values)
     return f'{mean:.2f}' if len(values) < 2 else f'{mean:.2f} ± {std:.2f}'
 

@@ -1,16 +1,19 @@
 """Reads a configuration from a Python file: one that comes with the package, by its name, or any other.
 
+The `config.json` that a run has written is one, too: that of the run.
+
 `configs/` of the repository is `cpng_jax/configs/` where the package is installed, and `cpng_jax.configs` in both.
 """
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
 import sys
 import types
 
-from cpng_jax.runtime.config import ConfigDict
+from cpng_jax.runtime.config import ConfigDict, flatten, from_flat
 from cpng_jax.runtime.errors import UserError, if_alike
 from cpng_jax.runtime.paths import import_last, local
 
@@ -36,8 +39,9 @@ def find(given: str) -> tuple[pathlib.Path, str]:
     """Finds the file of a configuration.
 
     Args:
-      given: `--config`: the name of one that comes with the package, such as digits, or the path of a file; after a
-        colon an argument for its function. `configs/NAME.py`, where there is none here, is the one of that name.
+      given: `--config`: the name of one that comes with the package, such as digits, or the path of a file, which may
+        be the `config.json` of a run; after a colon an argument for its function. `configs/NAME.py`, where there is
+        none here, is the one of that name.
 
     Returns:
       The file, and the argument, '' for none.
@@ -73,6 +77,8 @@ def load(given: str) -> ConfigDict:
       UserError: there is no such file, or it makes no configuration.
     """
     path, argument = find(given)
+    if path.suffix == '.json':
+        return _of_run(path)
     try:
         get_config = getattr(_run(path.resolve()), 'get_config', None)
         config = get_config and (get_config(argument) if argument else get_config())
@@ -87,6 +93,17 @@ def load(given: str) -> ConfigDict:
             f'get_config() of {path} must return an ml_collections.ConfigDict, got {type(config).__name__}.'
         )
     return config
+
+
+def _of_run(path: pathlib.Path) -> ConfigDict:
+    """The configuration that a run has written."""
+    try:
+        stored = json.loads(path.read_text())
+        if not isinstance(stored, dict):
+            raise ValueError('it holds no keys')
+        return from_flat(flatten(stored))
+    except (ValueError, OSError) as error:
+        raise UserError(f'--config is {str(path)!r}, which is no configuration of a run: {error}.') from error
 
 
 def _advice(error: BaseException) -> str:

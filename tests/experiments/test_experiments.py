@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from configs import cifar100_vgg16, digits
 from cpng_jax.experiments import catalogue, figures, grid, tables
-from cpng_jax.experiments.catalogue import CPNG, FIXED, Arm, Plan
+from cpng_jax.experiments import plan as plans
+from cpng_jax.experiments.plan import CPNG, FIXED, Arm, Plan
 from cpng_jax.runtime import metrics, workdir
 from cpng_jax.runtime.config import flatten, refuse_idle, validate
 from cpng_jax.runtime.errors import DivergedError, UserError
@@ -160,13 +161,13 @@ def test_layers_are_spread_in_proportion(shares, more):
 
 def test_some_arms_are_kept():
     plan = plan_of('from_scratch')
-    assert catalogue.keep_arms(plan, []) == plan
-    kept = catalogue.keep_arms(plan, ['found, at once', 'CPNG'])
+    assert plans.keep_arms(plan, []) == plan
+    kept = plans.keep_arms(plan, ['found, at once', 'CPNG'])
     assert [arm.label for arm in kept.arms] == ['CPNG', 'found, at once']
     with pytest.raises(UserError, match=r"--arm is 'CPGN'; the nearest is 'CPNG' of fixed; CPNG; found, after 4"):
-        catalogue.keep_arms(plan, ['CPGN'])
+        plans.keep_arms(plan, ['CPGN'])
     with pytest.raises(UserError, match=r"'found, at once' takes the beta of 'CPNG': keep it, too, --arm='CPNG'"):
-        catalogue.keep_arms(plan, ['fixed', 'found, at once'])
+        plans.keep_arms(plan, ['fixed', 'found, at once'])
 
 
 def test_equal_runs_of_two_experiments_share_a_folder(tmp_path):
@@ -347,11 +348,11 @@ def test_the_table_has_mean_spread_and_paired_differences():
     # A seed that the baseline lacks is left out of the difference.
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +12.50 | fixed |' in tables.results_markdown(plan, rows[1:])
     # Compared with CPNG, fixed has the difference and CPNG has none.
-    other = tables.results_markdown(catalogue.compared_with(plan, 'CPNG'), rows)
+    other = tables.results_markdown(plan.compared_with(plan, 'CPNG'), rows)
     assert '| fixed | 2 | 62.50 ± 17.68 | 50.00 ± 0.00 | -9.38 (-12.50 to -6.25) | CPNG |' in other
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 |  |  |' in other
     with pytest.raises(UserError, match=r"--baseline is 'CPGN'; the nearest is 'CPNG' of fixed; CPNG; other\."):
-        catalogue.compared_with(plan, 'CPGN')
+        plan.compared_with(plan, 'CPGN')
 
 
 def test_results_of_older_versions_are_read(tmp_path):
