@@ -48,7 +48,7 @@ def test_thresholds_of_fully_connected_layers_are_those_of_numpy():
         model, variables, IMAGES, percentile=90, scaling=0.6, time_steps=7, found=lambda *line: lines.append(line)
     )
     # The threshold is the input of one neuron of an image, of which rounding tells whether it fires at once.
-    expected = [by_numpy(variables['params'], 90, 7, reached) for reached in (1 - 1e-6, 1 + 1e-6)]
+    expected = [by_numpy(variables['params'], 90, 7, reached) for reached in (1 - 1e-5, 1 + 1e-5)]
     assert any(dict(lines) == pytest.approx(each, rel=1e-5) for each in expected)
     for layer, threshold in lines:
         assert found['params'][layer] == pytest.approx({'leak': 1, 'threshold': 0.6 * threshold}, rel=1e-5)
