@@ -14,7 +14,10 @@ from cpng_jax.control.effective_domain import chi
 from cpng_jax.nn.diet_neuron import DietLIF, diet_lif
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
+from cpng_jax.runtime import arrays
+from cpng_jax.training import loop
 from tests.equations import eq_3_and_4
+from tests.runs import epoch_rows
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 SHAPE = (5, 3, 4)
@@ -124,3 +127,22 @@ def test_chunks_that_hand_their_state_on_are_the_whole():
     np.testing.assert_allclose(last, end, rtol=1e-6)
     image = draw(7, (1, *SHAPE[1:]))
     np.testing.assert_array_equal(layer.apply(variables, image, 4), layer.apply(variables, np.repeat(image, 4, 0)))
+
+
+@pytest.mark.trains
+def test_a_run_learns_leaks_and_thresholds(tmp_path, tiny_config):
+    tiny_config.remat = 'block'
+    tiny_config.model.update({'dropout': 0.1, 'bias': False})
+    tiny_config.neuron.update({'kind': 'diet', 'tau': 1.0, 'v_th': 0.5, 'detach_reset': True})
+    tiny_config.optim.update({'name': 'amsgrad', 'learning_rate': 0.01, 'weight_decay': 0.0})
+    tiny_config.loss.name = 'sum_output'
+    tiny_config.cpng.enabled = False
+    result = loop.run(tiny_config, tmp_path)
+    assert result['test_accuracy'] > 0.5
+    assert all(0 < value < 1 for value in epoch_rows(tmp_path)[-1]['chi'].values())
+    params = arrays.read_checkpoint(tmp_path, ('params',), 'latest').arrays
+    leaks, thresholds = ([params[f'params/conv0{n}/lif/{name}'] for n in (1, 2)] for name in ('leak', 'threshold'))
+    assert all(leak <= 1 for leak in leaks)
+    assert any(leak < 0.999 for leak in leaks)
+    assert all(abs(threshold - 0.5) > 1e-3 for threshold in thresholds)
+    assert not any(name.endswith('dense/bias') for name in params)
