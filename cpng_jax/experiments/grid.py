@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from cpng_jax.convert import convert
 from cpng_jax.experiments.plan import Arm, Plan, folder_of
 from cpng_jax.experiments.systems import CONVERSION
 from cpng_jax.runtime import distributed, metrics
-from cpng_jax.runtime.config import Config, refuse_idle, without_idle
+from cpng_jax.runtime.config import Config, Keys, flatten, refuse_idle, without_idle
 from cpng_jax.runtime.console import duration
 from cpng_jax.runtime.errors import BusyError, DivergedError, UserError
 from cpng_jax.runtime.lock import held
@@ -85,7 +85,7 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
         for arm in plan.arms:
             changed = config.copy_and_resolve_references()
             with changed.unlocked():  # of a network's fields a configuration has those that it sets
-                changed.update_from_flattened_dict({**arm.changes, 'seed': seed})
+                changed.update_from_flattened_dict({**_with_followers(arm.changes, config, known), 'seed': seed})
             needed = None
             if arm.source is not None:
                 # Absolute, so that the configuration is the same from whatever folder the workdir is named.
@@ -98,6 +98,14 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
     refuse_idle([cell.config for cell in cells], known)
     # What the configuration sets for some arms may have no effect in others, such as momentum where an arm has Adam.
     return [cell._replace(config=without_idle(cell.config, known)) for cell in cells]
+
+
+def _with_followers(changes: Mapping[str, Any], config: Config, known: Keys) -> dict[str, Any]:
+    """Changes, and those of the keys that follow a key which changes."""
+    flat = flatten(config)
+    follow = lambda name, key: key.follows in changes and name not in changes and flat[name] == flat[key.follows]
+    more = {name: changes[key.follows] for name, key in known.known.items() if follow(name, key)}
+    return {**changes, **more}
 
 
 def _folder(workdir: pathlib.Path, names: Sequence[str], seed: int) -> pathlib.Path:

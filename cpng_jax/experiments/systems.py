@@ -9,6 +9,10 @@ from cpng_jax.runtime.errors import UserError
 # The method by which an arm is converted that is trained on from there, Diet-SNN.
 CONVERSION = 'diet'
 
+
+# Numbers of time steps that ANNs are converted for.
+_TIME_STEPS = (8, 16, 32, 64, 128)
+
 _ANN = {'neuron.kind': 'relu', 'model.time_steps': 1}
 # Without norms nothing keeps activations in bounds: the learning rate of Diet-SNN.
 _DIET_ANN = _ANN | {'norm.kind': 'none', 'optim.learning_rate': 0.01}
@@ -42,9 +46,9 @@ def table4(config: Config, values: Sequence[float] | None) -> Plan:
         baseline = None if label == 'CPNG' else 'CPNG'
         more = {'converted_from': source, 'conversions': conversions.get(label, ())}
         arms.append(Arm(label, changes, {'system': label}, baseline, **more))
-    steps = tuple(
-        sorted({int(value) for value in values or (8, 16, 32, 64, 128) if value >= 1 and value == int(value)})
-    )
-    if values and len(steps) != len({*values}):
-        raise UserError(f'--values is {",".join(map(str, values))}, expected numbers of time steps, such as 8,32.')
+    wanted = values or _TIME_STEPS
+    if not all(value >= 1 and float(value).is_integer() for value in wanted):
+        given = ','.join(f'{value:g}' for value in wanted)
+        raise UserError(f'--values is {given}, expected numbers of time steps, such as 8,32.')
+    steps = tuple(sorted({int(value) for value in wanted}))
     return Plan('The systems that the paper compares with', 'Table 4', tuple(arms), conversion_steps=steps)

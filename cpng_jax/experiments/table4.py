@@ -103,11 +103,8 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
     Returns:
       A row for each system, number of time steps and seed.
     """
-    return [
-        {**row, 'seed': cell.seed, 'folder': str(cell.folder)}
-        for cell in cells
-        for row in _read(cell.folder / _MEASURED)
-    ]
+    rows = [(cell, row) for cell in cells for row in _read(cell.folder / _MEASURED)]
+    return [{**row, 'seed': cell.seed, 'folder': str(cell.folder)} for cell, row in rows]
 
 
 def systems_csv(rows: Sequence[Row], workdir: pathlib.Path) -> str:

@@ -1,0 +1,78 @@
+"""The systems of Table 4: measured once, written as tables, drawn."""
+
+import csv
+
+import pytest
+
+from configs import digits
+from cpng_jax.experiments import grid, systems, table4
+from cpng_jax.experiments.plan import keep_arms
+from cpng_jax.runtime.errors import UserError
+
+LABELS = ['CPNG', 'ANN, QCFS']
+
+
+@pytest.fixture(scope='module')
+def measured(shrink, tmp_path_factory):
+    """Two systems with two seeds: the plan, the cells and the folder."""
+    folder = tmp_path_factory.mktemp('table4')
+    config = shrink(digits.get_config())
+    plan = keep_arms(systems.table4(config, [4.0, 8.0]), LABELS)
+    cells = grid.cells_of(plan, config, [0, 1], folder)
+    grid.run_cells(cells, lambda cell, row: table4.measure(plan, cell, lambda line: None))
+    return plan, cells, folder
+
+
+def test_a_row_for_each_system_number_of_steps_and_seed(measured):
+    _, cells, _ = measured
+    rows = table4.rows_of(cells)
+    found = {(row['system'], row['time_steps'], row['seed']) for row in rows}
+    of_seed = [('CPNG', 2), ('ANN, QCFS', None), ('Bu et al., QCFS', 4), ('Bu et al., QCFS', 8)]
+    assert found == {(*each, seed) for each in of_seed for seed in (0, 1)}
+    assert len(rows) == len(found)
+    for row in rows:
+        assert 0.1 < row['test_accuracy'] <= 1 and row['training_seconds'] > 0 and row['operations'] > 0
+        assert (row['firing_rate'] is None) == (row['time_steps'] is None)
+        assert (row['conversion_seconds'] is None) == (row['system'] in LABELS)
+
+
+def test_nothing_is_measured_twice(measured, monkeypatch):
+    plan, cells, _ = measured
+    for name in ('activity', 'restore'):
+        monkeypatch.setattr(table4, name, None)
+    monkeypatch.setattr(table4.convert, 'read', None)
+    before = table4.rows_of(cells)
+    for cell in cells:
+        table4.measure(plan, cell, lambda line: None)
+    assert table4.rows_of(cells) == before
+
+
+def test_tables_and_picture(measured):
+    plan, cells, folder = measured
+    finished = [(cell, cell.result()) for cell in cells]
+    written = table4.write('table4', plan, finished, folder)
+    with written[0].open() as file:
+        lines = [*csv.DictReader(file)]
+    assert len(lines) == 8 and {line['seed'] for line in lines} == {'0', '1'}
+    assert (folder / lines[0]['folder'] / 'metrics.jsonl').is_file()
+    text = written[1].read_text()
+    table = [line.split(' | ') for line in text.splitlines() if line.startswith('| ')][2:]
+    assert [row[0].removeprefix('| ') for row in table] == ['CPNG', 'ANN, QCFS', *['Bu et al., QCFS'] * 2]
+    assert [row[1] for row in table] == ['2', '', '4', '8']
+    assert table[0][4] == '' and all(row[4] for row in table[1:])
+    assert table4.draw(plan, table4.rows_of(cells), folder / 'table4.png').stat().st_size > 5_000
+
+
+def test_conversions_are_for_whole_numbers_of_steps():
+    with pytest.raises(UserError, match=r'--values is 8,2\.5, expected numbers of time steps'):
+        systems.table4(digits.get_config(), [8.0, 2.5])
+
+
+def test_a_damaged_file_is_named(measured):
+    _, cells, _ = measured
+    path = cells[0].folder / 'systems.json'
+    kept = path.read_text()
+    path.write_text('[')
+    with pytest.raises(UserError, match='is damaged'):
+        table4.rows_of(cells)
+    path.write_text(kept)
