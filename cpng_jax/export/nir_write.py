@@ -166,7 +166,8 @@ class _Builder:
         if node.kind == 'conv':
             weight = np.transpose(kernel, (3, 2, 0, 1))
             return self._add(name, self._conv(weight, bias, flow.shape, node.module.stride), source)
-        bias = bias + scale * self._array('params', node.module, 'dense', 'bias')
+        if node.module.use_bias:
+            bias = bias + scale * self._array('params', node.module, 'dense', 'bias')
         if self._permutes(flow):
             # NIR's maps have the channels first, so that their numbers come in another order.
             map_shape = self._graph.nodes[flow.source].inputs[0].shape

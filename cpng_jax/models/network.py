@@ -26,6 +26,7 @@ class SpikingNetwork(nn.Module):
       time_steps: T for static images.
       width: factor on all channels and on the widths of spiking fully connected layers.
       remat: what the backward pass computes again to need less memory: 'none' or 'block', see `blocks.REMATS`.
+      bias: fully connected layers learn biases.
       neuron: makes each `LIF`, for example `functools.partial(LIF, surrogate='arctan')`.
       norm: makes each `TdBN`.
     """
@@ -36,6 +37,7 @@ class SpikingNetwork(nn.Module):
     time_steps: int = 4
     width: float = 1.0
     remat: str = 'none'
+    bias: bool = True
     neuron: Callable[..., LIF] = LIF
     norm: Callable[..., TdBN] = TdBN
 
@@ -59,7 +61,7 @@ class SpikingNetwork(nn.Module):
         """
         frames, time_steps = time_first(x, type(self).__name__, self.time_steps)
         try:
-            return Dense(self.classes, name='output')(self.hidden(frames, time_steps, train))
+            return Dense(self.classes, self.bias, name='output')(self.hidden(frames, time_steps, train))
         except ScopeParamShapeError as error:
             raise ValueError(
                 f'{type(self).__name__} was initialised for another number of channels or another size than those of '
@@ -90,6 +92,6 @@ class SpikingNetwork(nn.Module):
           time_steps: T of the spikes.
           train: normalise the currents, by the batch or by the running statistics; None leaves the norm out.
         """
-        x = Dense(scaled(features, self.width), name=name)(x)
+        x = Dense(scaled(features, self.width), self.bias, name=name)(x)
         currents = x if train is None else self.norm(name=f'{name}_norm').deferred(x, train=train)
         return self.neuron(name=f'{name}_lif')(currents, time_steps)

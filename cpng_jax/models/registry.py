@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from cpng_jax.control.options import BOOLEAN, Range, choice, integer
+from cpng_jax.control.options import BOOLEAN, Range, choice, integer, number
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
@@ -83,6 +83,9 @@ FIELD_RANGES: dict[str, Range] = {
     'pool_last': BOOLEAN,
     'kernel_size': Range(lambda value: type(value) is int and value >= 1 and value % 2 == 1, 'an odd integer'),
     'head_norm': BOOLEAN,
+    'dropout': number(0, 1, open_high=True),
+    'head_dropout': number(0, 1, open_high=True),
+    'bias': BOOLEAN,
     'bottleneck': BOOLEAN,
     'deep_stem': BOOLEAN,
     'connect': choice(*CONNECTS),

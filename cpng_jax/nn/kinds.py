@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
 from cpng_jax.nn.analog_neuron import QCFS, ReLU
+from cpng_jax.nn.diet_neuron import DietLIF
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.soft_reset import SoftResetIF
 
@@ -45,6 +46,11 @@ KINDS: dict[str, Kind] = {
     ),
     'ds_atgo': Kind(
         'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
+    ),
+    'diet': Kind(
+        'LIF that subtracts its threshold; each layer learns threshold and leak (Rathi and Roy, TNNLS 2021)',
+        DietLIF,
+        ignores=('learn_tau', 'implementation'),
     ),
     'if_soft': Kind(
         'integrate-and-fire that subtracts its threshold and answers with it: what cpng-convert makes of an ANN',

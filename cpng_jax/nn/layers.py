@@ -91,16 +91,47 @@ class Dense(nn.Module):
 
     Attributes:
       features: number of outputs.
+      use_bias: learn a bias for each output.
     """
 
     features: int
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[ArrayLike, 'T B _features']) -> Float[Array, 'T B features']:
         """Returns `[T, B, features]`."""
         x = jnp.asarray(x)
         _check_rank(x, 3, '[T, B, features]', 'Dense')
-        return merge_time(nn.Dense(self.features, dtype=x.dtype, name='dense'), x)
+        return merge_time(nn.Dense(self.features, self.use_bias, dtype=x.dtype, name='dense'), x)
+
+
+class Dropout(nn.Module):
+    """Dropout of neurons, each for all time steps of an example (Rathi and Roy, 2021): one mask for all T.
+
+    Attributes:
+      rate: share of the neurons that are silenced, 0 to 1; the others are divided by what is left.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[ArrayLike, 'T B *axes'], *, train: bool) -> Float[Array, 'T B *axes']:
+        """Silences neurons in training, by the random numbers `dropout`; without these it leaves `x` as it is.
+
+        So what is measured of a network as training sees it, apart from training, is of all neurons.
+
+        Args:
+          x: `[T, B, ...]`.
+          train: whether this is training.
+
+        Returns:
+          `[T, B, ...]`, in the dtype of `x`.
+        """
+        x = jnp.asarray(x)
+        if not (train and self.rate and self.has_rng('dropout')):
+            return x
+        kept = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, x.shape[1:])
+        return jnp.where(kept, x / (1 - self.rate), 0)
 
 
 def avg_pool(x: Float[Array, 'T B _H _W C'], window: int, stride: int | None = None) -> Float[Array, 'T B _h _w C']:

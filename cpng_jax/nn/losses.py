@@ -30,6 +30,23 @@ def mean_output_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ' 
     return _cross_entropy(jnp.mean(logits.astype(at_least_float32(logits.dtype)), axis=0), labels)
 
 
+def sum_output_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ' B']:
+    """Cross entropy of the outputs summed over time, as a last layer that gathers them without leak has it.
+
+    Args:
+      logits: outputs of the last layer, floating, `[T, B, classes]`.
+      labels: class indices, integer, `[B]`, or a distribution, floating, `[B, classes]`.
+
+    Returns:
+      Loss of each example in nats, at least float32, `[B]`.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    _check(logits, labels)
+    return _cross_entropy(jnp.sum(logits.astype(at_least_float32(logits.dtype)), axis=0), labels)
+
+
 def temporal_efficient_training(
     logits: Logits, labels: Labels, *, weight: Real[ArrayLike, ''], target: Real[ArrayLike, '']
 ) -> Float[Array, ' B']:

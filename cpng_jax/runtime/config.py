@@ -235,6 +235,11 @@ def idle(flat: Mapping[str, Any], keys: Keys) -> dict[str, Only]:
     }
 
 
+def _as_stored(value: Any) -> Any:
+    """A value as `flatten` has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _neutral(name: str, flat: Mapping[str, Any], keys: Keys) -> Any:
     """The value of an idle key that claims nothing: its default, or that of the key that it has one value with."""
     key = keys.known[name]
@@ -261,7 +266,7 @@ def refuse_idle(
             continue
         for flat, lacking in runs:
             value, neutral, only = flat[name], _neutral(name, flat, keys), lacking[name]
-            if value != neutral and (stored is None or stored.get(name) != value):
+            if value != _as_stored(neutral) and (stored is None or stored.get(name) != value):
                 raise UserError(
                     f'config.{name} is {value!r}, which has no effect with config.{only.key} {flat[only.key]!r}: leave '
                     f'it at {neutral!r}, or choose {" or ".join(", ".join(only.choices).rsplit(", ", 1))}.'
@@ -308,7 +313,7 @@ def brought_up_to_date(stored: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
                 del flat[name]
                 flat.setdefault(retired.becomes, new)
     later = (key for key in keys.known.values() if key.since != FIRST_VERSION)
-    return {key.name: key.default if key.before is None else key.before for key in later} | flat
+    return {key.name: _as_stored(key.default) if key.before is None else key.before for key in later} | flat
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any], keys: Keys) -> list[str]:

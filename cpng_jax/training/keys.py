@@ -4,6 +4,7 @@ The options of a rule that sets beta are declared in the rule's own file and com
 `train.py --mode=keys` and docs/keys.md, which `python -m cpng_jax.training.keys` prints, are made from `table()`.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +45,12 @@ def _accepts_steps(value: Any) -> bool:
     if not isinstance(value, list | tuple) or len(value) != 2 or any(type(step) is not int for step in value):
         return False
     return tuple(value) == (0, 0) or 1 <= value[0] <= value[1]
+
+
+def _accepts_shares(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or any(type(share) is not float for share in value):
+        return False
+    return all(low < high for low, high in itertools.pairwise((0, *value, 1)))
 
 
 def _is_project(value: Any) -> bool:
@@ -177,24 +184,35 @@ def _network() -> list[Key]:
 
 
 def _training() -> list[Key]:
-    of_tet = (Only('loss.name', ('tet',), ('mean_output',)),)
+    of_tet = (Only('loss.name', ('tet',), ('mean_output', 'sum_output')),)
+    of_steps = (Only('optim.schedule', ('steps',), ('cosine',)),)
+    shares = Range(_accepts_shares, 'rising shares of the training, such as (0.45, 0.7, 0.9)')
     return [
-        _key('loss.name', 'mean_output', choice('mean_output', 'tet'), 'training.objective',
-             'cross entropy of the outputs averaged over time (Eq. 5), or that of each time step, TET'),
+        _key('loss.name', 'mean_output', choice('mean_output', 'tet', 'sum_output'), 'training.objective',
+             'cross entropy of the outputs averaged over time (Eq. 5), of each time step, TET, or of their sum'),
         _key('loss.tet_weight', 1e-3, number(0, 1), 'training.objective',
              'lambda of TET', only=of_tet),
         _key('loss.tet_target', None, number(0), 'training.objective',
              'what the second term of TET draws outputs to', follows='neuron.v_th', only=of_tet),
         _key('loss.label_smoothing', 0.0, _SHARE, 'training.objective',
              'share of a label that is spread over all classes'),
-        _key('optim.name', 'sgd', choice('sgd', 'adam'), 'training.optim',
-             'the optimiser (Table 5)'),
+        _key('optim.name', 'sgd', choice('sgd', 'adam', 'amsgrad'), 'training.optim',
+             'the optimiser (Table 5); amsgrad is not in the paper'),
         _key('optim.accumulate', 1, integer(1), 'training.setup',
              'micro-batches of a batch that gradients are accumulated over, to need less memory'),
         _key('optim.learning_rate', 0.1, _POSITIVE, 'training.optim',
-             'at its highest, after the warm-up; from there a cosine to 0 (Table 5)'),
+             'at its highest, after the warm-up; from there by optim.schedule (Table 5)'),
+        _key('optim.schedule', 'cosine', choice('cosine', 'steps'), 'training.optim',
+             'a cosine to 0, or steps down, which are not in the paper', '0.3'),
+        _key('optim.cosine_epochs', 0, integer(0), 'training.optim',
+             'from the peak to 0, and as many back up, again and again; 0 for the whole training', '0.3',
+             only=(Only('optim.schedule', ('cosine',), ('steps',)),)),
+        _key('optim.step_at', (0.45, 0.7, 0.9), shares, 'training.optim',
+             'shares of the training at which the learning rate changes', '0.3', only=of_steps),
+        _key('optim.step_factor', 0.1, _SHARE, 'training.optim',
+             'what it is multiplied by there', '0.3', only=of_steps),
         _key('optim.momentum', 0.9, _SHARE, 'training.optim',
-             'of SGD (Table 5)', only=(Only('optim.name', ('sgd',), ('adam',)),)),
+             'of SGD (Table 5)', only=(Only('optim.name', ('sgd',), ('adam', 'amsgrad')),)),
         _key('optim.weight_decay', 1e-4, number(0), 'training.optim',
              'factor of the weights that is added to their gradients (Table 5)'),
         _key('optim.decay_norm_and_bias', True, BOOLEAN, 'training.optim',

@@ -1,16 +1,17 @@
-"""What a network learns from a batch: the loss of its outputs, and mixing of examples before it, by configuration."""
+"""What a network learns from a batch: the loss, mixing of examples before it, dropout within, by configuration."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from cpng_jax.data import mixing
 from cpng_jax.nn import losses
-from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.config import Config
-from cpng_jax.training.step import Loss, Mix
+from cpng_jax.training.step import Loss, Mix, Noise
 
 
 def make_loss(config: Config, classes: int) -> Loss:
@@ -26,7 +27,8 @@ def make_loss(config: Config, classes: int) -> Loss:
     if config.name == 'tet':
         loss = functools.partial(losses.temporal_efficient_training, weight=config.tet_weight, target=config.tet_target)
     else:
-        loss = losses.mean_output_cross_entropy
+        summed = config.name == 'sum_output'
+        loss = losses.sum_output_cross_entropy if summed else losses.mean_output_cross_entropy
     smoothing = config.label_smoothing
     if not smoothing:
         return loss
@@ -54,6 +56,32 @@ def make_mix(config: Config, seed: int, classes: int) -> Mix | None:
         return mixing.mix(images, _distribution(labels, classes), key, **alphas)
 
     return mix
+
+
+def make_noise(model: nn.Module, seed: int) -> Noise | None:
+    """Makes the random numbers of dropout; the same in each run, since they are a function of seed and step alone.
+
+    Args:
+      model: the network.
+      seed: of the run.
+
+    Returns:
+      Maps the number of the step, and that of the micro-batch within it, to the keys that the network takes; None where
+      it has no dropout.
+    """
+    if not drops(model):
+        return None
+
+    def noise(step: Array, micro_batch: ArrayLike) -> dict[str, Array]:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        return {'dropout': jax.random.fold_in(key, micro_batch)}
+
+    return noise
+
+
+def drops(model: nn.Module) -> bool:
+    """Whether a network has dropout."""
+    return bool(getattr(model, 'dropout', 0) or getattr(model, 'head_dropout', 0))
 
 
 def _distribution(labels: Array, classes: int) -> Array:

@@ -131,8 +131,8 @@ def build(config: Config) -> Setup:
     controller = _controller(config, settings)
     gain = ('currents', 'firing_rate') if settings.fixed_threshold else ()
     observe = set_beta.collections(controller, settings.statistics, *gain)
-    learning_rate = optim.learning_rate(config.optim, steps)
-    optimizer = optim.make_optimizer(config.optim, steps)
+    learning_rate = optim.learning_rate(config.optim, steps, per_epoch)
+    optimizer = optim.make_optimizer(config.optim, steps, per_epoch)
     loss = objective.make_loss(config.loss, classes)
     accumulate = config.optim.accumulate
 
@@ -173,6 +173,7 @@ def build(config: Config) -> Setup:
             state_sharding=home,
             loss=loss,
             mix=objective.make_mix(config.data, config.seed, classes),
+            noise=objective.make_noise(model, config.seed),
             accumulate=accumulate,
             observe=observe,
             pool_statistics=config.cpng.statistics == 'epoch_mean',
@@ -220,8 +221,10 @@ def build_for_seeds(most: int = 16) -> Build:
     kept: dict[str, Setup] = {}
 
     def build_or_reuse(config: Config) -> Setup:
-        mixes = config.data.mixup_alpha or config.data.cutmix_alpha  # by random numbers from the seed, see `make_mix`
-        name = json.dumps({**flatten(config), 'seed': config.seed if mixes else None})
+        # By random numbers from the seed, see `make_mix` and `make_noise`.
+        drawn = any(config.data[key] for key in ('mixup_alpha', 'cutmix_alpha'))
+        drawn = drawn or any(config.model.get(key) for key in ('dropout', 'head_dropout'))
+        name = json.dumps({**flatten(config), 'seed': config.seed if drawn else None})
         built = kept.pop(name, None) or build(config)
         kept[name] = built
         if len(kept) > most:

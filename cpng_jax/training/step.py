@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.statistics import join_layers
-from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.sharding import over_batch, replicated
 from cpng_jax.training.state import EpochTotals, TrainState
 
@@ -51,6 +51,7 @@ class Gathered(NamedTuple):
 Loss = Callable[[Array, Array], Array]
 Prepare = Callable[[Array], Array]
 Mix = Callable[[Array, Array, Array], tuple[Array, Array]]
+Noise = Callable[[Array, ArrayLike], dict[str, Array]]
 EvalStep = Callable[[TrainState, Batch], EvalSums]
 
 
@@ -63,6 +64,7 @@ def make_train_step(
     state_sharding: TrainState | None = None,
     loss: Loss = mean_output_cross_entropy,
     mix: Mix | None = None,
+    noise: Noise | None = None,
     accumulate: int = 1,
     observe: Sequence[str] = ('membrane',),
     pool_statistics: bool = False,
@@ -78,6 +80,7 @@ def make_train_step(
       state_sharding: of the state, a state of shardings; replicated if not given.
       loss: of each example, from logits `[T, B, classes]` and labels.
       mix: changes images and labels of a batch, given the number of the step.
+      noise: random numbers of the network, given the number of the step and of the micro-batch.
       accumulate: micro-batches of a batch that gradients are accumulated over, to need less memory. Gradients are those
         of the whole batch, but each micro-batch is normalised by itself.
       observe: collections of statistics that the layers measure.
@@ -93,12 +96,12 @@ def make_train_step(
         if mix is not None:
             images, labels = mix(images.astype(jnp.float32), labels, state.step)
         images = prepare(images)
-        differentiate = functools.partial(_differentiate, model, loss, observe, state)
+        differentiate = functools.partial(_differentiate, model, loss, observe, noise, state)
         if accumulate == 1:
-            batch_stats, whole = differentiate(state.batch_stats, images, labels, batch['label'])
+            batch_stats, whole = differentiate(state.batch_stats, 0, images, labels, batch['label'])
         else:
             examples = (images, images.ndim - 4), (labels, 0), (batch['label'], 0)  # events have T before the batch
-            batches = tuple(micro_batches(array, accumulate, axis) for array, axis in examples)
+            batches = jnp.arange(accumulate), *(micro_batches(array, accumulate, axis) for array, axis in examples)
             batch_stats, whole = _accumulate(differentiate, state.batch_stats, batches, accumulate)
         changes, opt_state = optimizer.update(whole.gradients, state.opt_state, state.params)
         state = state.replace(
@@ -125,8 +128,10 @@ def _differentiate(
     model: nn.Module,
     loss: Loss,
     observe: Sequence[str],
+    noise: Noise | None,
     state: TrainState,
     batch_stats: Any,
+    micro_batch: ArrayLike,
     images: Array,
     labels: Array,
     true_labels: Array,
@@ -136,7 +141,8 @@ def _differentiate(
     def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
         variables = {**state.variables, 'params': params, 'batch_stats': batch_stats}
         mutable = ['batch_stats', 'firing_rate', *observe]
-        logits, updates = model.apply(variables, images, train=True, mutable=mutable)
+        rngs = None if noise is None else noise(state.step, micro_batch)
+        logits, updates = model.apply(variables, images, train=True, mutable=mutable, rngs=rngs)
         return jnp.mean(loss(logits, labels)), (logits, updates)
 
     (value, (logits, updates)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

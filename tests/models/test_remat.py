@@ -22,7 +22,7 @@ pytestmark = pytest.mark.deep
 # A low threshold, so that nets this small are alive from their start.
 SMALL = {'time_steps': 2, 'neuron': functools.partial(LIF, surrogate='arctan', v_th=0.3)}
 NETWORKS = {
-    'vgg': functools.partial(VGG, 5, ((4, 4), (6,)), **SMALL),
+    'vgg': functools.partial(VGG, 5, ((4, 4), (6,)), dropout=0.3, **SMALL),
     'resnet': functools.partial(ResNet, 5, (1, 1), (4, 6), 4, **SMALL),
     'sew_resnet': functools.partial(SEWResNet, 5, (1, 1), widths=(4, 6), stem_width=4, **SMALL),
 }
@@ -31,7 +31,11 @@ NETWORKS = {
 def loss_of(model, variables, images):
     def loss(params):
         logits, updates = model.apply(
-            {**variables, 'params': params}, images, train=True, mutable=['batch_stats', 'membrane', 'firing_rate']
+            {**variables, 'params': params},
+            images,
+            train=True,
+            mutable=['batch_stats', 'membrane', 'firing_rate'],
+            rngs={'dropout': jax.random.key(1)},
         )
         return jnp.mean(jnp.square(logits)), updates
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.models.vgg import VGG
-from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.layers import Dropout, TdBN
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats
 
@@ -204,3 +204,15 @@ def test_kernels_of_five():
 def test_a_network_without_neurons_is_refused():
     with pytest.raises(ValueError, match=r'VGG needs a spiking layer, got stages=\(\) and head=\(\)'):
         VGG(10, ()).init(KEY, normal(2, 8, 8, 1))
+
+
+def test_dropout_follows_each_activation_but_where_a_pool_takes_its_place():
+    """And without biases there are none."""
+    stages = ((4, 4, 4), (6,), (6, 6))
+    model = VGG(3, stages, head=(5,), time_steps=2, dropout=0.2, head_dropout=0.5, bias=False)
+    variables, calls = run_abstractly(model, (1, 8, 8, 1))
+    found = {module.name: module.rate for module, _ in calls if isinstance(module, Dropout)}
+    assert found == {'dropout01': 0.2, 'dropout02': 0.2, 'dropout05': 0.2, 'dropout06': 0.2, 'dropout07': 0.5}
+    assert [list(variables['params'][name]['dense']) for name in ('fc07', 'output')] == [['kernel']] * 2
+    plain, _ = run_abstractly(VGG(3, stages, head=(5,), time_steps=2, bias=False), (1, 8, 8, 1))
+    assert jax.tree.structure(plain) == jax.tree.structure(variables)

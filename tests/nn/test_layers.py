@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 from scipy.signal import correlate2d
 
-from cpng_jax.nn.layers import Conv, Dense, TdBN, avg_pool, max_pool, merge_time
+from cpng_jax.nn.layers import Conv, Dense, Dropout, TdBN, avg_pool, max_pool, merge_time
 from cpng_jax.nn.neuron_layer import LIF
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
@@ -285,3 +285,27 @@ def test_max_pool_takes_the_largest_of_each_padded_window(edge, stride):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     np.testing.assert_array_equal(out, windows.max(axis=(-2, -1))[:, :, ::stride, ::stride])
     assert out.shape[2] == -(-edge // stride)
+
+
+@pytest.mark.parametrize('rate', [0.2, 0.5])
+def test_dropout_has_one_mask_for_all_time_steps(rate):
+    x = f32(np.random.default_rng(0).integers(1, 3, (3, 40, 5, 5, 10)))
+    y = np.asarray(Dropout(rate).apply({}, x, train=True, rngs={'dropout': jax.random.key(0)}))
+    kept = y[0] != 0
+    np.testing.assert_allclose(y, x * kept / (1 - rate), rtol=1e-6)
+    assert kept.mean() == pytest.approx(1 - rate, abs=0.02)
+    other = np.asarray(Dropout(rate).apply({}, x, train=True, rngs={'dropout': jax.random.key(1)}))
+    assert (kept != (other[0] != 0)).mean() == pytest.approx(2 * rate * (1 - rate), abs=0.02)
+
+
+def test_without_training_or_random_numbers_nothing_is_dropped():
+    x = f32(np.random.default_rng(0).normal(size=(2, 3, 4)))
+    np.testing.assert_array_equal(Dropout(0.5).apply({}, x, train=False, rngs={'dropout': jax.random.key(0)}), x)
+    np.testing.assert_array_equal(Dropout(0.5).apply({}, x, train=True), x)
+
+
+def test_a_dense_layer_without_bias():
+    x = f32(np.random.default_rng(0).normal(size=(2, 3, 4)))
+    y, variables = Dense(5, use_bias=False).init_with_output(jax.random.key(0), x)
+    assert list(variables['params']['dense']) == ['kernel']
+    np.testing.assert_allclose(y, x @ variables['params']['dense']['kernel'], rtol=1e-5, atol=1e-6)

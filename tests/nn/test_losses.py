@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from cpng_jax.nn.losses import mean_output_cross_entropy, temporal_efficient_training
+from cpng_jax.nn.losses import (
+    mean_output_cross_entropy,
+    sum_output_cross_entropy,
+    temporal_efficient_training,
+)
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 LABELS: Any = np.array([0, 3, 1])
@@ -64,6 +68,19 @@ def test_distributions_are_weighted_sums_of_classes():
     np.testing.assert_allclose(one_hot, eq_5(logits, LABELS), rtol=1e-5)
 
 
+def test_the_loss_of_the_sum_is_that_of_the_mean_times_the_steps():
+    logits = make_logits(5)
+    for labels in (LABELS, f32(make_distribution())):
+        loss, expected = (
+            sum_output_cross_entropy(f32(logits), labels),
+            mean_output_cross_entropy(f32(5 * logits), labels),
+        )
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    gradient = jax.grad(lambda x: sum_output_cross_entropy(x, LABELS).sum())(f32(logits))
+    expected = softmax(logits.sum(0), axis=-1) - np.eye(4)[LABELS]
+    np.testing.assert_allclose(gradient, np.broadcast_to(expected, logits.shape), rtol=1e-5, atol=1e-6)
+
+
 def tet(logits, shares, weight, target):
     """Deng et al. (2022): the mean over time of the cross entropies, and of the squares about the target."""
     logits = np.asarray(logits, np.float64)
@@ -109,7 +126,12 @@ def test_a_weight_of_tet_out_of_range_is_named(weight):
     [((3, 4), (3,)), ((5, 3, 4), (4,)), ((5, 3, 4), (5,)), ((5, 3, 4), (4, 3)), ((5, 3, 4), ()), ((5, 3, 2, 4), (3,))],
 )
 @pytest.mark.parametrize(
-    'loss', [mean_output_cross_entropy, functools.partial(temporal_efficient_training, weight=0.1, target=1.0)]
+    'loss',
+    [
+        mean_output_cross_entropy,
+        sum_output_cross_entropy,
+        functools.partial(temporal_efficient_training, weight=0.1, target=1.0),
+    ],
 )
 def test_errors(loss, logits, labels):
     with pytest.raises(ValueError, match=r'logits must be \[T, B, classes\] and labels \[B\] or') as error:

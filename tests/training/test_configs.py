@@ -33,6 +33,7 @@ PAPER = {
     'cifar10_dvs_vgg11_tet': ('cifar10_dvs', 'vgg11', 10, 72, 200, 'adam', 0.001, 4e-5, False),
     'imagenet_sew_resnet34': ('imagenet2012', 'sew_resnet34', 4, 544, 160, 'sgd', 0.01, 4e-5, False),
 }
+DIET = {'cifar100_diet_ann', 'cifar100_diet_snn'}
 FASHION = {'fashion_mnist_mlp', 'fashion_mnist_cnn', 'fashion_mnist_deep'}
 CLASSES = {'cifar10': 10, 'cifar100': 100, 'cifar10_dvs': 10, 'imagenet2012': 1000}
 
@@ -54,7 +55,7 @@ def reduce(config):
         config.model.update({'blocks': (1,) * len(fields['blocks'])})
     if 'stages' in fields:
         config.model.update({'stages': tuple(stage[:1] for stage in fields['stages'])})
-    config.model.time_steps = 2
+    config.model.time_steps = min(2, config.model.time_steps)
     if config.data.name == 'imagenet2012':
         config.data.image_size = 32
     if config.data.name in ('digits_events', 'cifar10_dvs'):
@@ -91,7 +92,8 @@ def test_the_numbers_are_the_paper_s(name):
 
 def test_every_row_has_its_file():
     assert (
-        set(NAMES) == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'digits_few_residual', 'mnist5k'} | FASHION
+        set(NAMES)
+        == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'digits_few_residual', 'mnist5k'} | FASHION | DIET
     )
 
 
@@ -131,7 +133,7 @@ def test_it_initialises_and_traces_at_full_size(name):
 
 # Of VGGs, which many other tests train, one on recordings and one with a head are enough.
 @pytest.mark.deep
-@pytest.mark.parametrize('name', [*PAPER, 'digits_events', 'fashion_mnist_mlp'])
+@pytest.mark.parametrize('name', [*PAPER, 'cifar100_diet_ann', 'digits_events', 'fashion_mnist_mlp'])
 def test_two_steps_at_reduced_size(name):
     config = reduce(get(name))
     built = build(config)
@@ -151,7 +153,7 @@ def test_two_steps_at_reduced_size(name):
     assert all(math.isfinite(value) and value > 0 for value in map(float, jax.tree.leaves(state.surrogate)))
 
 
-@pytest.mark.parametrize('name', ['mean_output', 'tet'])
+@pytest.mark.parametrize('name', ['mean_output', 'tet', 'sum_output'])
 def test_label_smoothing_moves_a_share_to_all_classes(name):
     config = reduce(get('digits'))
     config.loss.name = name

@@ -45,6 +45,7 @@ OTHER = {
     'loss.name': 'tet', 'loss.tet_weight': 0.1, 'loss.tet_target': 0.6, 'loss.label_smoothing': 0.1,
     'optim.name': 'adam', 'optim.learning_rate': 0.2, 'optim.momentum': 0.8,
     'optim.weight_decay': 0.01, 'optim.decay_norm_and_bias': False, 'optim.warmup_fraction': 0.3,
+    'optim.schedule': 'steps', 'optim.cosine_epochs': 3, 'optim.step_at': (0.5,), 'optim.step_factor': 0.3,
     'cpng.enabled': False, 'cpng.beta_init': 1.5, 'cpng.scale_init': 0.5, 'cpng.chi': 'counted',
     'cpng.interval': 'support', 'cpng.rule': 'dspike', 'cpng.per': 'channel',
     'cpng.every': 'batch', 'cpng.statistics': 'epoch_mean', 'cpng.chi_limit': 0.3, 'cpng.limit_mode': 'immediate',
@@ -63,8 +64,12 @@ CHOICES = [
     *({'cpng.rule': name, **NEEDS.get(name, {})} for name in keys.RULES),
     {'cpng.rule': 'cpng', **NEEDS['from_run']},
     {'neuron.kind': 'ds_atgo'},
+    {'neuron.kind': 'diet'},
     {'loss.name': 'tet'},
+    {'loss.name': 'sum_output'},
     {'optim.name': 'adam'},
+    {'optim.name': 'amsgrad'},
+    {'optim.schedule': 'steps'},
     {'cpng.chi': 'counted'},
     {'cpng.every': 'batch'},
     {'cpng.per': 'channel'},
@@ -237,7 +242,8 @@ def trace(config, shape):
 
     others = {name: variables[name] for name in variables if name not in ('params', 'membrane', 'distances')}
     gradient = jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(variables['params'], others)
-    return digest(gradient, config.neuron.learn_tau and jax.make_jaxpr(model.init)(jax.random.key(0), images))
+    learnt = config.neuron.learn_tau or config.neuron.kind == 'diet'
+    return digest(gradient, learnt and jax.make_jaxpr(model.init)(jax.random.key(0), images))
 
 
 # The options of all rules, and of each rule those that it has read so far, but for from_run, which is not watched.

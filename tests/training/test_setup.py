@@ -36,10 +36,14 @@ def test_seeds_share_programs_and_nothing_else(tiny_config):
     assert not np.array_equal(*weights)
 
 
-@pytest.mark.parametrize('key', ['epochs', 'seed'])
-def test_what_compiles_otherwise_is_built_anew(tiny_config, key):
-    """Mixing draws from the seed within the step."""
-    shared, config = build_for_seeds(), _changed(tiny_config, {'data.mixup_alpha': 0.2})
+@pytest.mark.parametrize(
+    ('key', 'drawn'),
+    [('epochs', {}), ('seed', {'data.mixup_alpha': 0.2}), ('seed', {'model.dropout': 0.2})],
+)
+def test_what_compiles_otherwise_is_built_anew(tiny_config, key, drawn):
+    """Mixing and dropout draw from the seed within the step."""
+    tiny_config.model.dropout = 0.0
+    shared, config = build_for_seeds(), _changed(tiny_config, drawn)
     other = _changed(config, {key: config[key] + 1})
     assert shared(other).train_step is not shared(config).train_step
 

@@ -18,7 +18,7 @@ from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
-from cpng_jax.training import optim, set_beta
+from cpng_jax.training import objective, optim, set_beta
 from cpng_jax.training.state import all_finite, create
 from cpng_jax.training.step import make_eval_step, make_train_step, micro_batches
 from tests import forked
@@ -36,13 +36,24 @@ def controller_of(name='cpng', **settings):
 
 
 def make(
-    beta=1.0, neuron=LIF, controller=None, every_batch=False, counted=False, dtype='float32', rule='cpng', **options
+    beta=1.0,
+    neuron=LIF,
+    controller=None,
+    every_batch=False,
+    counted=False,
+    dtype='float32',
+    rule='cpng',
+    dropout=0.0,
+    seed=0,
+    **options,
 ):
     """A two-layer network with its state, step and mesh."""
     controller = controller or controller_of(rule, counted=counted, time_steps=2)
     observe = set_beta.collections(controller, 'distances' if counted else 'membrane')
     update_beta = (lambda state: set_beta.update(controller, state, state.step)[0]) if every_batch else None
-    model = VGG(10, ((4,), (6,)), time_steps=2, neuron=functools.partial(neuron, beta_init=beta))
+    neuron = functools.partial(neuron, beta_init=beta)
+    model = VGG(10, ((4,), (6,)), time_steps=2, neuron=neuron, dropout=dropout)
+    options['noise'] = objective.make_noise(model, seed)
     optimizer = optim.make_optimizer(digits.get_config().optim, 50)
     mesh = sharding.make_mesh(BATCH)
     state = create(model, optimizer, controller, jnp.zeros((1, 8, 8, 1)), seed=0, observe=observe)
@@ -158,6 +169,43 @@ def test_a_batch_in_parts_has_the_mean_gradient_and_the_statistics_of_all(parts)
     assert float(pooled.mean) == pytest.approx(np.mean(means), rel=1e-4)
     assert float(pooled.variance) == pytest.approx(np.mean(variances) + np.var(means), rel=1e-4)
     assert float(after.epoch.firing_rate['conv01']['lif']['beta']) == pytest.approx(np.mean(rates), rel=1e-4)
+
+
+def test_masks_of_dropout_are_a_function_of_seed_and_step():
+    assert make()[0].dropout == 0
+    assert objective.make_noise(make()[0], 0) is None
+
+    def trained(seed, first=0):
+        *_, state, step = make(dropout=0.4, seed=seed)
+        return numpy_tree(step(state.replace(step=state.step + first), batch(0)).params)
+
+    once = trained(0)
+    chex.assert_trees_all_equal(once, trained(0))
+    for other in (trained(1), trained(0, first=1)):
+        assert not np.array_equal(once['output']['dense']['kernel'], other['output']['dense']['kernel'])
+
+
+def test_each_micro_batch_has_masks_of_its_own():
+    """Of two that are alike, the mean of their gradients is that of neither."""
+    model, optimizer, _, state, step = make(dropout=0.4, accumulate=2)
+    start, examples = numpy_tree(state), batch(0)
+    for values in examples.values():
+        values[1::2] = values[::2]  # so that both micro-batches are the same
+    images, labels = PREPARE(examples['image'][::2]), examples['label'][::2]
+    noise = objective.make_noise(model, 0)
+
+    def loss(params, part):
+        variables = {'params': params, 'batch_stats': start.batch_stats, 'surrogate': start.surrogate}
+        rngs = {'dropout': noise(jnp.int32(0), part)['dropout']}
+        logits, _ = model.apply(variables, images, train=True, mutable=['batch_stats'], rngs=rngs)
+        return mean_output_cross_entropy(logits, labels).mean()
+
+    first, second = (jax.grad(loss)(start.params, part) for part in (0, 1))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
+    changes, _ = optimizer.update(mean, start.opt_state, start.params)
+    expected = jax.tree.map(np.add, start.params, changes)
+    chex.assert_trees_all_close(numpy_tree(step(state, examples).params), expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(first['output']['dense']['kernel'], second['output']['dense']['kernel'])
 
 
 def test_events_are_split_along_the_batch():
@@ -298,7 +346,7 @@ print(json.dumps([jax.device_count(), float(state.epoch.loss), *(float(np.sum(le
         (1, False, {}),
         (4, False, {}),
         (4, False, {'accumulate': 2, 'rule': 'cpng_gain'}),
-        (4, False, {'counted': True, 'accumulate': 2}),
+        (4, False, {'counted': True, 'accumulate': 2, 'dropout': 0.3}),
         (4, True, {'accumulate': 2}),
     ],
 )
