@@ -5,6 +5,7 @@ from typing import NamedTuple
 from flax import linen as nn
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.neuron_layer import LIF
 
 
@@ -16,7 +17,9 @@ class Kind(NamedTuple):
       module: its class.
       counts: it measures the collection `distances`, which chi is counted from.
       pallas: it runs in the kernels of `pallas_loop`.
-      fixed_threshold: its threshold is the same at each step, so that the gain can be told from its potentials.
+      fixed_threshold: its threshold, and the width that beta stands for, are the same at each step, so that the gain
+        can be told from its potentials.
+      sets_support: it says how wide the interval is where the gradient is not 0: the shape must let beta widen that.
     """
 
     title: str
@@ -24,6 +27,7 @@ class Kind(NamedTuple):
     counts: bool = False
     pallas: bool = False
     fixed_threshold: bool = False
+    sets_support: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -36,5 +40,10 @@ KINDS: dict[str, Kind] = {
     ),
     'ds_atgo': Kind(
         'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
+    ),
+    'mpd_agl': Kind(
+        'LIF whose width at each time step follows the scale of the tdBN before it (Jiang et al., IJCAI 2025)',
+        DeviationLIF,
+        sets_support=True,
     ),
 }

@@ -63,6 +63,7 @@ CHOICES = [
     *({'cpng.rule': name, **NEEDS.get(name, {})} for name in keys.RULES),
     {'cpng.rule': 'cpng', **NEEDS['from_run']},
     {'neuron.kind': 'ds_atgo'},
+    {'neuron.kind': 'mpd_agl'},
     {'loss.name': 'tet'},
     {'optim.name': 'adam'},
     {'cpng.chi': 'counted'},
