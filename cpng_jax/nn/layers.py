@@ -224,8 +224,8 @@ class TdBN(nn.Module):
         mean, variance = RunningMoments(self.momentum, name='norm')(x, train=train)
         scale = self.param('scale', nn.initializers.ones, mean.shape, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, mean.shape, jnp.float32)
-        gain = jax.lax.rsqrt(variance + self.epsilon) * (self.alpha * self.v_th * scale)
-        return Normalised(x, Affine(mean, gain, bias))
+        deviation = self.alpha * self.v_th * scale
+        return Normalised(x, Affine(mean, jax.lax.rsqrt(variance + self.epsilon) * deviation, bias), deviation)
 
 
 class Bias(nn.Module):
