@@ -127,13 +127,15 @@ def load(config: Config) -> Dataset:
     )
     recorded = ArraySource(frames, np.repeat(np.arange(len(counts)), counts))
     train, test = split_indices(counts, config.split)
+    mean, std = units(config.frame_scale)
     return Dataset(
         train=Subset(recorded, train),
         test=Subset(recorded, test),
         augment=random_shift(config),
         class_names=list(_ARCHIVES),
         image_shape=frames.shape[1:],
-        **units(config.frame_scale),
+        mean=mean,
+        std=std,
     )
 
 

@@ -78,7 +78,8 @@ def load(config: Config) -> Dataset:
         sensor=(size, size),
         scale=config.frame_scale,
     )
-    return dataclasses.replace(from_arrays(config, (stored, labels)), **units(config.frame_scale))
+    mean, std = units(config.frame_scale)
+    return dataclasses.replace(from_arrays(config, (stored, labels)), mean=mean, std=std)
 
 
 def recordings(images: np.ndarray, size: int, camera: Camera) -> Iterator[Events]:

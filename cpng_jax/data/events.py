@@ -102,20 +102,20 @@ def _shares_of_the_largest(counts: np.ndarray, size: tuple[int, int]) -> np.ndar
     reduced = np.empty((len(shares), *size, 2), np.uint8)
     for step, polarity in np.ndindex(len(shares), 2):
         image = Image.fromarray(shares[step, ..., polarity])
-        reduced[step, ..., polarity] = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        reduced[step, ..., polarity] = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return reduced
 
 
-def units(scale: str) -> dict[str, np.ndarray]:
+def units(scale: str) -> tuple[np.ndarray, np.ndarray]:
     """What frames are normalised by: the network sees counts as they are, or shares of the largest, 0 to 1.
 
     Args:
       scale: as for `frames`.
 
     Returns:
-      `mean` and `std` of a `Dataset`.
+      `(mean, std)` of a `Dataset`, float32 `[2]`.
     """
-    return {'mean': np.zeros(2, np.float32), 'std': np.full(2, 1 if scale == 'max' else 1 / 255, np.float32)}
+    return np.zeros(2, np.float32), np.full(2, 1 if scale == 'max' else 1 / 255, np.float32)
 
 
 def flip_and_roll(frames: np.ndarray, rng: np.random.Generator, *, flip: bool, roll: int) -> np.ndarray:

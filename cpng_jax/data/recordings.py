@@ -76,7 +76,8 @@ def from_recordings(
 
     tested = None if test is None else frames('test', *test)
     dataset = from_arrays(config, frames('train', *train), tested, class_names=class_names)
-    return dataclasses.replace(dataset, **units(config.frame_scale))
+    mean, std = units(config.frame_scale)
+    return dataclasses.replace(dataset, mean=mean, std=std)
 
 
 def _version(recordings: Sequence[Any], labels: Sequence[int] | np.ndarray, sensor: tuple[int, int]) -> str:
