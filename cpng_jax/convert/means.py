@@ -60,7 +60,8 @@ def make_measure(model: nn.Module) -> Measure:
 
         with nn.intercept_methods(record):
             _, found = model.apply(variables, images, mutable=[ACTIVATIONS, MEAN_CURRENTS])
-        of = lambda name: {'/'.join(path[:-1]): leaf for path, leaf in flatten_dict(found[name]).items()}
+        flat: Callable[[str], Mapping[Any, Any]] = lambda name: flatten_dict(found[name])
+        of = lambda name: {'/'.join(path[:-1]): leaf for path, leaf in flat(name).items()}
         return Means(of(ACTIVATIONS), of(MEAN_CURRENTS), inputs)
 
     return measure

@@ -144,7 +144,8 @@ def folded(model: nn.Module, variables: Variables, example: Array) -> dict[str, 
         return found
 
     maps = jax.jit(affine)(variables, example)
-    params: dict[str, Array] = {'/'.join(path): leaf for path, leaf in flatten_dict(variables['params']).items()}
+    flat: Mapping[Any, Any] = flatten_dict(variables['params'])
+    params: dict[str, Array] = {'/'.join(path): leaf for path, leaf in flat.items()}
     for norm, (mean, gain, bias) in maps.items():
         weights = norms[norm]
         for name in (f'{weights}/kernel', f'{weights}/bias'):
@@ -183,7 +184,7 @@ def with_params(variables: Variables, changes: Mapping[str, Array]) -> dict[str,
     Returns:
       The collections.
     """
-    flat: dict[tuple[str, ...], Array] = flatten_dict(variables['params'])
+    flat: dict[Any, Any] = flatten_dict(variables['params'])
     for name, value in changes.items():
         path = tuple(name.split('/'))
         flat[path] = jnp.broadcast_to(jnp.asarray(value, jnp.float32), flat[path].shape)

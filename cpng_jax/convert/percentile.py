@@ -51,7 +51,7 @@ def percentile_thresholds(
         layer is given nothing above 0.
     """
     _check(images, percentile, scaling, time_steps)
-    params = flatten_dict(variables['params'])
+    params: dict[Any, Any] = flatten_dict(variables['params'])
     params |= {path: jnp.ones_like(leaf) for path, leaf in params.items() if path[-1] == LEAK}
     with_params = lambda params: {**variables, 'params': unflatten_dict(params)}
     layers, shapes = _states(model, with_params(params), images)

@@ -92,7 +92,7 @@ def cells_of(plan: Plan, config: Config, seeds: Sequence[int], workdir: pathlib.
                 needed = _folder(workdir, names[arm.source], seed).resolve()
             if arm.beta_of is not None:
                 changed.cpng.beta_from = str(needed)
-            if arm.converted_from is not None:
+            if needed is not None and arm.converted_from is not None:
                 changed.init_from = str(conversion_of(needed, CONVERSION, changed.model.time_steps))
             cells.append(Cell(arm, seed, _folder(workdir, names[arm.label], seed), changed, needed))
     refuse_idle([cell.config for cell in cells], known)

@@ -21,6 +21,7 @@ class Arm(NamedTuple):
       baseline: label of the arm that it is compared with, seed by seed; None for none.
       beta_of: label of the arm whose final beta it takes; None for none.
       converted_from: label of the arm of an ANN that it starts from, converted by the method of `CONVERSION`.
+      folder: of its runs, where what it changes is too much for a name.
       conversions: methods by which the ANN of this arm is converted after its training, to be measured.
     """
 
@@ -31,6 +32,7 @@ class Arm(NamedTuple):
     beta_of: str | None = None
     converted_from: str | None = None
     conversions: tuple[str, ...] = ()
+    folder: str | None = None
 
     @property
     def source(self) -> str | None:
@@ -115,6 +117,8 @@ def folder_of(arm: Arm, plan: Plan, config: Config, retired: Mapping[str, Retire
     Returns:
       The name, such as `cpng.beta_init=2.0,cpng.enabled=False`; without spaces, and short for many layers, too.
     """
+    if arm.folder is not None:
+        return arm.folder
     base = flatten(config)
     changes = {key: value for key, value in arm.changes.items() if base.get(key) != value}
     for name, key in (retired or {}).items():

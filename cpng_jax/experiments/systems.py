@@ -42,9 +42,9 @@ def table4(config: Config, values: Sequence[float] | None) -> Plan:
     conversions = {'ANN': ('none', 'calibration_light', 'calibration_advanced'), 'ANN, QCFS': ('qcfs',)}
     arms = []
     for label, changes in systems.items():
-        source = 'ANN without norms' if label == 'Diet-SNN' else None
+        source, folder = ('ANN without norms', 'diet_snn') if label == 'Diet-SNN' else (None, None)
         baseline = None if label == 'CPNG' else 'CPNG'
-        more = {'converted_from': source, 'conversions': conversions.get(label, ())}
+        more = {'converted_from': source, 'conversions': conversions.get(label, ()), 'folder': folder}
         arms.append(Arm(label, changes, {'system': label}, baseline, **more))
     wanted = values or _TIME_STEPS
     if not all(value >= 1 and float(value).is_integer() for value in wanted):

@@ -5,7 +5,7 @@ it has learnt can be handed to neurons that spike, `soft_reset.SoftResetIF`.
 """
 
 import functools
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -123,8 +123,8 @@ def _qcfs_forward(x: Array, threshold: Array, levels: int) -> tuple[Array, tuple
 
 def _qcfs_backward(levels: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, threshold = residuals
-    inside = (x > 0) & (x < threshold)
-    by_threshold = jnp.where(inside, (_qcfs(x, threshold, levels) - x) / threshold, x >= threshold)
+    inside, answer = (x > 0) & (x < threshold), cast(Array, _qcfs(x, threshold, levels))
+    by_threshold = jnp.where(inside, (answer - x) / threshold, x >= threshold)
     return jnp.where(inside, cotangent, 0), sum_like(cotangent * by_threshold, threshold)
 
 

@@ -1,5 +1,6 @@
 """The optimiser and its learning rate, from optax (Table 5, A.2)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -66,12 +67,15 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: int = 1) -> opta
       The optax transformation.
     """
     rate = learning_rate(config, steps, steps_per_epoch)
-    makers = {'sgd': lambda: optax.sgd(rate, momentum=config.momentum), 'adam': lambda: optax.adam(rate)}
-    makers['amsgrad'] = lambda: _amsgrad(rate)
+    makers: dict[str, Callable[[], optax.GradientTransformation]] = {
+        'sgd': lambda: optax.sgd(rate, momentum=config.momentum),
+        'adam': lambda: optax.adam(rate),
+        'amsgrad': lambda: _amsgrad(rate),
+    }
     mask = None if config.decay_norm_and_bias else _matrices
     chain = optax.chain(optax.add_decayed_weights(config.weight_decay, mask), makers[config.name]())
 
-    def by_usual_promotion(updates: Any, state: Any, params: Any, **more: Any) -> Any:
+    def by_usual_promotion(updates: Any, state: Any, params: Any = None, **more: Any) -> Any:
         # Adam of optax mixes integers and floats, which JAX can be told to refuse.
         with jax.numpy_dtype_promotion('standard'):
             changes, state = chain.update(updates, state, params, **more)
