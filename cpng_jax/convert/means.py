@@ -60,11 +60,14 @@ def make_measure(model: nn.Module) -> Measure:
 
         with nn.intercept_methods(record):
             _, found = model.apply(variables, images, mutable=[ACTIVATIONS, MEAN_CURRENTS])
-        flat: Callable[[str], Mapping[Any, Any]] = lambda name: flatten_dict(found[name])
-        of = lambda name: {'/'.join(path[:-1]): leaf for path, leaf in flat(name).items()}
-        return Means(of(ACTIVATIONS), of(MEAN_CURRENTS), inputs)
+        return Means(_by_layer(found[ACTIVATIONS]), _by_layer(found[MEAN_CURRENTS]), inputs)
 
     return measure
+
+
+def _by_layer(collection: Mapping[str, Any]) -> ByLayer:
+    leaves: Any = flatten_dict(collection)
+    return {'/'.join(path[:-1]): leaf for path, leaf in leaves.items()}
 
 
 def averaged(values: Iterable[ByLayer], keep: float) -> ByLayer:

@@ -144,8 +144,8 @@ def folded(model: nn.Module, variables: Variables, example: Array) -> dict[str, 
         return found
 
     maps = jax.jit(affine)(variables, example)
-    flat: Mapping[Any, Any] = flatten_dict(variables['params'])
-    params: dict[str, Array] = {'/'.join(path): leaf for path, leaf in flat.items()}
+    flat: Any = flatten_dict(variables['params'])
+    params: dict[str, Any] = {'/'.join(path): leaf for path, leaf in flat.items()}
     for norm, (mean, gain, bias) in maps.items():
         weights = norms[norm]
         for name in (f'{weights}/kernel', f'{weights}/bias'):

@@ -22,6 +22,7 @@ from cpng_jax.convert.weight_calibration import Training, calibrate_weights, lin
 from cpng_jax.models import registry
 from cpng_jax.nn.layers import Conv
 from cpng_jax.runtime.errors import UserError
+from cpng_jax.training import weights
 from cpng_jax.training.evaluate import evaluate_checkpoint
 from cpng_jax.training.setup import build
 from tests import forked
@@ -257,6 +258,24 @@ def test_each_method_is_about_as_good_as_the_ann_at_many_steps(run, tmp_path, me
     ann = read(run, options)
     row = convert(ann, options, 64, tmp_path / 'T64', lambda line: None)
     assert row['test_accuracy'] > ann.accuracy - 0.05
+
+
+def test_diet_snn_starts_from_its_thresholds(shrink, tmp_path):
+    config = shrink(digits.get_config())
+    config.neuron.kind, config.model.time_steps, config.norm.kind = 'relu', 1, 'none'
+    config.optim.learning_rate, config.epochs = 0.01, 1
+    run_shared(config, tmp_path / 'ann')
+    options = Options('diet', scaling=0.5)
+    lines = []
+    row = convert(read(tmp_path / 'ann', options), options, 4, tmp_path / 'T4', lines.append)
+    assert (row['percentile'], row['scaling']) == (99.7, 0.5) and len(lines) == 2
+    config.neuron.kind, config.model.time_steps, config.cpng.enabled = 'diet', 4, False
+    config.init_from = str(tmp_path / 'T4')
+    state = build(config).initial_state(weights.start(config, build(config).state_shapes.variables).given)
+    for line, name in zip(lines, ('conv01', 'conv02'), strict=True):
+        found = float(line.partition(': ')[2].split()[0])
+        assert float(state.params[name]['lif']['threshold']) == pytest.approx(0.5 * found, rel=1e-3)
+        assert float(state.params[name]['lif']['leak']) == 1
 
 
 def test_the_program_writes_a_table_and_says_what_is_wrong(run, tmp_path):

@@ -7,9 +7,11 @@ import pytest
 from configs import digits
 from cpng_jax.experiments import grid, systems, table4
 from cpng_jax.experiments.plan import keep_arms
+from cpng_jax.runtime import metrics
 from cpng_jax.runtime.errors import UserError
 
 LABELS = ['CPNG', 'ANN, QCFS']
+DIET = ['ANN without norms', 'Diet-SNN']
 
 
 @pytest.fixture(scope='module')
@@ -61,6 +63,21 @@ def test_tables_and_picture(measured):
     assert [row[1] for row in table] == ['2', '', '4', '8']
     assert table[0][4] == '' and all(row[4] for row in table[1:])
     assert table4.draw(plan, table4.rows_of(cells), folder / 'table4.png').stat().st_size > 5_000
+
+
+def test_diet_snn_goes_on_from_its_ann(shrink, tmp_path):
+    config = shrink(digits.get_config())
+    config.epochs = 1
+    plan = keep_arms(systems.table4(config, [4.0]), DIET)
+    cells = grid.cells_of(plan, config, [0], tmp_path)
+    assert cells[1].needed == cells[0].folder.resolve()
+    grid.run_cells(cells, lambda cell, row: table4.measure(plan, cell, lambda line: None))
+    rows = {row['system']: row for row in table4.rows_of(cells)}
+    assert rows['Diet-SNN']['time_steps'] == 2 and rows['ANN without norms']['time_steps'] is None
+    start = metrics.read(cells[1].folder)[0]
+    assert start['event'] == 'start' and 'convert/diet/T2' in start['source']
+    with pytest.raises(UserError, match="'Diet-SNN' starts from 'ANN without norms': keep it, too"):
+        keep_arms(systems.table4(config, None), ['Diet-SNN'])
 
 
 def test_conversions_are_for_whole_numbers_of_steps():
