@@ -1,5 +1,6 @@
 """The optimiser and its learning rate, from optax (Table 5, A.2)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ def learning_rate(config: Config, steps: int, steps_per_epoch: int = 1) -> optax
     Args:
       config: `config.optim`. `schedule` 'cosine' falls to 0 at the end of the training; or, with `cosine_epochs`, in so
         many epochs after the warm-up, and then goes up and down again, as PyTorch's CosineAnnealingLR does beyond its
-        T_max, here by step instead of by epoch. 'steps' multiplies by `step_factor` at each share of the training in
+        T_max, here by step instead of by epoch. 'steps' multiplies by `step_by` at each share of the training in
         `step_at`; those within the warm-up at its end.
       steps: number of steps of the whole training.
       steps_per_epoch: which `cosine_epochs` are counted in.
@@ -44,7 +45,7 @@ def _schedule(config: Config, steps: int, steps_per_epoch: int, warmup: int) -> 
     if config.schedule == 'steps':
         # Not of optax, which knows each boundary once: those of a short run may be one.
         boundaries = [round(share * steps) - warmup for share in config.step_at]
-        return lambda step: peak * config.step_factor ** sum((step >= at).astype(jnp.float32) for at in boundaries)
+        return lambda step: peak * config.step_by ** sum((step >= at).astype(jnp.float32) for at in boundaries)
     if config.cosine_epochs:
         half_period = config.cosine_epochs * steps_per_epoch
         return lambda step: peak * 0.5 * (1 + jnp.cos(jnp.pi * step / half_period))
@@ -66,12 +67,15 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: int = 1) -> opta
       The optax transformation.
     """
     rate = learning_rate(config, steps, steps_per_epoch)
-    makers = {'sgd': lambda: optax.sgd(rate, momentum=config.momentum), 'adam': lambda: optax.adam(rate)}
-    makers['amsgrad'] = lambda: _amsgrad(rate)
+    makers: dict[str, Callable[[], optax.GradientTransformation]] = {
+        'sgd': lambda: optax.sgd(rate, momentum=config.momentum),
+        'adam': lambda: optax.adam(rate),
+        'amsgrad': lambda: _amsgrad(rate),
+    }
     mask = None if config.decay_norm_and_bias else _matrices
     chain = optax.chain(optax.add_decayed_weights(config.weight_decay, mask), makers[config.name]())
 
-    def by_usual_promotion(updates: Any, state: Any, params: Any, **more: Any) -> Any:
+    def by_usual_promotion(updates: Any, state: Any, params: Any = None, **more: Any) -> Any:
         # Adam of optax mixes integers and floats, which JAX can be told to refuse.
         with jax.numpy_dtype_promotion('standard'):
             changes, state = chain.update(updates, state, params, **more)
