@@ -170,12 +170,12 @@ TOY = {
         (
             {'cpng_jax/train.py': ''},
             'cpng_jax/train.py is in no room of the package: expected one of nn, control, runtime, configs, '
-            'models, data, training, experiments, analysis, export.',
+            'models, data, training, convert, experiments, analysis, export.',
         ),
         (
             {'cpng_jax/attic/old.py': ''},
             'cpng_jax/attic/old.py is in no room of the package: expected one of nn, control, runtime, configs, '
-            'models, data, training, experiments, analysis, export.',
+            'models, data, training, convert, experiments, analysis, export.',
         ),
         ({'cpng_jax/nn/long.py': 'x = 1\n' * 400}, None),
         ({'cpng_jax/nn/long.py': 'x = 1\n' * 401}, 'cpng_jax/nn/long.py has 401 lines, expected at most 400.'),

@@ -25,10 +25,11 @@ from cpng_jax import (
     like_beta,
     scale_for_gain,
 )
-from cpng_jax.control.effective_domain import beta_of_width, chi_by_layer
+from cpng_jax.control.effective_domain import chi_by_layer
 from cpng_jax.nn.losses import mean_output_cross_entropy, temporal_efficient_training
 from cpng_jax.nn.neuron import lif, potentials
 from cpng_jax.nn.statistics import DISTANCES, join_layers, membrane_stats
+from cpng_jax.nn.surrogate import beta_of_width
 
 rng = np.random.default_rng(0)
 MEAN, VARIANCE, BETA, V_TH = (

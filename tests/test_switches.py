@@ -21,6 +21,7 @@ from cpng_jax import (
     spike,
 )
 from cpng_jax.nn.adaptive_neuron import adapted_lif
+from cpng_jax.nn.deviation_neuron import deviation_lif
 from cpng_jax.nn.losses import temporal_efficient_training
 from cpng_jax.nn.neuron import lif_reference
 from cpng_jax.nn.statistics import DISTANCES
@@ -80,6 +81,7 @@ def of_all_functions(dtype):
         'of each neuron': lambda: jax.grad(lambda v: total(lif(currents, each, tau=v / 2, v_th=v)))(each),
         'lif_reference': lambda: jax.grad(lambda c: total(lif_reference(c, 1.0)))(currents),
         'spike': lambda: jax.grad(lambda c: total(spike(c, each, each)))(currents),
+        'by deviation': lambda: jax.grad(lambda c: total(deviation_lif(c, 1.0, 0.7)))(currents),
         'adaptive': lambda: jax.grad(lambda c: total(adapted_lif(c, 1.0)))(currents),
         'modules': lambda: [
             LIF(per_channel=each).apply(
@@ -160,6 +162,7 @@ VARIANTS = {
     'by channel': {'cpng.per': 'channel', 'neuron.detach_reset': True},
     'LSG': {'cpng.rule': 'lsg', 'cpng.every': 'batch', 'neuron.learn_tau': True, 'neuron.surrogate': 'rectangular'},
     'MPD-AGL': {'cpng.rule': 'mpd_agl', 'cpng.every': 'batch'},
+    'MPD-AGL, at each step': {'neuron.kind': 'mpd_agl', 'neuron.learn_tau': True},
     'DS-ATGO': {'neuron.kind': 'ds_atgo', 'cpng.rule': 'ds_atgo', 'cpng.every': 'batch'},
 }
 

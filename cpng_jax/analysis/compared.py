@@ -106,12 +106,12 @@ def check_fixed_threshold(run: Compared) -> None:
       run: the run.
 
     Raises:
-      UserError: their threshold moves.
+      UserError: their threshold or width moves.
     """
     if not run.setup.settings.fixed_threshold:
         raise UserError(
-            f'config.neuron.kind is {run.setup.config.neuron.kind}, expected lif: the gain is that of neurons with a '
-            'fixed threshold.'
+            f'config.neuron.kind is {run.setup.config.neuron.kind}, expected lif: the gain is that of neurons whose '
+            'threshold and width stay over the time steps.'
         )
 
 

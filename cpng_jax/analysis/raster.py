@@ -94,13 +94,14 @@ def measure(setup: Setup, variables: Mapping[str, Any], image: np.ndarray) -> tu
     @jax.jit
     def look(variables: Mapping[str, Any], image: Array) -> Any:
         x = setup.prepare(image[None])
-        kept = ['intermediates', 'potentials']
+        kept = ['intermediates', 'potentials', 'widening']
         return setup.model.apply(variables, x, capture_intermediates=spikes_of, mutable=kept)
 
     outputs, seen = jax.device_get(look(variables, jnp.asarray(image)))
     neuron, interval = setup.config.neuron, setup.config.cpng.interval
-    collections = (seen['intermediates'], seen['potentials'], variables['params'], variables.get('batch_stats', {}))
-    spikes, potentials, params, running = (cast(dict[Any, Any], flatten_dict(each)) for each in collections)
+    batch_stats, widened = variables.get('batch_stats', {}), seen.get('widening', {})
+    collections = (seen['intermediates'], seen['potentials'], variables['params'], batch_stats, widened)
+    spikes, potentials, params, running, widened = (cast(dict[Any, Any], flatten_dict(each)) for each in collections)
     layers = []
     for name, beta in zip(
         layer_paths(variables['surrogate']), jax.tree.leaves(jax.device_get(variables['surrogate'])), strict=True
@@ -108,7 +109,8 @@ def measure(setup: Setup, variables: Mapping[str, Any], image: np.ndarray) -> tu
         path = tuple(name.split('/'))
         s = np.asarray(spikes[*path, '__call__'][0], bool)
         s, u = (np.reshape(array, (len(array), -1)) for array in (s, potentials[*path, 'potentials']))
-        u, threshold, widening = _as_they_are(u, neuron.v_th, running.get((*path, 'threshold')))
+        moving = running.get((*path, 'threshold')), widened.get((*path, 'widening'))
+        u, threshold, widening = _as_they_are(u, neuron.v_th, *moving)
         learnt = params.get((*path, DECAY))
         tau = neuron.tau if learnt is None else float(nn.sigmoid(learnt))
         radius = domain_radius(np.reshape(beta, (1, -1)) / widening[:, None], neuron.surrogate, interval)
@@ -117,15 +119,16 @@ def measure(setup: Setup, variables: Mapping[str, Any], image: np.ndarray) -> tu
     return layers, np.asarray(outputs[:, 0], np.float64)
 
 
-def _as_they_are(u: np.ndarray, v_th: float, running: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _as_they_are(u: np.ndarray, v_th: float, running: Any, widening: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Potentials, and threshold and widening of the surrogate gradient at each step.
 
-    `AdaptedLIF`, whose threshold is `running` in evaluation, has potentials as they would be at the threshold `v_th`.
+    `AdaptedLIF`, whose threshold is `running` in evaluation, has potentials as they would be at the threshold `v_th`
+    and the width of beta; `DeviationLIF`, which tells its widening, at that width.
     """
-    if running is None:
-        return u, np.full(len(u), v_th), np.ones(len(u))
-    threshold = np.asarray(running, np.float64)
-    widening = 1 + np.tanh(threshold - v_th)
+    threshold = np.full(len(u), v_th, np.float64) if running is None else np.asarray(running, np.float64)
+    if running is None and widening is None:
+        return u, threshold, np.ones(len(u))
+    widening = 1 + np.tanh(threshold - v_th) if widening is None else np.asarray(widening, np.float64)
     return threshold[:, None] + (u - v_th) * widening[:, None], threshold, widening
 
 

@@ -122,7 +122,8 @@ class Settings(NamedTuple):
       every: when `update` is called, 'epoch' or 'batch'.
       updates_per_epoch: how often that is in an epoch.
       decay_learnt: the decay of the membrane potential is a parameter.
-      fixed_threshold: the threshold is `v_th` at each step, so that the gain can be told from the potentials.
+      fixed_threshold: threshold and width are `v_th` and that of beta at each step, so that the gain can be told from
+        the potentials.
       options: values of the options of all rules, by name.
       beta_of_run: reads beta of each layer, by the layer's name, from the folder of a run.
     """

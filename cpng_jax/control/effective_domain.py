@@ -38,9 +38,7 @@ def domain_half_width(surrogate: str | Surrogate = 'triangular', interval: str =
     surrogate = get_surrogate(surrogate)
     if interval not in INTERVALS:
         raise ValueError(f'interval must be one of {", ".join(INTERVALS)}, got {interval!r}.')
-    if interval == 'support' and not math.isinf(surrogate.support):
-        return surrogate.support
-    return surrogate.half_width
+    return surrogate.extent if interval == 'support' else surrogate.half_width
 
 
 def domain_radius(beta: ArrayLike, surrogate: str | Surrogate = 'triangular', interval: str = 'paper') -> Array:
@@ -63,32 +61,6 @@ def domain_radius(beta: ArrayLike, surrogate: str | Surrogate = 'triangular', in
     positive = beta != 0
     radius = jnp.where(positive, domain_half_width(surrogate, interval) / jnp.where(positive, beta, 1), jnp.inf)
     return jnp.minimum(radius, get_surrogate(surrogate).reach)
-
-
-def beta_of_width(width: ArrayLike, surrogate: str | Surrogate) -> Array:
-    """The width parameter at which a surrogate gradient is non-zero in an interval of a given width.
-
-    That of arctan is non-zero everywhere: it gets the beta of the triangular one. That of Dspike is non-zero in one
-    interval whatever beta is, and has none.
-
-    Args:
-      width: of the interval around the threshold, greater than 0, any shape.
-      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
-
-    Returns:
-      beta, at least float32, of the same shape.
-
-    Raises:
-      ValueError: unknown surrogate, or one whose gradient is non-zero in an interval that does not depend on beta.
-    """
-    shape = get_surrogate(surrogate)
-    if not math.isinf(shape.reach):
-        raise ValueError(
-            f'surrogate is {shape.name}, which is non-zero within {shape.reach:g} of the threshold whatever beta is: '
-            'no beta makes that another width.'
-        )
-    width = jnp.asarray(width)
-    return 2 * domain_half_width(surrogate, 'support') / width.astype(at_least_float32(width.dtype))
 
 
 def _gaussian(

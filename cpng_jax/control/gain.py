@@ -93,8 +93,8 @@ def conflict(settings: Settings) -> str | None:
     if settings.fixed_threshold:
         return None
     return (
-        'config.cpng.rule goes by the gain, which the potentials tell where the threshold is fixed: '
-        'expected config.neuron.kind lif with it.'
+        'config.cpng.rule goes by the gain, which the potentials tell where threshold and width stay over the time '
+        'steps: expected config.neuron.kind lif with it.'
     )
 
 

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.control.controller import Controller, Rule, Settings, sets_the_support, stateless
-from cpng_jax.control.effective_domain import beta_of_width
 from cpng_jax.control.layer_tree import PyTree
 from cpng_jax.nn.neuron_layer import DECAY
-from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, beta_of_width
 
 
 def beta_of(decay: ArrayLike, *, surrogate: str | Surrogate = 'triangular', v_th: float = 1.0) -> Array:

@@ -6,16 +6,16 @@ mean scale of the tdBN before the neurons. By their Theorem 1 that is twice the 
 
 Adapted: the standard deviation is measured, not estimated from tau and gamma, so that it holds for any network. They
 differentiate by a rectangle and take each time step by itself, from that step itself; here any shape lies over the same
-interval, a layer has one beta, and the statistics are those of all T and serve from the next step on.
+interval, a layer has one beta, and the statistics are those of all T and serve from the next step on. As published
+it is a kind of neuron, `nn.deviation_neuron`.
 """
 
 import jax
 import jax.numpy as jnp
 
 from cpng_jax.control.controller import Controller, Rule, Settings, goes_by_moments, sets_the_support, stateless
-from cpng_jax.control.effective_domain import beta_of_width
 from cpng_jax.nn.statistics import MembraneStats, is_stats
-from cpng_jax.nn.surrogate import Array, Surrogate
+from cpng_jax.nn.surrogate import Array, Surrogate, beta_of_width
 
 
 def beta_of(stats: MembraneStats, *, surrogate: str | Surrogate = 'triangular') -> Array:

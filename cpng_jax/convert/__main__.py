@@ -42,6 +42,10 @@ _ITERATIONS = flags.DEFINE_integer(
 _LEARNING_RATE = flags.DEFINE_float(
     'learning_rate', _DEFAULT.learning_rate, 'Of these steps, at the start.', lower_bound=0
 )
+_PERCENTILE = flags.DEFINE_float(
+    'percentile', 99.7, 'Of what a layer is given, for its threshold; of diet.', lower_bound=0, upper_bound=100
+)
+_SCALING = flags.DEFINE_float('scaling', 0.6, 'Of the thresholds of diet.', lower_bound=0)
 
 
 @files_named()
@@ -55,7 +59,7 @@ def main(argv: list[str]) -> None:
     workdir = paths.local(_WORKDIR.value, '--workdir')
     folder = workdir / 'convert' / _METHOD.value if _OUT.value is None else paths.local(_OUT.value, '--out')
     training = Training(iterations=_ITERATIONS.value, learning_rate=_LEARNING_RATE.value)
-    options = Options(_METHOD.value, _CHECKPOINT.value, _IMAGES.value, training)
+    options = Options(_METHOD.value, _CHECKPOINT.value, _IMAGES.value, training, _PERCENTILE.value, _SCALING.value)
     ann = read(workdir, options)
     print(f'ANN of {workdir}, step {int(ann.state.step)}: test accuracy {ann.accuracy:.2%}', flush=True)
     rows = []

@@ -41,17 +41,23 @@ class Options(NamedTuple):
       checkpoint: of the ANN's run, 'latest' or 'best'.
       images: training images that weights are calibrated on.
       training: how they are.
+      percentile: of what a layer is given, for its threshold, 0 to 100; of `diet`.
+      scaling: of thresholds after that.
     """
 
     method: str
     checkpoint: str = 'latest'
     images: int = 1024
     training: Training = Training()
+    percentile: float = 99.7
+    scaling: float = 0.6
 
     def row(self) -> Row:
         """The options that have an effect, for the record."""
-        trained = {'images': self.images, **self.training._asdict()} if METHODS[self.method].trains else {}
-        return {'method': self.method, 'checkpoint': self.checkpoint, **trained}
+        more = {'images': self.images, **self.training._asdict()} if METHODS[self.method].trains else {}
+        if METHODS[self.method].makes == 'diet':
+            more = {'percentile': self.percentile, 'scaling': self.scaling}
+        return {'method': self.method, 'checkpoint': self.checkpoint, **more}
 
 
 class ANN(NamedTuple):
@@ -126,7 +132,7 @@ def convert(ann: ANN, options: Options, time_steps: int, folder: pathlib.Path, s
             was = ', '.join(f'{name} {done.get(name)}, not {asked[name]}' for name in changed)
             raise UserError(f'{folder} holds a network that was converted with {was}: choose another --out.')
         return done
-    config = spiking_config(ann.config, time_steps)
+    config = spiking_config(ann.config, time_steps, METHODS[options.method].makes)
     setup = build(config)
     since = time.monotonic()
     state = _converted(ann, setup, options, time_steps, say)
@@ -173,6 +179,8 @@ def _converted(ann: ANN, setup: Setup, options: Options, time_steps: int, say: S
             batches=_images(batches, ann.setup),
             images=options.images,
             training=options.training,
+            percentile=options.percentile,
+            scaling=options.scaling,
             key=jax.random.key(ann.config.seed),
             say=say,
         )

@@ -12,12 +12,15 @@ from cpng_jax.convert import thresholds
 from cpng_jax.convert.calibration import Said, correct_biases, correct_potentials, parameter
 from cpng_jax.convert.means import Measure, averaged, make_measure
 from cpng_jax.convert.network import Activation, Variables, with_params
+from cpng_jax.convert.percentile import percentile_thresholds
 from cpng_jax.convert.weight_calibration import Training, calibrate_weights
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime.errors import UserError
 
 # Batches that thresholds are found on, and the share of the running average over them that is kept.
 _BATCHES, _KEPT = 7, 0.9
+# Images that Diet-SNN looks at.
+_DIET_IMAGES = 512
 
 
 class Task(NamedTuple):
@@ -33,6 +36,8 @@ class Task(NamedTuple):
       batches: yields training batches, in the form that the networks take, without end.
       images: that weights are calibrated on.
       training: how they are.
+      percentile: of what a layer is given, for its threshold, 0 to 100; of `diet`.
+      scaling: of thresholds after that.
       key: of random numbers.
       say: told of what is being done.
     """
@@ -46,6 +51,8 @@ class Task(NamedTuple):
     batches: Iterator[Array]
     images: int
     training: Training
+    percentile: float
+    scaling: float
     key: Array
     say: Said
 
@@ -58,12 +65,14 @@ class Method(NamedTuple):
       convert: makes the collections of the network that spikes.
       trains: it trains the weights of layers, so that the options of that have an effect.
       kinds: of neurons that it converts; those of any ANN if empty.
+      makes: kind of neurons that it makes of them.
     """
 
     title: str
     convert: Callable[[Task], Variables]
     trains: bool = False
     kinds: tuple[str, ...] = ()
+    makes: str = 'if_soft'
 
 
 def _qcfs(task: Task) -> Variables:
@@ -133,6 +142,26 @@ def _advanced(task: Task) -> Variables:
     return correct_potentials(snn, variables, answers, images, task.layers, task.time_steps)
 
 
+def _diet(task: Task) -> Variables:
+    """Rathi and Roy: thresholds by a percentile of what each layer is given, over 100 steps."""
+    some, count = [], 0
+    while count < _DIET_IMAGES:
+        some.append(next(task.batches))
+        count += len(some[-1])
+    images = jnp.concatenate(some)[:_DIET_IMAGES]
+    try:
+        return percentile_thresholds(
+            task.snn,
+            task.variables,
+            images,
+            percentile=task.percentile,
+            scaling=task.scaling,
+            found=lambda layer, threshold: task.say(f'threshold of {layer}: {threshold:.4g} before scaling'),
+        )
+    except ValueError as error:
+        raise UserError(f'--method=diet: {error}') from error
+
+
 METHODS: dict[str, Method] = {
     'qcfs': Method(
         'thresholds learnt with the ANN, half of one at the start (Bu et al., ICLR 2022)', _qcfs, kinds=('qcfs',)
@@ -144,6 +173,11 @@ METHODS: dict[str, Method] = {
         'the same thresholds, weights and first potentials calibrated (Li et al., ICML 2021, advanced pipeline)',
         _advanced,
         trains=True,
+    ),
+    'diet': Method(
+        'thresholds by a percentile, to be trained on with leak and threshold (Diet-SNN; Rathi and Roy, 2021)',
+        _diet,
+        makes='diet',
     ),
     'none': Method('thresholds that clip nothing; the least that a conversion can be', _none),
 }

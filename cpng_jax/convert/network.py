@@ -39,12 +39,13 @@ class Activation(NamedTuple):
     weights: str
 
 
-def spiking_config(config: Config, time_steps: int) -> Config:
+def spiking_config(config: Config, time_steps: int, kind: str = 'if_soft') -> Config:
     """Makes the configuration of the network that an ANN is converted to.
 
     Args:
       config: of the ANN.
       time_steps: T.
+      kind: of its neurons, 'if_soft' or 'diet'.
 
     Returns:
       A copy; keys that have no effect with its neurons are at their defaults.
@@ -52,11 +53,11 @@ def spiking_config(config: Config, time_steps: int) -> Config:
     Raises:
       UserError: it is no ANN, or one that cannot be converted.
     """
-    kind = config.neuron.kind
-    if KINDS[kind].spikes:
+    trained = config.neuron.kind
+    if KINDS[trained].spikes:
         anns = ' or '.join(name for name in KINDS if not KINDS[name].spikes)
         raise UserError(
-            f'config.neuron.kind of the run is {kind}, a network that spikes already: expected an ANN, {anns}.'
+            f'config.neuron.kind of the run is {trained}, a network that spikes already: expected an ANN, {anns}.'
         )
     if MODELS[config.model.name].module is SEWResNet:
         raise UserError(
@@ -64,8 +65,10 @@ def spiking_config(config: Config, time_steps: int) -> Config:
             'spikes is not the spike of the maximum. Expected a network with average pools, such as vgg or resnet20.'
         )
     changed = config.copy_and_resolve_references()
-    changed.neuron.kind = 'if_soft'
+    changed.neuron.kind = kind
     changed.norm.kind = 'bias' if config.norm.kind == 'tdbn' else config.norm.kind
+    if kind == 'diet':  # as Diet-SNN starts
+        changed.neuron.tau, changed.neuron.detach_reset, changed.cpng.scale_init = 1.0, True, 0.3
     changed.model.time_steps = changed.data.time_steps = time_steps
     changed.cpng.enabled = False
     changed.remat = 'none'

@@ -18,7 +18,7 @@ from cpng_jax.data import tfds_builders
 from cpng_jax.data.aedat import SENSOR, read_aedat
 from cpng_jax.data.dataset import ArraySource, Dataset, Example, Subset
 from cpng_jax.data.entry import EVENTS, Entry, event_frames
-from cpng_jax.data.events import Events, cached_frames, random_shift
+from cpng_jax.data.events import Events, cached_frames, random_shift, units
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.paths import local
@@ -106,7 +106,7 @@ def load(config: Config) -> Dataset:
       config: `config.data`.
 
     Returns:
-      The `Dataset`; its images are counts of events, uint8 `[T, size, size, 2]`, read from the file as needed.
+      The `Dataset`; its images are frames of events, uint8 `[T, size, size, 2]`, read from the file as needed.
 
     Raises:
       UserError: the data set is not there, the frames are larger than the sensor or cannot be written.
@@ -123,18 +123,19 @@ def load(config: Config) -> Dataset:
         slicing=config.slicing,
         size=(config.event_size, config.event_size),
         sensor=(SENSOR, SENSOR),
+        scale=config.frame_scale,
     )
     recorded = ArraySource(frames, np.repeat(np.arange(len(counts)), counts))
     train, test = split_indices(counts, config.split)
+    mean, std = units(config.frame_scale)
     return Dataset(
         train=Subset(recorded, train),
         test=Subset(recorded, test),
         augment=random_shift(config),
         class_names=list(_ARCHIVES),
         image_shape=frames.shape[1:],
-        # The network sees the counts as they are.
-        mean=np.zeros(2, np.float32),
-        std=np.full(2, 1 / 255, np.float32),
+        mean=mean,
+        std=std,
     )
 
 

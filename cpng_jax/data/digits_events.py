@@ -5,6 +5,7 @@ were for N-MNIST (Orchard et al. 2015, "Converting static image datasets to spik
 saccades") and for CIFAR10-DVS (Li et al. 2017, "CIFAR10-DVS: an event-stream dataset for object classification").
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from cpng_jax.data import digits
 from cpng_jax.data.arrays import from_arrays
 from cpng_jax.data.dataset import Dataset
 from cpng_jax.data.entry import EVENTS, Entry, event_frames
-from cpng_jax.data.events import Events, cached_frames
+from cpng_jax.data.events import Events, cached_frames, units
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.paths import local
@@ -75,8 +76,10 @@ def load(config: Config) -> Dataset:
         slicing=config.slicing,
         size=(size, size),
         sensor=(size, size),
+        scale=config.frame_scale,
     )
-    return from_arrays(config, (stored, labels))
+    mean, std = units(config.frame_scale)
+    return dataclasses.replace(from_arrays(config, (stored, labels)), mean=mean, std=std)
 
 
 def recordings(images: np.ndarray, size: int, camera: Camera) -> Iterator[Events]:

@@ -12,7 +12,7 @@ from cpng_jax.runtime.config import Config
 IMAGES = ('crop_padding', 'cutout')
 COLOUR = (*IMAGES, 'policy')
 PHOTOGRAPHS = (*COLOUR, 'resize', 'image_size')
-EVENTS = ('event_size', 'slicing', 'roll', 'time_steps')
+EVENTS = ('event_size', 'slicing', 'frame_scale', 'roll', 'time_steps')
 
 
 class Kind(NamedTuple):

@@ -14,6 +14,7 @@ from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 
 SLICINGS = ('count', 'time')
+SCALES = ('none', 'max')
 
 
 class Events(NamedTuple):
@@ -33,7 +34,13 @@ class Events(NamedTuple):
 
 
 def frames(
-    events: Events, *, time_steps: int, slicing: str, size: tuple[int, int], sensor: tuple[int, int]
+    events: Events,
+    *,
+    time_steps: int,
+    slicing: str,
+    size: tuple[int, int],
+    sensor: tuple[int, int],
+    scale: str = 'none',
 ) -> np.ndarray:
     """Counts the events of each time slice, pixel and polarity.
 
@@ -45,20 +52,28 @@ def frames(
         equal duration.
       size: height and width H and W of the frames in pixels.
       sensor: height and width of the sensor in pixels, at least `size`.
+      scale: 'none' for counts; 'max' for 255 times their share in the largest of a slice's pixels of the sensor, of
+        both polarities, rounded down, then brought to `size` by Pillow's bilinear reduction, as the code of TET does.
+        That has a slice as grey with transparency, which weighs one polarity by the other: not done here, each
+        polarity is an image of its own.
 
     Returns:
-      Counts, uint8 `[T, H, W, 2]`, OFF before ON; a count above 255 is stored as 255.
+      Counts, uint8 `[T, H, W, 2]`, OFF before ON; a count above 255 is stored as 255. Or those shares.
 
     Raises:
-      ValueError: there are no events, `slicing` has no such value, or the frames are larger than the sensor.
+      ValueError: there are no events, `slicing` or `scale` has no such value, or the frames are larger than the sensor.
     """
     if not len(events.t):
         raise ValueError('events hold no event, expected at least one.')
     if slicing not in SLICINGS:
         raise ValueError(f'slicing is {slicing!r}, expected one of {", ".join(SLICINGS)}.')
+    if scale not in SCALES:
+        raise ValueError(f'scale is {scale!r}, expected one of {", ".join(SCALES)}.')
     (height, width), (rows, columns) = size, sensor
     if height > rows or width > columns:
         raise ValueError(f'size is {height} x {width}, expected at most the {rows} x {columns} pixels of the sensor.')
+    if scale == 'max':
+        height, width = sensor
     if slicing == 'count':
         step = len(events.t) // time_steps
         # Fewer events than slices: each share is empty, and all that is left over goes to the last slice.
@@ -73,7 +88,34 @@ def frames(
     row = events.y.astype(np.int64) * height // rows
     cell = ((slices * height + row) * width + column) * 2 + events.polarity
     counts = np.bincount(cell, minlength=time_steps * height * width * 2)
-    return np.minimum(counts, 255).astype(np.uint8).reshape(time_steps, height, width, 2)
+    counts = counts.reshape(time_steps, height, width, 2)
+    return _shares_of_the_largest(counts, size) if scale == 'max' else np.minimum(counts, 255).astype(np.uint8)
+
+
+def _shares_of_the_largest(counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    # A slice without events stays empty.
+    shares = (255 * counts // np.maximum(counts.max(axis=(1, 2, 3), keepdims=True), 1)).astype(np.uint8)
+    if shares.shape[1:3] == size:
+        return shares
+    from PIL import Image
+
+    reduced = np.empty((len(shares), *size, 2), np.uint8)
+    for step, polarity in np.ndindex(len(shares), 2):
+        image = Image.fromarray(shares[step, ..., polarity])
+        reduced[step, ..., polarity] = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return reduced
+
+
+def units(scale: str) -> tuple[np.ndarray, np.ndarray]:
+    """What frames are normalised by: the network sees counts as they are, or shares of the largest, 0 to 1.
+
+    Args:
+      scale: as for `frames`.
+
+    Returns:
+      `(mean, std)` of a `Dataset`, float32 `[2]`.
+    """
+    return np.zeros(2, np.float32), np.full(2, 1 if scale == 'max' else 1 / 255, np.float32)
 
 
 def flip_and_roll(frames: np.ndarray, rng: np.random.Generator, *, flip: bool, roll: int) -> np.ndarray:
@@ -124,17 +166,19 @@ def cached_frames(
     slicing: str,
     size: tuple[int, int],
     sensor: tuple[int, int],
+    scale: str = 'none',
 ) -> np.ndarray:
     """Opens the frames of all recordings, which are integrated once and kept in a file.
 
     Args:
-      path: the file, `.npy`; its name tells apart whatever the frames depend on.
+      path: the file, `.npy`; its name tells apart whatever the frames depend on but their scale, which is added.
       count: number of recordings.
       recordings: gives them, one after the other; called only if there is no such file yet.
       time_steps: as for `frames`, like those that follow.
       slicing: see there.
       size: see there.
       sensor: see there.
+      scale: see there.
 
     Returns:
       Read from the file as needed, not to be written to: uint8 `[count, T, H, W, 2]`.
@@ -143,6 +187,7 @@ def cached_frames(
       UserError: the file cannot be written.
     """
     shape = (count, time_steps, *size, 2)
+    path = path if scale == 'none' else path.with_stem(f'{path.stem}-{scale}')
     stored = _open(path, shape)
     if stored is not None:
         return stored
@@ -153,10 +198,9 @@ def cached_frames(
         with signals.temporary(temporary):
             with temporary.open('xb') as file:
                 np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+                how = {'time_steps': time_steps, 'slicing': slicing, 'size': size, 'sensor': sensor, 'scale': scale}
                 for events in recordings():
-                    file.write(
-                        frames(events, time_steps=time_steps, slicing=slicing, size=size, sensor=sensor).tobytes()
-                    )
+                    file.write(frames(events, **how).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -1,5 +1,6 @@
 """Data sets of event recordings that the user has as arrays."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from cpng_jax.data.arrays import Arrays, from_arrays
 from cpng_jax.data.dataset import Dataset
-from cpng_jax.data.events import Events, cached_frames
+from cpng_jax.data.events import Events, cached_frames, units
 from cpng_jax.runtime.config import Config
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.runtime.paths import local
@@ -42,7 +43,8 @@ def from_recordings(
       class_names: in the order of the labels; None names a class after its label.
 
     Returns:
-      The `Dataset`; its images are counts of events, uint8 `[T, H, W, 2]`, OFF before ON.
+      The `Dataset`; its images are counts of events, uint8 `[T, H, W, 2]`, OFF before ON, or with `frame_scale` 'max'
+      what `events.frames` makes of them.
 
     Raises:
       ValueError: a recording or the labels are other ones.
@@ -68,11 +70,14 @@ def from_recordings(
             slicing=config.slicing,
             size=(height, width),
             sensor=sensor,
+            scale=config.frame_scale,
         )
         return stored, np.asarray(labels)
 
     tested = None if test is None else frames('test', *test)
-    return from_arrays(config, frames('train', *train), tested, class_names=class_names)
+    dataset = from_arrays(config, frames('train', *train), tested, class_names=class_names)
+    mean, std = units(config.frame_scale)
+    return dataclasses.replace(dataset, mean=mean, std=std)
 
 
 def _version(recordings: Sequence[Any], labels: Sequence[int] | np.ndarray, sensor: tuple[int, int]) -> str:

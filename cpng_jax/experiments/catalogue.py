@@ -104,6 +104,7 @@ def compare(config: Config, values: Sequence[float] | None) -> Plan:
         'CPNG, chi counted': CPNG | {'cpng.chi': 'counted'},
         'CPNG per channel': CPNG | {'cpng.per': 'channel'},
         'MPD-AGL': at_each_batch | {'cpng.rule': 'mpd_agl'},
+        'MPD-AGL, at each step': FIXED | {'neuron.kind': 'mpd_agl'},  # the neuron sets the width itself
         'Dspike': CPNG | {'cpng.rule': 'dspike'},  # runs once an epoch
         'DS-ATGO': FIXED | {'neuron.kind': 'ds_atgo'},  # the neuron sets beta itself, at each time step
         'DS-ATGO, backward half': at_each_batch | {'cpng.rule': 'ds_atgo'},

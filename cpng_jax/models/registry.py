@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from cpng_jax.models.sew_resnet import CONNECTS, SEWResNet
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.layers import Bias, TdBN
+from cpng_jax.nn.surrogate import get_surrogate
 from cpng_jax.runtime.errors import UserError, if_alike, nearest
 
 
@@ -47,6 +49,10 @@ MODELS: dict[str, Variant] = {
     # Zheng et al. (2020).
     'resnet19': Variant(ResNet, {'blocks': (3, 3, 2), 'widths': (128, 256, 512), 'stem_width': 128, 'head': (256,)}),
     'resnet20': Variant(ResNet, {'blocks': (3, 3, 3), 'widths': (64, 128, 256)}),
+    # Of Li et al. (2021), who pool by averages.
+    'resnet34': Variant(
+        ResNet, {'blocks': (3, 4, 6, 3), 'widths': (64, 128, 256, 512), 'stem_width': 64, 'deep_stem': True}
+    ),
     # Fang et al. (2021).
     'sew_resnet18': _sew(2, 2, 2, 2),
     'sew_resnet34': _sew(3, 4, 6, 3),
@@ -83,6 +89,7 @@ FIELD_RANGES: dict[str, Range] = {
     'head_dropout': number(0, 1, open_high=True),
     'bias': BOOLEAN,
     'bottleneck': BOOLEAN,
+    'deep_stem': BOOLEAN,
     'connect': choice(*CONNECTS),
 }
 
@@ -201,12 +208,18 @@ def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:
     if counted and not kind.counts:
         raise UserError(
             f'config.neuron.kind is {name} and config.cpng.chi is counted, expected gaussian with it: '
-            'distances are counted from a fixed threshold.'
+            'distances are counted from a fixed threshold, at one width.'
         )
     if counted and per_channel:
         raise UserError(
             'config.cpng.chi is counted and config.cpng.per is channel, expected gaussian or layer with it: '
             'counts of each channel would need more memory than the potentials.'
+        )
+    if kind.sets_support and not math.isinf(get_surrogate(fields['surrogate']).reach):
+        raise UserError(
+            f'config.neuron.kind is {name} and config.neuron.surrogate is {fields["surrogate"]}: the kind sets the '
+            'width of the interval where the gradient is not 0, which is one and the same for that shape: expected '
+            'another shape with it.'
         )
     if fields['learn_tau'] and not 0 < fields['tau'] < 1:
         raise UserError(f'config.neuron.tau is {fields["tau"]}, expected a number between 0 and 1 for it to be learnt.')

@@ -1,5 +1,6 @@
 """Spiking ResNets: the neurons of a block fire on the sum of its two branches (Zheng et al., 2020)."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from flax import linen as nn
 
 from cpng_jax.models.blocks import ConvBlock, ConvNorm, unit_of
 from cpng_jax.models.network import SpikingNetwork
-from cpng_jax.nn.layers import TdBN
+from cpng_jax.nn.layers import TdBN, avg_pool
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.nn.time_loop import Normalised
@@ -94,6 +95,8 @@ class ResNet(SpikingNetwork):
       stem_width: channels of the first convolution.
       head: widths of the spiking fully connected layers before the last.
       alpha_residual: tdBN's alpha where two branches are summed.
+      deep_stem: three convolutions and an average pool in the place of the first convolution, for large images: of
+        half the stem's channels and stride 2, the same again, and of all its channels; then 3x3 windows at stride 2.
 
     Others are those of `SpikingNetwork`: `classes`, `time_steps`, `width`, `remat`, `neuron` and `norm`.
     """
@@ -103,11 +106,19 @@ class ResNet(SpikingNetwork):
     stem_width: int = 64
     head: Sequence[int] = ()
     alpha_residual: float = 0.5**0.5
+    deep_stem: bool = False
 
     @nn.nowrap
     def hidden(self, x: Array, time_steps: int, train: bool) -> Array:
         """Runs all layers but the last: `[T or 1, B, H, W, C]` to `[T, B, features]`."""
-        x = self.block(ConvBlock, self.stem_width, time_steps=time_steps, name='stage0_stem')(x, train)
+        stem = functools.partial(self.block, ConvBlock, time_steps=time_steps)
+        if self.deep_stem:
+            unit, half = unit_of(self.neuron), self.stem_width // 2
+            x = stem(half, stride=2, name='stage0_stem1')(x, train)
+            x = stem(half, unit=unit, name='stage0_stem2')(x, train)
+            x = avg_pool(stem(self.stem_width, unit=unit, name='stage0_stem3')(x, train), 3, 2)
+        else:
+            x = stem(self.stem_width, name='stage0_stem')(x, train)
         x = residual_stages(self, ResidualBlock, self.blocks, self.widths, x, train, alpha_residual=self.alpha_residual)
         x = jnp.mean(x, axis=(2, 3))
         for index, features in enumerate(self.head, start=1):

@@ -22,24 +22,45 @@ def as_terms(currents: Currents) -> Terms:
       currents: floating, `[T, ...]`; or `Normalised`; or a sequence of such terms of one shape.
 
     Returns:
-      The terms, a plain array as one with nothing to apply.
+      The terms, a plain array as one with nothing to apply, all without their `deviation`.
 
     Raises:
       TypeError: a term is not floating.
       ValueError: a term has no time step, or the shapes differ.
     """
-    # `Normalised` is itself a tuple.
-    one = isinstance(currents, Normalised) or not isinstance(currents, tuple | list)
-    terms = tuple(map(_term, cast(Any, [currents] if one else currents)))
+    terms = tuple(map(_term, _listed(currents)))
     shapes = {term.shape for term in terms}
     if len(shapes) != 1:
         raise ValueError(f'currents must be terms of one shape, got {sorted(shapes)}.')
     return terms
 
 
+def _listed(currents: Currents) -> Sequence[Term]:
+    # `Normalised` is itself a tuple.
+    one = isinstance(currents, Normalised) or not isinstance(currents, tuple | list)
+    return cast(Any, [currents] if one else currents)
+
+
+def deviation(currents: Currents) -> Array | None:
+    """The standard deviation that the norms before neurons give their currents in training, one for the layer.
+
+    That of a term is the mean over its channels; of several normalised terms, which count as independent, it is the
+    root of the sum of their squares. Terms without a norm are left out.
+
+    Args:
+      currents: as for `as_terms`, before that.
+
+    Returns:
+      A scalar, without gradient; None where no term says.
+    """
+    known = [term.deviation for term in _listed(currents) if isinstance(term, Normalised)]
+    squares = [jnp.square(jnp.mean(jax.lax.stop_gradient(each))) for each in known if each is not None]
+    return jnp.sqrt(sum(squares[1:], squares[0])) if squares else None
+
+
 def _term(term: Term) -> Normalised:
     """A term, checked, with its map in a form that lets devices which share the examples sum its gradient alone."""
-    values, affine = term if isinstance(term, Normalised) else (term, None)
+    values, affine, _ = term if isinstance(term, Normalised) else (term, None, None)
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f'currents must be floating, got dtype {values.dtype}.')

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
 from cpng_jax.nn.analog_neuron import QCFS, ReLU
+from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.diet_neuron import DietLIF
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.soft_reset import SoftResetIF
@@ -22,7 +23,9 @@ class Kind(NamedTuple):
       module: its class.
       counts: it measures the collection `distances`, which chi is counted from.
       pallas: it runs in the kernels of `pallas_loop`.
-      fixed_threshold: its threshold is the same at each step, so that the gain can be told from its potentials.
+      fixed_threshold: its threshold, and the width that beta stands for, are the same at each step, so that the gain
+        can be told from its potentials.
+      sets_support: it says how wide the interval is where the gradient is not 0: the shape must let beta widen that.
       spikes: it has a surrogate gradient, and potentials to set that by; otherwise it is that of an ANN, at T = 1.
       ignores: fields of its module that have no effect.
     """
@@ -34,6 +37,7 @@ class Kind(NamedTuple):
     fixed_threshold: bool = False
     spikes: bool = True
     ignores: tuple[str, ...] = ()
+    sets_support: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -46,6 +50,11 @@ KINDS: dict[str, Kind] = {
     ),
     'ds_atgo': Kind(
         'LIF whose threshold and width follow the potentials at each time step (Jiang et al., AAAI 2026)', AdaptedLIF
+    ),
+    'mpd_agl': Kind(
+        'LIF whose width at each time step follows the scale of the tdBN before it (Jiang et al., IJCAI 2025)',
+        DeviationLIF,
+        sets_support=True,
     ),
     'diet': Kind(
         'LIF that subtracts its threshold; each layer learns threshold and leak (Rathi and Roy, TNNLS 2021)',

@@ -134,15 +134,17 @@ class Dropout(nn.Module):
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
-def avg_pool(x: Float[Array, 'T B _H _W C'], window: int) -> Float[Array, 'T B _h _w C']:
-    """Averages over square windows that do not overlap.
+def avg_pool(x: Float[Array, 'T B _H _W C'], window: int, stride: int | None = None) -> Float[Array, 'T B _h _w C']:
+    """Averages over square windows that do not overlap, or that are so many pixels apart.
 
     Args:
       x: `[T, B, H, W, C]`.
       window: edge of a window.
+      stride: step from one window to the next, for an odd window: every such pixel has one about it, and the zeros
+        that pad the map count. None for windows side by side.
 
     Returns:
-      `[T, B, H // window, W // window, C]`.
+      `[T, B, H // window, W // window, C]`, or `[T, B, ceil(H / stride), ceil(W / stride), C]`.
 
     Raises:
       ValueError: `x` has another rank, or the map is smaller than the window.
@@ -151,8 +153,10 @@ def avg_pool(x: Float[Array, 'T B _H _W C'], window: int) -> Float[Array, 'T B _
     if min(x.shape[2:4]) < window:
         raise ValueError(f'avg_pool: a map of {x.shape[2]} x {x.shape[3]} is smaller than its window of {window}.')
     # Flax divides by an integer that has a dtype of its own, which JAX's strict promotion of dtypes refuses.
-    area = (1, window, window, 1)
-    return merge_time(lambda y: jax.lax.reduce_window(y, 0.0, jax.lax.add, area, area, 'VALID') / window**2, x)
+    area, step, edge = (1, window, window, 1), stride or window, 0 if stride is None else window // 2
+    around = ((0, 0), (edge, edge), (edge, edge), (0, 0))
+    pool = lambda y: jax.lax.reduce_window(y, 0.0, jax.lax.add, area, (1, step, step, 1), around) / window**2
+    return merge_time(pool, x)
 
 
 def max_pool(x: Float[Array, 'T B _H _W C'], window: int, stride: int) -> Float[Array, 'T B _h _w C']:
@@ -220,8 +224,8 @@ class TdBN(nn.Module):
         mean, variance = RunningMoments(self.momentum, name='norm')(x, train=train)
         scale = self.param('scale', nn.initializers.ones, mean.shape, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, mean.shape, jnp.float32)
-        gain = jax.lax.rsqrt(variance + self.epsilon) * (self.alpha * self.v_th * scale)
-        return Normalised(x, Affine(mean, gain, bias))
+        deviation = self.alpha * self.v_th * scale
+        return Normalised(x, Affine(mean, jax.lax.rsqrt(variance + self.epsilon) * deviation, bias), deviation)
 
 
 class Bias(nn.Module):

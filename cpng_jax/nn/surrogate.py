@@ -51,6 +51,11 @@ class Surrogate:
         if math.isinf(self.half_width):
             raise ValueError(f'Surrogate {self.name!r}: half_width must be finite, or chi would always be 1.')
 
+    @property
+    def extent(self) -> float:
+        """`support` where that is finite, `half_width` where the gradient is non-zero everywhere."""
+        return self.half_width if math.isinf(self.support) else self.support
+
 
 def _triangular(x: Array, beta: Array) -> Array:
     return beta * jnp.maximum(1 - beta * jnp.abs(x), 0)
@@ -108,6 +113,32 @@ def get_surrogate(surrogate: str | Surrogate) -> Surrogate:
             f'surrogate must be one of {", ".join(SURROGATES)} or a cpng_jax.Surrogate, got {surrogate!r}.'
         )
     return SURROGATES[surrogate]
+
+
+def beta_of_width(width: ArrayLike, surrogate: str | Surrogate) -> Array:
+    """The width parameter at which a surrogate gradient is non-zero in an interval of a given width.
+
+    That of arctan is non-zero everywhere: it gets the beta of the triangular one. That of Dspike is non-zero in one
+    interval whatever beta is, and has none.
+
+    Args:
+      width: of the interval around the threshold, greater than 0, any shape.
+      surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
+
+    Returns:
+      beta, at least float32, of the same shape.
+
+    Raises:
+      ValueError: unknown surrogate, or one whose gradient is non-zero in an interval that does not depend on beta.
+    """
+    shape = get_surrogate(surrogate)
+    if not math.isinf(shape.reach):
+        raise ValueError(
+            f'surrogate is {shape.name}, which is non-zero within {shape.reach:g} of the threshold whatever beta is: '
+            'no beta makes that another width.'
+        )
+    width = jnp.asarray(width)
+    return 2 * shape.extent / width.astype(at_least_float32(width.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -81,10 +81,13 @@ class Normalised(NamedTuple):
     Attributes:
       values: `[T, B, ...]`, or `[1, B, ...]` where all are the same at every step.
       affine: what to apply; None leaves the values as they are.
+      deviation: the standard deviation of each channel that a norm gives the values in training; None where nobody
+        says. Neurons whose width follows it ask `currents.deviation`; the loop knows nothing of it.
     """
 
     values: Array
     affine: Affine | None
+    deviation: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,7 +107,7 @@ Values = tuple[Array, ...]
 def sum_of(terms: Terms) -> Array:
     """Applies the normalisations and adds the terms, in at least float32."""
     total: Any = None
-    for values, affine in terms:
+    for values, affine, _ in terms:
         term = values.astype(at_least_float32(values.dtype))
         if affine is not None:
             mean, gain, bias = (of_rank(value, term.ndim) for value in affine)

@@ -54,11 +54,12 @@ def main(argv: list[str]) -> None:
 def _next(workdir: str) -> str:
     """What to do with a finished run: commands, a line each."""
     changes, of_run = command.overrides(), shlex.quote(f'--workdir={workdir}')
-    spikes = KINDS[_CONFIG.value.neuron.kind].spikes
+    kind = _CONFIG.value.neuron.kind
+    convert = [programs.command('convert'), of_run, f'--method={"qcfs" if kind == "qcfs" else "calibration_light"}']
     commands = [
         [programs.command('analysis'), 'report', of_run],
         [programs.command('train'), *changes, of_run, '--mode=eval'],
-        [programs.command('experiments'), 'compare', *changes] if spikes else [programs.command('convert'), of_run],
+        [programs.command('experiments'), 'compare', *changes] if KINDS[kind].spikes else convert,
     ]
     return '\n'.join(f'{"      " if line else "next: "}{" ".join(words)}' for line, words in enumerate(commands))
 

@@ -15,7 +15,7 @@ from cpng_jax.control.controller import Rule
 from cpng_jax.control.effective_domain import INTERVALS
 from cpng_jax.control.options import BOOLEAN, TEXT, Option, Range, choice, integer, number
 from cpng_jax.control.rules import RULES
-from cpng_jax.data.events import SLICINGS
+from cpng_jax.data.events import SCALES, SLICINGS
 from cpng_jax.data.photographs import RESIZES
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.registry import MODELS, NORMS
@@ -136,6 +136,9 @@ def _data() -> list[Key]:
              'edge of the frames of event data', only=of_data('event_size')),
         _key('data.slicing', 'count', choice(*SLICINGS), f'{modules("slicing")}, data.recordings',
              'frames of equally many events, or time: of equal length', only=of_data('slicing')),
+        _key('data.frame_scale', 'none', choice(*SCALES), f'{modules("frame_scale")}, data.recordings',
+             'what the network sees of a frame: counts of events, or max: these by the largest of the frame, as in '
+             "TET's code; not in the paper", '0.3', only=of_data('frame_scale')),
         _key('data.roll', 5, integer(0), 'data.events',
              'pixels that training frames are shifted by at most', only=of_data('roll')),
         _key('data.split', 'fixed', choice('fixed', 'random'), modules('split'),

@@ -18,6 +18,7 @@ from cpng_jax.analysis.raster_picture import Drawn, Layer, Passage
 from cpng_jax.analysis.run import Run
 from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF, adapted_lif
+from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.neuron import lif
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.runtime.errors import UserError
@@ -79,12 +80,23 @@ def test_a_threshold_that_moves_is_drawn_as_it_is():
     moved = np.array([0.3, 0.5, 0.7, 0.2], np.float32)
     currents = np.random.default_rng(1).normal(0.4, 0.5, (4, 50)).astype(np.float32)
     adapted = adapted_lif(currents, 2.0, jnp.asarray(moved), tau=0.6, v_th=0.4)
-    u, threshold, widening = raster._as_they_are(np.asarray(adapted.near), 0.4, moved)
+    u, threshold, widening = raster._as_they_are(np.asarray(adapted.near), 0.4, moved, None)
     np.testing.assert_allclose(threshold, moved)
     np.testing.assert_array_equal(u >= moved[:, None], np.asarray(adapted.spikes, bool))
     s = np.asarray(adapted.spikes)
     np.testing.assert_allclose(u[1:] - 0.6 * u[:-1] * (1 - s[:-1]), currents[1:], atol=1e-5)
     np.testing.assert_allclose(widening, 1 + np.tanh(moved - 0.4), rtol=1e-6)
+
+
+def test_a_width_that_moves_is_drawn_as_it_is():
+    layers, *_ = measured(functools.partial(DeviationLIF, v_th=0.4, tau=0.6, surrogate='rectangular'))
+    plain, *_ = measured(functools.partial(LIF, v_th=0.4, tau=0.6, surrogate='rectangular'))
+    for layer, other in zip(layers, plain, strict=True):
+        np.testing.assert_array_equal(layer.spikes, other.spikes)
+        np.testing.assert_allclose(layer.potentials, other.potentials, atol=1e-5)
+    # Rectangular: the interval that the paper counts is twice the support. The norm has v_th 1, the head no norm.
+    np.testing.assert_allclose(layers[0].radius[:, 0] * 0.5, 2 * np.sqrt([1, 1.36, 1.36, 1.36]), rtol=1e-5)
+    np.testing.assert_allclose(layers[1].radius[:, 0] * 4, 1)
 
 
 def made(spikes, potentials=None):

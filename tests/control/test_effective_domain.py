@@ -16,7 +16,7 @@ from scipy.stats import norm
 from cpng_jax.control import effective_domain
 from cpng_jax.control.effective_domain import domain_half_width
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
-from cpng_jax.nn.surrogate import SURROGATES, Surrogate
+from cpng_jax.nn.surrogate import SURROGATES, Surrogate, beta_of_width
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 f64: Any = functools.partial(np.asarray, dtype=np.float64)
@@ -110,7 +110,7 @@ def test_no_beta_widens_a_support_that_is_fixed():
     with pytest.raises(
         ValueError, match=r'surrogate is dspike, which is non-zero within 0\.5 of the threshold whatever'
     ):
-        effective_domain.beta_of_width(1.0, 'dspike')
+        beta_of_width(1.0, 'dspike')
 
 
 def test_defaults_are_the_paper():

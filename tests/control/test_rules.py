@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from cpng_jax.control import ds_atgo, lsg, mpd_agl, rules
 from cpng_jax.control.controller import Observed, Settings, Surrogates
-from cpng_jax.control.effective_domain import beta_of_width, chi
+from cpng_jax.control.effective_domain import chi
 from cpng_jax.experiments.catalogue import compare
 from cpng_jax.experiments.grid import cells_of
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats
+from cpng_jax.nn.surrogate import beta_of_width
 from cpng_jax.runtime.config import validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import keys, loop, objective, set_beta
@@ -215,6 +216,11 @@ def test_a_decay_at_the_end_of_its_range_cannot_be_learnt(tau, tiny_config):
         ({'cpng.rule': 'dspike', 'cpng.every': 'batch'}, r'config\.cpng\.every is batch, expected epoch with it'),
         ({'neuron.kind': 'ds_atgo', 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
         ({'neuron.kind': 'ds_atgo', 'cpng.chi': 'counted'}, r'kind is ds_atgo and config\.cpng\.chi is counted'),
+        (
+            {'neuron.kind': 'mpd_agl', 'neuron.surrogate': 'dspike'},
+            r'kind is mpd_agl and config\.neuron\.surrogate is dspike: .* expected another shape',
+        ),
+        ({'neuron.kind': 'mpd_agl', 'cpng.rule': 'gain'}, r'config\.cpng\.rule goes by the gain, .*kind lif with it'),
         ({'neuron.learn_tau': True, 'neuron.implementation': 'pallas'}, r'implementation is pallas, whose kernels'),
         *(
             ({'neuron.kind': 'ds_atgo', 'cpng.rule': name}, r'config\.cpng\.rule goes by the gain, .*kind lif with it')

@@ -103,6 +103,9 @@ def test_recordings_become_frames_in_proportion_to_the_sensor(tmp_path, polarity
             np.testing.assert_array_equal(source[index]['image'], expected[place])
             assert source[index]['label'] == TWO[place]
     assert {path.parent for path in tmp_path.rglob('*.npy')} == {tmp_path / 'mine'}
+    scaled = from_recordings(settings(tmp_path, frame_scale='max'), (given, TWO), sensor=SENSOR, cache='mine')
+    np.testing.assert_allclose([*scaled.std, *dataset.std], [1, 1, 1 / 255, 1 / 255])
+    assert max(scaled.train[index]['image'].max() for index in range(8)) > 20 > max(map(np.max, expected))
 
 
 class Counted:

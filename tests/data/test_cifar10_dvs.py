@@ -48,7 +48,16 @@ def write_archives(data_dir: pathlib.Path, count: int = RECORDINGS) -> pathlib.P
 
 
 def config(data_dir, **changes) -> ConfigDict:
-    values = dict(dir=str(data_dir), time_steps=4, slicing='count', event_size=48, flip=True, roll=5, split='fixed')
+    values = dict(
+        dir=str(data_dir),
+        time_steps=4,
+        slicing='count',
+        frame_scale='none',
+        event_size=48,
+        flip=True,
+        roll=5,
+        split='fixed',
+    )
     return ConfigDict(values | changes)
 
 

@@ -14,7 +14,7 @@ from cpng_jax.runtime.errors import UserError
 
 
 def config(folder, **changes) -> ConfigDict:
-    values = dict(dir=str(folder), time_steps=4, slicing='count', event_size=10, flip=False, roll=1)
+    values = dict(dir=str(folder), time_steps=4, slicing='count', frame_scale='none', event_size=10, flip=False, roll=1)
     return ConfigDict(values | changes)
 
 
@@ -131,10 +131,16 @@ def test_frames_are_kept_apart_by_what_they_depend_on(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(digits_events, 'recordings', lambda *_: pytest.fail('simulated again'))
         np.testing.assert_array_equal(digits_events.load(config(folder)).test.images, first)
-    for change in (dict(time_steps=2), dict(slicing='time'), dict(event_size=9)):
+    for change in (dict(time_steps=2), dict(slicing='time'), dict(event_size=9), dict(frame_scale='max')):
         other = digits_events.load(config(folder, **change))
         assert other.train.images.shape[1:] == other.image_shape
-    assert len(set((folder / 'digits_events').iterdir()) - files) == 3
+    assert len(set((folder / 'digits_events').iterdir()) - files) == 4
+    scaled = digits_events.load(config(folder, frame_scale='max'))
+    largest = first.max((2, 3, 4), keepdims=True)
+    np.testing.assert_array_equal(scaled.test.images, np.floor(255 * first.astype(float) / largest))
+    # What the program makes of a byte is its share of the largest.
+    np.testing.assert_array_equal(scaled.mean, [0, 0])
+    np.testing.assert_array_equal(scaled.std, [1, 1])
 
 
 def test_simulation_is_the_same_each_time(folder, tmp_path):

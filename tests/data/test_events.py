@@ -72,10 +72,41 @@ def test_counts_end_at_255():
     assert frames(events, time_steps=1, slicing='count', size=(1, 1), sensor=(1, 1)).tolist() == [[[[255, 0]]]]
 
 
+def averages(edge: int, size: int) -> np.ndarray:
+    """Bilinear reduction of a line, `[size, edge]`: a tent over each new pixel that ends at the next centre."""
+    pixel = edge / size
+    centres, places = (np.arange(size) + 0.5) * pixel, np.arange(edge) + 0.5
+    tents = np.maximum(0, 1 - np.abs(places - centres[:, None]) / pixel)
+    return tents / tents.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize('size', [SENSOR, (4, 6), (3, 5), (1, 12)])
+@pytest.mark.parametrize('count', [1000, 5])
+def test_frames_by_their_maximum(size, count):
+    events = recording(count, SENSOR, 3)
+    options = dict(time_steps=3, slicing='time', sensor=SENSOR)
+    counts = frames(events, size=SENSOR, **options)
+    # 5 events leave a slice empty.
+    assert (counts.max(axis=(1, 2, 3)) > 0).tolist() == [True, count > 5, True]
+    expected = [np.floor(255 * frame / max(frame.max(), 1)) for frame in np.float64(counts)]
+    scaled = frames(events, size=size, scale='max', **options)
+    assert scaled.dtype == np.uint8
+    if size == SENSOR:
+        np.testing.assert_array_equal(scaled, expected)
+        return
+    rows, columns = (averages(edge, to) for edge, to in zip(SENSOR, size, strict=True))
+    reduced = np.einsum('ij,tjkc,lk->tilc', rows, expected, columns)
+    # Pillow rounds to bytes after each direction.
+    np.testing.assert_allclose(scaled, reduced, atol=1.01)
+    assert abs((scaled - reduced).mean()) < 0.2
+
+
 def test_wrong_arguments_are_named():
     events = recording(5, SENSOR, 0)
     with pytest.raises(ValueError, match="slicing is 'number', expected one of count, time"):
         frames(events, time_steps=1, slicing='number', size=(4, 4), sensor=SENSOR)
+    with pytest.raises(ValueError, match="scale is 'mean', expected one of none, max"):
+        frames(events, time_steps=1, slicing='time', size=(4, 4), sensor=SENSOR, scale='mean')
     with pytest.raises(ValueError, match='size is 9 x 9, expected at most the 8 x 12 pixels'):
         frames(events, time_steps=1, slicing='time', size=(9, 9), sensor=SENSOR)
     with pytest.raises(ValueError, match='no event'):
@@ -133,6 +164,11 @@ def test_frames_are_made_once_and_again_if_the_file_is_damaged(tmp_path):
         np.testing.assert_array_equal(cached_frames(path, 3, recordings, **OPTIONS), expected)
     assert len(made) == 3
     assert [file.name for file in path.parent.iterdir()] == ['frames.npy']
+    # Those of another scale are kept beside them.
+    scaled = cached_frames(path, 3, recordings, **OPTIONS, scale='max')
+    assert not np.array_equal(scaled, expected)
+    np.testing.assert_array_equal(cached_frames(path, 3, recordings, **OPTIONS), expected)
+    assert sorted(file.name for file in path.parent.iterdir()) == ['frames-max.npy', 'frames.npy']
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, UserError])

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from cpng_jax import LIF, VGG, Conv, MembraneDistances, MembraneStats, beta_for_chi, chi, cpng, lif, spike
 from cpng_jax.nn.adaptive_neuron import adapted_lif
+from cpng_jax.nn.deviation_neuron import deviation_lif
 from cpng_jax.nn.neuron import lif_reference
 from tests import forked
 
@@ -73,6 +74,7 @@ LOSSES = {
     'blocks computed again': (lambda params, x: loss_of_network(params, x, 'block')[0], (None, 0), (PARAMS, IMAGES)),
     'convolution': (loss_of_convolution, (None, 1), (KERNEL, SPIKES)),
     'adaptive neurons': (lambda c: jnp.sum(c * adapted_lif(c, 1.0).spikes), (1,), (CURRENTS,)),
+    'a width for each step': (lambda c: jnp.sum(c * deviation_lif(c, 1.0, 0.7).spikes), (1,), (CURRENTS,)),
     'beta_for_chi': (
         lambda mean, variance, target: jnp.sum(beta_for_chi(target, MembraneStats(mean, variance))),
         (0, 0, None),

@@ -11,6 +11,7 @@ import pytest
 
 from cpng_jax import LIF, VGG, lif
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.neuron import lif_reference
 from cpng_jax.nn.time_loop import Affine, Normalised
 from tests.equations import eq_2, eq_7_and_8
@@ -91,7 +92,7 @@ def test_changing_scale_changes_gradients_and_neither_spikes_nor_the_program(imp
         assert np.abs(other - one).max() > 0.1
 
 
-@pytest.mark.parametrize('kind', [LIF, AdaptedLIF])
+@pytest.mark.parametrize('kind', [LIF, AdaptedLIF, DeviationLIF])
 def test_a_layer_has_it_next_to_beta(kind):
     layer = kind(scale_init=0.5)
     variables = layer.init(jax.random.key(0), CURRENTS)

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from cpng_jax import LIF, MembraneStats, lif
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.time_loop import Affine, Normalised
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
@@ -32,6 +33,7 @@ LAYERS = {
     'channels': LIF(per_channel=True),
     'kernels': LIF(implementation='pallas'),
     'adapted': AdaptedLIF(),
+    'by deviation': DeviationLIF(),
 }
 
 

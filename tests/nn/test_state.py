@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
+from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.neuron import lif, lif_reference, potentials
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.time_loop import Affine, Normalised
@@ -107,3 +108,5 @@ def test_what_is_no_state_is_refused():
             lif(CURRENTS, 1.0, implementation='pallas', **options)
         with pytest.raises(ValueError, match='AdaptedLIF takes and gives no state'):
             AdaptedLIF().init(jax.random.key(0), CURRENTS, **options)
+        with pytest.raises(ValueError, match='DeviationLIF takes and gives no state'):
+            DeviationLIF().init(jax.random.key(0), CURRENTS, **options)

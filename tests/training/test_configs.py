@@ -13,7 +13,7 @@ import pytest
 from cpng_jax import data
 from cpng_jax.models import registry
 from cpng_jax.runtime import metrics, sharding
-from cpng_jax.runtime.config import validate
+from cpng_jax.runtime.config import refuse_idle, validate
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import keys, loop
 from cpng_jax.training.objective import make_loss, make_mix
@@ -21,8 +21,24 @@ from cpng_jax.training.setup import build
 
 FILES = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / 'configs').glob('*.py'))
 NAMES = [name for name in FILES if name not in ('base', '__init__')]
-# Without one whose network is that of another, only narrower.
-OF_A_KIND = [name for name in NAMES if not name.startswith('digits_few')]
+# Recipes of others in Table 4, and that of the paper whose network each has; then as in `PAPER`.
+OTHERS = {
+    'cifar10_stbp_tdbn': ('cifar10_resnet19', ('cifar10', 'resnet19', 6, 256, 200, 'sgd', 0.1, 1e-4, True)),
+    'cifar10_dvs_tet': ('cifar10_dvs_vgg11_tet', ('cifar10_dvs', 'vgg11', 10, 128, 300, 'adam', 0.001, 0, False)),
+    'imagenet_sew': ('imagenet_sew_resnet34', ('imagenet2012', 'sew_resnet34', 4, 256, 320, 'sgd', 0.1, 0, False)),
+}
+# ANNs that Table 4 converts: as in `PAPER`, then neurons, levels, channels before the last layer.
+ANNS = {
+    'cifar10_resnet20_ann': (('cifar10', 'resnet20', 1, 128, 300, 'sgd', 0.1, 5e-4, False), 'relu', 256),
+    'cifar10_resnet20_qcfs': (('cifar10', 'resnet20', 1, 300, 300, 'sgd', 0.1, 5e-4, False), 'qcfs', 64),
+    'cifar100_vgg16_ann': (('cifar100', 'vgg16', 1, 128, 300, 'sgd', 0.1, 5e-4, False), 'relu', 512),
+    'cifar100_vgg16_qcfs': (('cifar100', 'vgg16', 1, 300, 300, 'sgd', 0.05, 5e-4, False), 'qcfs', 4096),
+    'imagenet_resnet34_ann': (('imagenet2012', 'resnet34', 1, 256, 120, 'sgd', 0.1, 1e-4, True), 'relu', 512),
+    'imagenet_resnet34_qcfs': (('imagenet2012', 'resnet34', 1, 256, 120, 'sgd', 0.1, 1e-4, True), 'qcfs', 512),
+}
+# Without those whose network is that of another.
+ALIKE = {*OTHERS, *ANNS} - {'imagenet_resnet34_ann'}
+OF_A_KIND = [name for name in NAMES if not name.startswith('digits_few') and name not in ALIKE]
 
 # Tables 3 to 6 and Sec. 5.3: data set, network, T, batch, epochs, optimiser, learning rate, weight decay, warm-up.
 PAPER = {
@@ -65,14 +81,60 @@ def reduce(config):
     return config
 
 
+def numbers(config):
+    optim = config.optim
+    return (
+        config.data.name, config.model.name, config.model.time_steps, config.batch_size, config.epochs,
+        optim.name, optim.learning_rate, optim.weight_decay, optim.warmup_fraction > 0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('name', list(OTHERS))
+def test_the_numbers_are_those_of_other_papers(name):
+    config, (paper, expected) = get(name), OTHERS[name]
+    validate(config, keys.table())
+    refuse_idle([config], keys.table())
+    assert numbers(config) == expected
+    assert not config.cpng.enabled
+    assert config.cpng.beta_init == 1
+    shape, *neurons = (config.neuron[key] for key in ('surrogate', 'tau', 'v_th', 'detach_reset'))
+    if name == 'cifar10_stbp_tdbn':
+        assert (shape, neurons) == ('rectangular', [0.25, 0.5, False])
+    elif name == 'cifar10_dvs_tet':
+        assert (shape, neurons) == ('triangular', [0.5, 1.0, False])
+        assert (config.data.frame_scale, config.data.event_size, config.data.split) == ('max', 48, 'fixed')
+        assert (config.loss.name, config.loss.tet_weight, config.loss.tet_target) == ('tet', 1e-3, 1.0)
+    else:
+        assert (shape, neurons) == ('arctan', [1.0, 1.0, True])
+        assert (config.dtype, config.optim.accumulate) == ('bfloat16', 8)
+        assert config.norm.momentum**8 == pytest.approx(0.9)
+    assert registry.fields_of(config) == registry.fields_of(get(paper))
+
+
+@pytest.mark.parametrize('name', list(ANNS))
+def test_the_numbers_are_those_of_the_anns(name):
+    config, (expected, kind, features) = get(name), ANNS[name]
+    validate(config, keys.table())
+    refuse_idle([config], keys.table())
+    assert numbers(config) == expected
+    assert (config.neuron.kind, config.norm.kind) == (kind, 'tdbn')
+    fields = registry.fields_of(config)
+    stages = fields.get('widths') or fields['stages'][-1]
+    assert features == (*stages, *fields.get('head', ()))[-1]
+    if kind == 'qcfs':
+        assert config.neuron.levels == (8 if 'imagenet' in name else 4)
+    if 'resnet' in name:
+        assert config.norm.alpha_residual == 1
+    if 'cifar' in name:
+        data = config.data
+        assert (data.crop_padding, data.flip, data.policy, data.cutout) == (4, True, 'autoaugment', 16)
+
+
 @pytest.mark.parametrize('name', list(PAPER))
 def test_the_numbers_are_the_paper_s(name):
     config = get(name)
     optim = config.optim
-    assert (
-        config.data.name, config.model.name, config.model.time_steps, config.batch_size, config.epochs,
-        optim.name, optim.learning_rate, optim.weight_decay, optim.warmup_fraction > 0,
-    ) == PAPER[name]  # fmt: skip
+    assert numbers(config) == PAPER[name]
     assert optim.momentum == 0.9
     assert (config.cpng.enabled, config.cpng.chi_limit, config.cpng.every, config.cpng.statistics) == (
         True, 0.2, 'epoch', 'last_batch',
@@ -91,23 +153,23 @@ def test_the_numbers_are_the_paper_s(name):
 
 
 def test_every_row_has_its_file():
-    assert (
-        set(NAMES)
-        == set(PAPER) | {'digits', 'digits_events', 'digits_few', 'digits_few_residual', 'mnist5k'} | FASHION | DIET
-    )
+    own = {'digits', 'digits_events', 'digits_few', 'digits_few_residual', 'mnist5k'} | FASHION
+    assert set(NAMES) == {*PAPER, *OTHERS, *ANNS, *DIET, *own}
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_paper_s_data_are_chosen_on_as_in_the_paper_and_fashion_mnist_by_validation(name):
     assert get(name).data.validation == (0.1 if name in FASHION else 0.0)
-    assert ('chosen on the test split' in (importlib.import_module(f'configs.{name}').__doc__ or '')) == (name in PAPER)
+    assert ('chosen on the test split' in (importlib.import_module(f'configs.{name}').__doc__ or '')) == (
+        name in {*PAPER, *OTHERS, *ANNS}
+    )
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_docstring_states_row_and_accuracy(name):
     text = importlib.import_module(f'configs.{name}').__doc__
     assert text
-    if name in PAPER:
+    if name in {*PAPER, *OTHERS, *ANNS}:
         assert 'Table' in text
         assert '%' in text
         assert f'python -m cpng_jax.data.prepare {get(name).data.name}' in text

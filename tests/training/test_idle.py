@@ -37,7 +37,8 @@ OTHER = {
     'data.validation': 0.25,
     'data.crop_padding': 2, 'data.flip': True, 'data.policy': 'autoaugment', 'data.cutout': 4,
     'data.mixup_alpha': 0.2, 'data.cutmix_alpha': 0.2, 'data.resize': 'fixed', 'data.image_size': 12,
-    'data.event_size': 10, 'data.slicing': 'time', 'data.roll': 3, 'data.split': 'random', 'data.time_steps': 3,
+    'data.event_size': 10, 'data.slicing': 'time', 'data.frame_scale': 'max', 'data.roll': 3, 'data.split': 'random',
+    'data.time_steps': 3,
     'model.name': 'resnet18', 'model.width': 2.0, 'model.time_steps': 3,
     'neuron.kind': 'ds_atgo', 'neuron.tau': 0.4, 'neuron.learn_tau': True, 'neuron.v_th': 0.7,
     'neuron.surrogate': 'rectangular', 'neuron.detach_reset': True,
@@ -65,6 +66,7 @@ CHOICES = [
     {'cpng.rule': 'cpng', **NEEDS['from_run']},
     {'neuron.kind': 'ds_atgo'},
     {'neuron.kind': 'diet'},
+    {'neuron.kind': 'mpd_agl'},
     {'loss.name': 'tet'},
     {'loss.name': 'sum_output'},
     {'optim.name': 'adam'},
@@ -136,8 +138,8 @@ def data_sets(tmp_path_factory):
     """The data sets by the same code as ever, with images and frames that are made up where files would be read."""
     images, labels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8), np.arange(40) % 4
 
-    def frames(path, count, recordings, *, time_steps, slicing, size, sensor):
-        drawn = np.random.default_rng([*slicing.encode()])
+    def frames(path, count, recordings, *, time_steps, slicing, size, sensor, scale):
+        drawn = np.random.default_rng([*slicing.encode(), *scale.encode()])
         return drawn.integers(0, 4, (count, time_steps, *size, 2), np.uint8)
 
     def shaped(config):
