@@ -34,7 +34,7 @@ def get_config() -> Config:
     config.optim.learning_rate = 1e-4
     config.optim.weight_decay = 0.0
     config.optim.step_at = (0.6, 0.8, 0.9)
-    config.optim.step_by = 0.2
+    config.optim.step_factor = 0.2
     config.cpng.enabled = False
     config.cpng.beta_init = 1.0
     config.cpng.scale_init = 0.3

@@ -212,7 +212,7 @@ def _training() -> list[Key]:
              only=(Only('optim.schedule', ('cosine',), ('steps',)),)),
         _key('optim.step_at', (0.45, 0.7, 0.9), shares, 'training.optim',
              'shares of the training at which the learning rate changes', '0.3', only=of_steps),
-        _key('optim.step_by', 0.1, _SHARE, 'training.optim',
+        _key('optim.step_factor', 0.1, _SHARE, 'training.optim',
              'what it is multiplied by there', '0.3', only=of_steps),
         _key('optim.momentum', 0.9, _SHARE, 'training.optim',
              'of SGD (Table 5)', only=(Only('optim.name', ('sgd',), ('adam', 'amsgrad')),)),

@@ -20,7 +20,7 @@ def learning_rate(config: Config, steps: int, steps_per_epoch: int = 1) -> optax
     Args:
       config: `config.optim`. `schedule` 'cosine' falls to 0 at the end of the training; or, with `cosine_epochs`, in so
         many epochs after the warm-up, and then goes up and down again, as PyTorch's CosineAnnealingLR does beyond its
-        T_max, here by step instead of by epoch. 'steps' multiplies by `step_by` at each share of the training in
+        T_max, here by step instead of by epoch. 'steps' multiplies by `step_factor` at each share of the training in
         `step_at`; those within the warm-up at its end.
       steps: number of steps of the whole training.
       steps_per_epoch: which `cosine_epochs` are counted in.
@@ -45,7 +45,7 @@ def _schedule(config: Config, steps: int, steps_per_epoch: int, warmup: int) -> 
     if config.schedule == 'steps':
         # Not of optax, which knows each boundary once: those of a short run may be one.
         boundaries = [round(share * steps) - warmup for share in config.step_at]
-        return lambda step: peak * config.step_by ** sum((step >= at).astype(jnp.float32) for at in boundaries)
+        return lambda step: peak * config.step_factor ** sum((step >= at).astype(jnp.float32) for at in boundaries)
     if config.cosine_epochs:
         half_period = config.cosine_epochs * steps_per_epoch
         return lambda step: peak * 0.5 * (1 + jnp.cos(jnp.pi * step / half_period))

@@ -46,7 +46,7 @@ OTHER = {
     'loss.name': 'tet', 'loss.tet_weight': 0.1, 'loss.tet_target': 0.6, 'loss.label_smoothing': 0.1,
     'optim.name': 'adam', 'optim.learning_rate': 0.2, 'optim.momentum': 0.8,
     'optim.weight_decay': 0.01, 'optim.decay_norm_and_bias': False, 'optim.warmup_fraction': 0.3,
-    'optim.schedule': 'steps', 'optim.cosine_epochs': 3, 'optim.step_at': (0.5,), 'optim.step_by': 0.3,
+    'optim.schedule': 'steps', 'optim.cosine_epochs': 3, 'optim.step_at': (0.5,), 'optim.step_factor': 0.3,
     'cpng.enabled': False, 'cpng.beta_init': 1.5, 'cpng.scale_init': 0.5, 'cpng.chi': 'counted',
     'cpng.interval': 'support', 'cpng.rule': 'dspike', 'cpng.per': 'channel',
     'cpng.every': 'batch', 'cpng.statistics': 'epoch_mean', 'cpng.chi_limit': 0.3, 'cpng.limit_mode': 'immediate',

@@ -17,7 +17,7 @@ SETTINGS = ConfigDict(
         'schedule': 'cosine',
         'cosine_epochs': 0,
         'step_at': (0.45, 0.7, 0.9),
-        'step_by': 0.2,
+        'step_factor': 0.2,
     }
 )
 
