@@ -1,13 +1,14 @@
-"""Diet-SNN on CIFAR100 and VGG16 (Rathi and Roy, TNNLS 2021; Table 4): T = 5, 69.67 % as they report it.
+r"""Diet-SNN on CIFAR100 and VGG16 (Rathi and Roy, TNNLS 2021; Table 4): T = 5, 69.67 % as they report it.
 
 Leak and threshold of each layer are learnt, from those of a converted ANN:
 
     python -m cpng_jax.data.prepare cifar100
     python train.py --config=configs/cifar100_diet_ann.py --workdir=runs/diet_ann
-    python -m cpng_jax.convert --workdir=runs/diet_ann --method=diet
-    python train.py --config=configs/cifar100_diet_snn.py --workdir=runs/diet_snn --config.init_from=CONVERTED
+    python -m cpng_jax.convert --workdir=runs/diet_ann --method=diet --time_steps=5
+    python train.py --config=configs/cifar100_diet_snn.py --workdir=runs/diet_snn \
+        --config.init_from=runs/diet_ann/convert/diet/T5
 
-where CONVERTED is the folder that the conversion names. As in their code of 2021: the neurons, the surrogate gradient,
+As in their code of 2021: the neurons, the surrogate gradient,
 AMSGrad at 1e-4 in batches of 64, dropout of 0.1, cross entropy of the summed outputs, thresholds scaled by 0.6.
 
 Their settings for T = 5 have not been published. Ours is to take those that they have for T = 20: 100 epochs, the

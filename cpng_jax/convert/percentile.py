@@ -51,8 +51,10 @@ def percentile_thresholds(
         layer is given nothing above 0.
     """
     _check(images, percentile, scaling, time_steps)
-    params: dict[Any, Any] = flatten_dict(variables['params'])
-    params |= {path: jnp.ones_like(leaf) for path, leaf in params.items() if path[-1] == LEAK}
+    of_network: Any = flatten_dict(variables['params'])
+    params: dict[Layer, Array] = {
+        path: jnp.ones_like(leaf) if path[-1] == LEAK else leaf for path, leaf in of_network.items()
+    }
     with_params = lambda params: {**variables, 'params': unflatten_dict(params)}
     layers, shapes = _states(model, with_params(params), images)
 
