@@ -147,10 +147,10 @@ def avg_pool(x: Float[Array, 'T B _H _W C'], window: int, stride: int | None = N
       `[T, B, H // window, W // window, C]`, or `[T, B, ceil(H / stride), ceil(W / stride), C]`.
 
     Raises:
-      ValueError: `x` has another rank, or the map is smaller than the window.
+      ValueError: `x` has another rank, or the map is smaller than windows side by side.
     """
     _check_rank(x, 5, '[T, B, H, W, C]', 'avg_pool')
-    if min(x.shape[2:4]) < window:
+    if stride is None and min(x.shape[2:4]) < window:
         raise ValueError(f'avg_pool: a map of {x.shape[2]} x {x.shape[3]} is smaller than its window of {window}.')
     # Flax divides by an integer that has a dtype of its own, which JAX's strict promotion of dtypes refuses.
     area, step, edge = (1, window, window, 1), stride or window, 0 if stride is None else window // 2

@@ -106,6 +106,17 @@ def test_avg_pool(size, window):
     close(avg_pool(x, window), cut.reshape(2, 3, rows, window, columns, window, 4).mean((3, 5)))
 
 
+@pytest.mark.parametrize('size', [(4, 6), (5, 7)])
+@pytest.mark.parametrize(('window', 'stride'), [(3, 2), (3, 1), (5, 3)])
+def test_avg_pool_of_windows_that_overlap(size, window, stride):
+    x = normal(2, 3, *size, 4)
+    edge = window // 2
+    padded = np.pad(f64(x), [(0, 0), (0, 0), (edge, edge), (edge, edge), (0, 0)])
+    at = [range(0, each, stride) for each in size]
+    rows = [[padded[:, :, i : i + window, j : j + window].mean((2, 3)) for j in at[1]] for i in at[0]]
+    close(avg_pool(x, window, stride), np.moveaxis(np.array(rows), (0, 1), (2, 3)))
+
+
 def td_bn(x, scale, bias, alpha_v_th, mean=None, variance=None, epsilon=1e-5):
     """Threshold-dependent batch norm in float64, by the statistics of the batch unless others are given."""
     x, axes = f64(x), tuple(range(x.ndim - 1))
