@@ -28,6 +28,7 @@ _context.set_forkserver_preload(
     [
         'cpng_jax.training.loop',
         'cpng_jax.analysis.report',
+        'cpng_jax.convert.results',
         'cpng_jax.experiments.grid',
         'matplotlib.backends.backend_agg',
         'matplotlib.figure',

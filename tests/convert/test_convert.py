@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import digits
-from cpng_jax.convert import __main__ as program
 from cpng_jax.convert import convert as conversion
 from cpng_jax.convert import thresholds
 from cpng_jax.convert.calibration import correct_biases, correct_potentials, parameter
@@ -141,7 +140,7 @@ def test_linear_is_the_convolution_of_the_layer(stride, edge, size):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@given(st.integers(1, 32), st.integers(0, 100))
+@given(st.sampled_from([1, 4, 7, 32]), st.integers(0, 100))  # each number of steps compiles
 def test_the_threshold_of_least_square_error_is_that_of_brute_force(steps, seed):
     x = np.maximum(np.random.default_rng(seed).normal(0.2, 1, 200), 0)
     candidates = x.max() * (1 - 0.01 * np.arange(95))
@@ -252,7 +251,7 @@ def test_a_conversion_is_saved_as_a_run_and_made_once(run, tmp_path, monkeypatch
         finished(folder)
 
 
-@pytest.mark.parametrize('method', ['none', 'calibration_light', 'calibration_advanced'])
+@pytest.mark.parametrize('method', ['calibration_light', 'calibration_advanced'])
 def test_each_method_is_about_as_good_as_the_ann_at_many_steps(run, tmp_path, method):
     options = Options(method, images=64, training=Training(iterations=2))
     ann = read(run, options)
@@ -290,11 +289,9 @@ def test_the_program_writes_a_table_and_says_what_is_wrong(run, tmp_path):
     assert f'--config={out / "T16"}/config.json' in done.stdout
     wrong = {
         ('--time_steps=8,0',): "--time_steps is '8,0', expected numbers of steps",
-        ('--method=qcf',): 'qcfs',
         ('--workdir=nowhere',): 'There is no run in nowhere',
         ('here',): "unexpected argument 'here'",
     }
     for arguments, words in wrong.items():
         done = forked.run('-m', 'cpng_jax.convert', f'--workdir={run}', *arguments)
         assert done.returncode == 2 and words in done.stderr and 'Traceback' not in done.stderr
-    assert program.__doc__

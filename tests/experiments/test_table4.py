@@ -19,7 +19,7 @@ def measured(shrink, tmp_path_factory):
     """Two systems with two seeds: the plan, the cells and the folder."""
     folder = tmp_path_factory.mktemp('table4')
     config = shrink(digits.get_config())
-    plan = keep_arms(systems.table4(config, [4.0, 8.0]), LABELS)
+    plan = keep_arms(systems.table4(config, [4.0]), LABELS)
     cells = grid.cells_of(plan, config, [0, 1], folder)
     grid.run_cells(cells, lambda cell, row: table4.measure(plan, cell, lambda line: None))
     return plan, cells, folder
@@ -29,7 +29,7 @@ def test_a_row_for_each_system_number_of_steps_and_seed(measured):
     _, cells, _ = measured
     rows = table4.rows_of(cells)
     found = {(row['system'], row['time_steps'], row['seed']) for row in rows}
-    of_seed = [('CPNG', 2), ('ANN, QCFS', None), ('Bu et al., QCFS', 4), ('Bu et al., QCFS', 8)]
+    of_seed = [('CPNG', 2), ('ANN, QCFS', None), ('Bu et al., QCFS', 4)]
     assert found == {(*each, seed) for each in of_seed for seed in (0, 1)}
     assert len(rows) == len(found)
     for row in rows:
@@ -55,12 +55,12 @@ def test_tables_and_picture(measured):
     written = table4.write('table4', plan, finished, folder)
     with written[0].open() as file:
         lines = [*csv.DictReader(file)]
-    assert len(lines) == 8 and {line['seed'] for line in lines} == {'0', '1'}
+    assert len(lines) == 6 and {line['seed'] for line in lines} == {'0', '1'}
     assert (folder / lines[0]['folder'] / 'metrics.jsonl').is_file()
     text = written[1].read_text()
     table = [line.split(' | ') for line in text.splitlines() if line.startswith('| ')][2:]
-    assert [row[0].removeprefix('| ') for row in table] == ['CPNG', 'ANN, QCFS', *['Bu et al., QCFS'] * 2]
-    assert [row[1] for row in table] == ['2', '', '4', '8']
+    assert [row[0].removeprefix('| ') for row in table] == ['CPNG', 'ANN, QCFS', 'Bu et al., QCFS']
+    assert [row[1] for row in table] == ['2', '', '4']
     assert table[0][4] == '' and all(row[4] for row in table[1:])
     assert table4.draw(plan, table4.rows_of(cells), folder / 'table4.png').stat().st_size > 5_000
 
