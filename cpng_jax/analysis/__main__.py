@@ -37,7 +37,7 @@ try:
         saliency,
     )
     from cpng_jax.analysis.compared import compared_with_versus
-    from cpng_jax.analysis.run import Run
+    from cpng_jax.analysis.run import Run, check_spikes
     from cpng_jax.runtime import command, paths
     from cpng_jax.runtime.errors import UserError, files_named, if_alike, nearest
 except ModuleNotFoundError as missing:
@@ -115,22 +115,10 @@ def main(argv: list[str]) -> None:
             raise UserError(f'--versus is {_VERSUS.value!r}, the run of --workdir itself: expected another.')
         _ = versus.epochs  # Read first, so that a wrong folder is an error before any work is done.
     run = Run(workdir, _CHECKPOINT.value, versus)
-    _check_spikes(names, run)
+    check_spikes(run, [name for name in names if name not in _WITHOUT_SPIKES], _WITHOUT_SPIKES)
     for name in names:
         for path in ANALYSES[name](run):
             print(path, flush=True)
-
-
-def _check_spikes(names: list[str], run: Run) -> None:
-    """Refuses to measure spikes of an ANN."""
-    measuring = [name for name in names if name not in _WITHOUT_SPIKES]
-    for each in (run, run.versus):
-        if measuring and each and (each.workdir / 'config.json').is_file() and not each.spikes:
-            raise UserError(
-                f'{each.workdir} holds a run with config.neuron.kind={each.config.neuron.kind}, an ANN, which has no '
-                f'spikes for {measuring[0]} to measure: expected one of {", ".join(_WITHOUT_SPIKES)}, or a run of '
-                'another kind.'
-            )
 
 
 def _check_options(names: list[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from cpng_jax.nn.kinds import KINDS
@@ -96,6 +97,25 @@ class Run:
         """Network, data set and epoch of the checkpoint as a title."""
         epoch = self.setup.epoch(int(self.state.step))
         return f'{self.config.model.name} on {self.config.data.name}, epoch {epoch} of {self.config.epochs}'
+
+
+def check_spikes(run: Run, measuring: Sequence[str], others: Sequence[str]) -> None:
+    """Refuses to measure spikes of an ANN.
+
+    Args:
+      run: to be analysed, maybe with another to compare it with.
+      measuring: names of analyses that do so.
+      others: names of those that do not, for the message.
+
+    Raises:
+      UserError: a run is that of an ANN, and there is such an analysis.
+    """
+    for each in (run, run.versus):
+        if measuring and each and (each.workdir / 'config.json').is_file() and not each.spikes:
+            raise UserError(
+                f'{each.workdir} holds a run with config.neuron.kind={each.config.neuron.kind}, an ANN, which has no '
+                f'spikes for {measuring[0]} to measure: expected one of {", ".join(others)}, or a run of another kind.'
+            )
 
 
 def labels(first: Run, second: Run) -> tuple[str, str]:

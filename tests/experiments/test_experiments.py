@@ -39,7 +39,9 @@ def test_every_arm_is_a_valid_run_of_its_own(name, tmp_path):
         validate(cell.config, keys.table())
         assert {cell.arm.baseline, cell.arm.beta_of} <= {*labels, None}
         changed = {key for key, value in flatten(cell.config).items() if value != flatten(config)[key]}
-        assert changed <= {*cell.arm.changes, 'seed', 'cpng.beta_from', 'loss.tet_target'}
+        followers = {key.name for key in known.values() if key.follows in cell.arm.changes}
+        needed = {'cpng.beta_from'} if cell.arm.beta_of else {'init_from'} if cell.arm.converted_from else set()
+        assert changed <= {*cell.arm.changes, *followers, *needed, 'seed'}
         assert {*cell.arm.changes} - {'model.stages'} <= {*known}  # a field of the network
     assert len({tuple(arm.factors) for arm in plan.arms}) == 1
     assert flatten(config) == flatten(digits.get_config())
@@ -348,11 +350,11 @@ def test_the_table_has_mean_spread_and_paired_differences():
     # A seed that the baseline lacks is left out of the difference.
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 | +12.50 | fixed |' in tables.results_markdown(plan, rows[1:])
     # Compared with CPNG, fixed has the difference and CPNG has none.
-    other = tables.results_markdown(plan.compared_with(plan, 'CPNG'), rows)
+    other = tables.results_markdown(plans.compared_with(plan, 'CPNG'), rows)
     assert '| fixed | 2 | 62.50 ± 17.68 | 50.00 ± 0.00 | -9.38 (-12.50 to -6.25) | CPNG |' in other
     assert '| CPNG | 2 | 71.88 ± 22.10 | 50.00 ± 0.00 |  |  |' in other
     with pytest.raises(UserError, match=r"--baseline is 'CPGN'; the nearest is 'CPNG' of fixed; CPNG; other\."):
-        plan.compared_with(plan, 'CPGN')
+        plans.compared_with(plan, 'CPGN')
 
 
 def test_results_of_older_versions_are_read(tmp_path):
@@ -524,7 +526,7 @@ def test_the_command_runs_shards_and_writes_results(tmp_path):
         (['beta_swep'], "there is no experiment 'beta_swep'; the nearest is 'beta_sweep'"),
         (
             ['compare', '--values=1,2'],
-            '--values is for beta_sweep, chi_limit, frequency, gain, width, depth; compare has fixed arms.',
+            '--values is for beta_sweep, chi_limit, frequency, gain, width, depth, table4; compare has fixed arms.',
         ),
         (['beta_sweep', '--values=1,two'], "--values is '1,two', expected numbers, such as 0.5,1,2."),
         (['beta_sweep', '--values=-1'], 'config.cpng.beta_init is -1.0, expected a number above 0.'),

@@ -173,7 +173,7 @@ def written_out(terms, beta, time_steps, **options):
     """The loop on the sum in float32, each value at each step."""
     total = 0
     for term in terms:
-        x, maps = term if isinstance(term, Normalised) else (term, None)
+        x, maps = term[:2] if isinstance(term, Normalised) else (term, None)
         x = jnp.broadcast_to(x, (time_steps, *x.shape[1:])).astype(jnp.float32)
         total += x if maps is None else (x - maps.mean) * maps.gain + maps.bias
     return lif_reference(total, beta, **options)[:2]

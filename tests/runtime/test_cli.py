@@ -27,7 +27,7 @@ pytestmark = pytest.mark.processes
         (['--config.epochs=many'], "flag --config.epochs=many: invalid literal for int() with base 10: 'many'"),
         (['--config.data.name=minst'], "package.module:function; the nearest is 'mnist'."),
         (['--config.data.name=examples.own_data:image'], "own_data.py has no function 'image'; the nearest is 'images"),
-        (['--config.model.name=resnet'], "sew_resnet152; the nearest is 'resnet20'."),
+        (['--config.model.name=resnet'], "sew_resnet152; the nearest is 'resnet34'."),
         (['--config.batch_size=2000'], 'config.batch_size is 2000, but there are only 1437 training examples'),
         (['--config.optim.accumulate=3'], 'which cannot be worked off evenly in config.optim.accumulate = 3 parts'),
         (['--config.model.stages=((4,),(4,),(4,),(4,),(4,))'], 'a map of 1 x 1 is smaller than its window of 2'),

@@ -22,6 +22,7 @@ from cpng_jax.control.effective_domain import chi_by_layer
 from cpng_jax.data import cifar10_dvs, digits, digits_events, fake, folder, idx, tfds_builders
 from cpng_jax.models import registry
 from cpng_jax.models.inputs import network_input
+from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.statistics import DISTANCES, MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import SURROGATES, spike
 from cpng_jax.runtime.config import flatten, refuse_idle, validate
@@ -42,6 +43,7 @@ OTHER = {
     'model.name': 'resnet18', 'model.width': 2.0, 'model.time_steps': 3,
     'neuron.kind': 'ds_atgo', 'neuron.tau': 0.4, 'neuron.learn_tau': True, 'neuron.v_th': 0.7,
     'neuron.surrogate': 'rectangular', 'neuron.detach_reset': True,
+    'neuron.levels': 8, 'neuron.threshold': 4.0, 'norm.kind': 'bias',
     'norm.alpha': 0.9, 'norm.alpha_residual': 0.6, 'norm.momentum': 0.8,
     'loss.name': 'tet', 'loss.tet_weight': 0.1, 'loss.tet_target': 0.6, 'loss.label_smoothing': 0.1,
     'optim.name': 'adam', 'optim.learning_rate': 0.2, 'optim.momentum': 0.8,
@@ -67,6 +69,9 @@ CHOICES = [
     {'neuron.kind': 'ds_atgo'},
     {'neuron.kind': 'diet'},
     {'neuron.kind': 'mpd_agl'},
+    {'neuron.kind': 'if_soft'},
+    {'neuron.kind': 'qcfs', 'model.time_steps': 1},
+    {'norm.kind': 'none'},
     {'loss.name': 'tet'},
     {'loss.name': 'sum_output'},
     {'optim.name': 'adam'},
@@ -244,7 +249,7 @@ def trace(config, shape):
 
     others = {name: variables[name] for name in variables if name not in ('params', 'membrane', 'distances')}
     gradient = jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(variables['params'], others)
-    learnt = config.neuron.learn_tau or config.neuron.kind == 'diet'
+    learnt = config.neuron.learn_tau or config.neuron.kind in ('diet', 'if_soft', 'qcfs')  # from a value on
     return digest(gradient, learnt and jax.make_jaxpr(model.init)(jax.random.key(0), images))
 
 
@@ -276,6 +281,8 @@ VARIANCES = (1.5, 1.0, 9.0, 60.0, 3.0, 0.5, 1.0, 2.0)
 @part('cpng.', 'neuron.', 'model.time_steps')
 def surrogates_of(config):
     """Width and height after each step of four epochs with made-up statistics, and the chi that is reported of it."""
+    if not KINDS[config.neuron.kind].spikes:
+        return digest(), digest()
     settings = setup._settings(config, ['lif'], 2, config.model.time_steps)._replace(
         beta_of_run=lambda folder: {'lif': float(len(folder))}
     )
@@ -370,8 +377,9 @@ def test_a_key_changes_what_is_built_or_is_refused(choice, data_sets):
     refuse_idle([config], TABLE)
     before = built(config)
     for name, value in OTHER.items():
-        if name in choice or (name == 'cpng.enabled' and choice.get('cpng.rule') in ('fixed', 'from_run')):
-            continue  # in the latter case both say the same
+        says_nothing = choice.get('cpng.rule') in ('fixed', 'from_run') or not KINDS[config.neuron.kind].spikes
+        if name in choice or (name == 'cpng.enabled' and says_nothing):
+            continue  # then both say the same
         other = small(**{**choice, name: value})
         validate(other, TABLE)
         refused = attempt(refuse_idle, [other], TABLE)
