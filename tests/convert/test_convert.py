@@ -227,7 +227,7 @@ def test_what_spikes_already_or_takes_maxima_is_refused():
 def run(tmp_path_factory):
     """The run of a small ANN."""
     config = ann_config(kind='qcfs')
-    config.model.head_norm = False
+    config.model.stages, config.model.head, config.model.head_norm = ((4,), (6,)), (), False
     config.epochs, config.data.per_class, config.batch_size = 2, 32, 64
     workdir = tmp_path_factory.mktemp('ann')
     run_shared(config, workdir)

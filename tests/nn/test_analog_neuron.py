@@ -60,7 +60,7 @@ def test_qcfs_needs_a_level() -> None:
 
 
 # A threshold of 1 and levels that are powers of two: all sums below are exact.
-@given(st.sampled_from([1, 2, 4, 8, 16]), st.lists(st.integers(-64, 128), min_size=1, max_size=20))
+@given(st.sampled_from([1, 4, 16]), st.lists(st.integers(-64, 128), min_size=8, max_size=8))
 def test_at_as_many_steps_as_levels_spikes_say_what_qcfs_does(levels: int, numerators: list[int]) -> None:
     x = jnp.asarray(numerators, jnp.float32) / 64
     answers = soft_reset_if(x[None], 1.0, start=0.5, time_steps=levels).answers
@@ -78,7 +78,7 @@ def test_soft_reset_is_the_equation(constant: bool) -> None:
     np.testing.assert_allclose(ran.answers, expected, atol=1e-6)
 
 
-@given(st.integers(1, 12), st.floats(0.25, 4), st.floats(-3, 6), st.floats(0, 1))
+@given(st.sampled_from([1, 5, 12]), st.floats(0.25, 4), st.floats(-3, 6), st.floats(0, 1))
 def test_nothing_that_comes_in_is_lost(steps: int, v: float, current: float, start: float) -> None:
     # What was answered, and what is left: all that has come in.
     ran = soft_reset_if(jnp.full((1, 1), current), v, start=start * v, time_steps=steps)

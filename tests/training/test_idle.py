@@ -53,7 +53,7 @@ OTHER = {
     'cpng.interval': 'support', 'cpng.rule': 'dspike', 'cpng.per': 'channel',
     'cpng.every': 'batch', 'cpng.statistics': 'epoch_mean', 'cpng.chi_limit': 0.3, 'cpng.limit_mode': 'immediate',
     'cpng.dspike_epsilon': 0.05, 'cpng.dspike_step': 0.2,
-    'cpng.beta_from': 'another run', 'cpng.beta_from_epoch': 1, 'cpng.gain_target': 0.5, 'cpng.chi_target': 0.5,
+    'cpng.beta_from': 'another_run', 'cpng.beta_from_epoch': 1, 'cpng.gain_target': 0.5, 'cpng.chi_target': 0.5,
     'cpng.coherence': 0.9,
 }  # fmt: skip
 
