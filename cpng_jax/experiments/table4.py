@@ -41,11 +41,10 @@ def measure(plan: Plan, cell: Cell, say: Callable[[str], None]) -> None:
     rows = _read(path)
     known = {(row['system'], row['time_steps']) for row in rows}
     spiking = KINDS[cell.config.neuron.kind].spikes
-    seconds = sum(row.get('wall_seconds', 0.0) for row in metrics.read_epochs(cell.folder))
     own = (cell.arm.label, cell.config.model.time_steps if spiking else None)
     if own not in known:
         row = dict(zip(('system', 'time_steps'), own, strict=True))
-        row |= {'test_accuracy': result['test_accuracy'], 'training_seconds': seconds, 'conversion_seconds': None}
+        row |= {'test_accuracy': result['test_accuracy'], 'conversion_seconds': None}
         rows.append(row | _activity(cell))
         write_json(path, rows)
     for method in cell.arm.conversions:
@@ -58,7 +57,7 @@ def measure(plan: Plan, cell: Cell, say: Callable[[str], None]) -> None:
             say(f'{cell.arm.label}, seed {cell.seed}: {method} at T = {steps}')
             found = convert.convert(ann, options, steps, conversion_of(cell.folder, method, steps), lambda line: None)
             row = {'system': _converted(method), 'time_steps': steps, 'test_accuracy': found['test_accuracy']}
-            row |= {'training_seconds': seconds, 'conversion_seconds': found['seconds']}
+            row |= {'conversion_seconds': found['seconds']}
             rows.append(row | {name: found[name] for name in ('firing_rate', 'operations')})
             write_json(path, rows)
 
@@ -104,7 +103,18 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
       A row for each system, number of time steps and seed.
     """
     rows = [(cell, row) for cell in cells for row in _read(cell.folder / _MEASURED)]
-    return [{**row, 'seed': cell.seed, 'folder': str(cell.folder)} for cell, row in rows]
+    more = lambda cell: {
+        'training_seconds': _seconds(cell.folder),
+        'seed': cell.seed,
+        'folder': str(cell.folder),
+    }
+    return [{**row, **more(cell)} for cell, row in rows]
+
+
+def _seconds(folder: pathlib.Path) -> float:
+    """How long the training took: that of a typical epoch, so that a pause does not count, times their number."""
+    epochs = metrics.read_epochs(folder)
+    return len(epochs) * float(np.median([row['wall_seconds'] for row in epochs])) if epochs else float('nan')
 
 
 def systems_csv(rows: Sequence[Row], workdir: pathlib.Path) -> str:
