@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from cpng_jax.convert.means import ByLayer, Measure
-from cpng_jax.convert.network import Activation, Variables, with_params
+from cpng_jax.convert.network import Activation, Variables, parameter, with_params
 from cpng_jax.nn.surrogate import Array
 
 Said = Callable[[str], None]
@@ -34,12 +34,8 @@ def correct_biases(
 
     Source: Li et al. (2021), Sec. 4.2, Eq. 15.
     """
-    for layer in layers:
-        off = answers[layer.path] - snn(variables, images).answers[layer.path]
-        name = f'{layer.path}/shift'
-        by = jnp.mean(off, axis=tuple(range(off.ndim - 1)))
-        variables = with_params(variables, {name: parameter(variables, name) + by})
-    return variables
+    of_channels = lambda off: jnp.mean(off, axis=tuple(range(off.ndim - 1)))
+    return _corrected(snn, variables, answers, images, layers, 'shift', of_channels)
 
 
 def correct_potentials(
@@ -60,17 +56,22 @@ def correct_potentials(
 
     Source: Li et al. (2021), Sec. 4.3, Eq. 19.
     """
+    of_neurons = lambda off: time_steps * jnp.mean(off, axis=0, keepdims=True)
+    return _corrected(snn, variables, answers, images, layers, 'start', of_neurons)
+
+
+def _corrected(
+    snn: Measure,
+    variables: Variables,
+    answers: ByLayer,
+    images: Array,
+    layers: Sequence[Activation],
+    what: str,
+    lacking: Callable[[Array], Array],
+) -> Variables:
+    """Adds to a parameter of each layer what its answers lack, the layers before it being corrected already."""
     for layer in layers:
         off = answers[layer.path] - snn(variables, images).answers[layer.path]
-        name = f'{layer.path}/start'
-        by = time_steps * jnp.mean(off, axis=0, keepdims=True)
-        variables = with_params(variables, {name: parameter(variables, name) + by})
+        name = f'{layer.path}/{what}'
+        variables = with_params(variables, {name: parameter(variables, name) + lacking(off)})
     return variables
-
-
-def parameter(variables: Variables, name: str) -> Array:
-    """A parameter by its path, such as 'conv01/lif/shift'."""
-    found = variables['params']
-    for part in name.split('/'):
-        found = found[part]
-    return found

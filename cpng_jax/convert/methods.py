@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cpng_jax.convert import thresholds
-from cpng_jax.convert.calibration import Said, correct_biases, correct_potentials, parameter
+from cpng_jax.convert.calibration import Said, correct_biases, correct_potentials
 from cpng_jax.convert.means import Measure, averaged, make_measure
-from cpng_jax.convert.network import Activation, Variables, with_params
+from cpng_jax.convert.network import Activation, Variables, parameter, with_params
 from cpng_jax.convert.percentile import percentile_thresholds
 from cpng_jax.convert.weight_calibration import Training, calibrate_weights
 from cpng_jax.nn.surrogate import Array

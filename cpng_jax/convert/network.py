@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cpng_jax.models.registry import MODELS
 from cpng_jax.models.sew_resnet import SEWResNet
@@ -19,9 +18,11 @@ from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.nn.time_loop import Affine
+from cpng_jax.runtime.arrays import by_name
 from cpng_jax.runtime.config import Config, without_idle
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import keys
+from cpng_jax.training.weights import nested
 
 Variables = Mapping[str, Any]
 
@@ -144,8 +145,7 @@ def folded(model: nn.Module, variables: Variables, example: Array) -> dict[str, 
         return found
 
     maps = jax.jit(affine)(variables, example)
-    flat: Any = flatten_dict(variables['params'])
-    params: dict[str, Any] = {'/'.join(path): leaf for path, leaf in flat.items()}
+    params = by_name(variables['params'])
     for norm, (mean, gain, bias) in maps.items():
         weights = norms[norm]
         for name in (f'{weights}/kernel', f'{weights}/bias'):
@@ -168,10 +168,18 @@ def spiking_variables(model: nn.Module, params: Mapping[str, Array], example: Ar
       The collections.
     """
     initial: Any = jax.jit(model.init)(jax.random.key(0), example)
-    own = {'/'.join(path): leaf for path, leaf in flatten_dict(initial['params']).items()}
+    own = by_name(initial['params'])
     neurons = {layer.path for layer in activations(model, example)}
     taken = {name: params[name] for name in own if name.rpartition('/')[0] not in neurons}
-    return {**initial, 'params': unflatten_dict({tuple(name.split('/')): leaf for name, leaf in (own | taken).items()})}
+    return {**initial, 'params': nested(own | taken)}
+
+
+def parameter(variables: Variables, name: str) -> Array:
+    """A parameter by its path, such as 'conv01/lif/shift'."""
+    found = variables['params']
+    for part in name.split('/'):
+        found = found[part]
+    return found
 
 
 def with_params(variables: Variables, changes: Mapping[str, Array]) -> dict[str, Any]:
@@ -184,8 +192,8 @@ def with_params(variables: Variables, changes: Mapping[str, Array]) -> dict[str,
     Returns:
       The collections.
     """
-    flat: dict[Any, Any] = flatten_dict(variables['params'])
-    for name, value in changes.items():
-        path = tuple(name.split('/'))
-        flat[path] = jnp.broadcast_to(jnp.asarray(value, jnp.float32), flat[path].shape)
-    return {**variables, 'params': unflatten_dict(flat)}
+    params = by_name(variables['params'])
+    fitted = {
+        name: jnp.broadcast_to(jnp.asarray(value, jnp.float32), params[name].shape) for name, value in changes.items()
+    }
+    return {**variables, 'params': nested(params | fitted)}

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cpng_jax.convert.calibration import Said, parameter
+from cpng_jax.convert.calibration import Said
 from cpng_jax.convert.means import Measure
-from cpng_jax.convert.network import Activation, Variables, with_params
+from cpng_jax.convert.network import Activation, Variables, parameter, with_params
 from cpng_jax.convert.thresholds import clipped_and_floored
 from cpng_jax.nn.surrogate import Array
 

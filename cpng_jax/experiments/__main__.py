@@ -78,11 +78,11 @@ def main(argv: list[str]) -> None:
         raise UserError(f'No cell in {folder} is finished: leave --norun out to run them.')
     if distributed.is_primary():
         written = write_tables(name, chosen, cells, folder)
-        picture, finished = folder / f'{name}.png', _finished(cells)
+        picture = folder / f'{name}.png'
         if chosen.conversion_steps:
             written.append(table4.draw(chosen, table4.rows_of(cells), picture))
         else:
-            written.append(figures.draw(chosen, finished, picture))
+            written.append(figures.draw(chosen, _finished(cells), picture))
         print((folder / f'{name}.md').read_text(), flush=True)
         print(f'{folder}: {", ".join(path.name for path in written)}', flush=True)
 

@@ -8,8 +8,8 @@ from cpng_jax.runtime.errors import UserError
 
 # The method by which an arm is converted that is trained on from there, Diet-SNN.
 CONVERSION = 'diet'
-
-
+# What all others are compared with, seed by seed.
+BASELINE = 'CPNG'
 # Numbers of time steps that ANNs are converted for.
 _TIME_STEPS = (8, 16, 32, 64, 128)
 
@@ -43,7 +43,7 @@ def table4(config: Config, values: Sequence[float] | None) -> Plan:
     arms = []
     for label, changes in systems.items():
         source, folder = ('ANN without norms', 'diet_snn') if label == 'Diet-SNN' else (None, None)
-        baseline = None if label == 'CPNG' else 'CPNG'
+        baseline = None if label == BASELINE else BASELINE
         more = {'converted_from': source, 'conversions': conversions.get(label, ()), 'folder': folder}
         arms.append(Arm(label, changes, {'system': label}, baseline, **more))
     wanted = values or _TIME_STEPS

@@ -11,6 +11,7 @@ from cpng_jax.convert import convert
 from cpng_jax.experiments.grid import Cell, conversion_of
 from cpng_jax.experiments.plan import Plan
 from cpng_jax.experiments.statistics import mean_and_std, paired_difference
+from cpng_jax.experiments.systems import BASELINE
 from cpng_jax.experiments.tables import Finished, points, spread
 from cpng_jax.nn.kinds import KINDS
 from cpng_jax.runtime import files, metrics, tables
@@ -22,9 +23,6 @@ from cpng_jax.training.evaluate import restore
 from cpng_jax.training.setup import build
 
 _MEASURED = 'systems.json'
-# What all others are compared with, seed by seed.
-BASELINE = 'CPNG'
-
 Row = dict[str, Any]
 
 
@@ -48,7 +46,7 @@ def measure(plan: Plan, cell: Cell, say: Callable[[str], None]) -> None:
         rows.append(row | _activity(cell))
         write_json(path, rows)
     for method in cell.arm.conversions:
-        missing = [steps for steps in plan.conversion_steps if (_converted(method), steps) not in known]
+        missing = [steps for steps in plan.conversion_steps if (_NAMES[method], steps) not in known]
         if not missing or result['diverged']:
             continue
         options = convert.Options(method)
@@ -56,7 +54,7 @@ def measure(plan: Plan, cell: Cell, say: Callable[[str], None]) -> None:
         for steps in missing:
             say(f'{cell.arm.label}, seed {cell.seed}: {method} at T = {steps}')
             found = convert.convert(ann, options, steps, conversion_of(cell.folder, method, steps), lambda line: None)
-            row = {'system': _converted(method), 'time_steps': steps, 'test_accuracy': found['test_accuracy']}
+            row = {'system': _NAMES[method], 'time_steps': steps, 'test_accuracy': found['test_accuracy']}
             row |= {'conversion_seconds': found['seconds']}
             rows.append(row | {name: found[name] for name in ('firing_rate', 'operations')})
             write_json(path, rows)
@@ -68,11 +66,6 @@ _NAMES = {
     'calibration_advanced': 'Li et al., advanced',
     'qcfs': 'Bu et al., QCFS',
 }
-
-
-def _converted(method: str) -> str:
-    """The name of a system that is converted."""
-    return _NAMES[method]
 
 
 def _read(path: pathlib.Path) -> list[Row]:
@@ -102,13 +95,11 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
     Returns:
       A row for each system, number of time steps and seed.
     """
-    rows = [(cell, row) for cell in cells for row in _read(cell.folder / _MEASURED)]
-    more = lambda cell: {
-        'training_seconds': _seconds(cell.folder),
-        'seed': cell.seed,
-        'folder': str(cell.folder),
-    }
-    return [{**row, **more(cell)} for cell, row in rows]
+    rows = []
+    for cell in cells:
+        more = {'training_seconds': _seconds(cell.folder), 'seed': cell.seed, 'folder': str(cell.folder)}
+        rows += [{**row, **more} for row in _read(cell.folder / _MEASURED)]
+    return rows
 
 
 def _seconds(folder: pathlib.Path) -> float:

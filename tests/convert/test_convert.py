@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from configs import digits
 from cpng_jax.convert import convert as conversion
 from cpng_jax.convert import thresholds
-from cpng_jax.convert.calibration import correct_biases, correct_potentials, parameter
+from cpng_jax.convert.calibration import correct_biases, correct_potentials
 from cpng_jax.convert.convert import Options, convert, finished, read
 from cpng_jax.convert.means import averaged, make_measure
-from cpng_jax.convert.network import activations, folded, spiking_config, spiking_variables, with_params
+from cpng_jax.convert.network import activations, folded, parameter, spiking_config, spiking_variables, with_params
 from cpng_jax.convert.weight_calibration import Training, calibrate_weights, linear
 from cpng_jax.models import registry
 from cpng_jax.nn.layers import Conv
