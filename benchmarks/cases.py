@@ -9,6 +9,8 @@ Arrays = dict[str, np.ndarray]
 
 _SEED = 0
 _ROWS = 64
+# Numbers that are drawn of a layer at each time step; larger ones repeat them.
+_DRAWN = 1 << 20
 
 
 class Network(NamedTuple):
@@ -45,7 +47,8 @@ class Case:
     """One piece of work.
 
     Attributes:
-      name: 'lif', a layer of neurons, forward and backward; or a key of `NETWORKS`, a training step.
+      name: 'lif', a layer of neurons, forward and backward; 'copy', 1 added to an array of as many numbers, of ours
+        alone; or a key of `NETWORKS`, a training step.
       time_steps: T.
       batch: examples of a network.
       width: factor on all channels of a network.
@@ -54,6 +57,7 @@ class Case:
       dtype: 'float32', or 'bfloat16': `config.dtype` of ours, autocast of a PyTorch peer.
       channels_last: memory layout of a PyTorch peer.
       compile: run a PyTorch peer through `torch.compile`.
+      implementation: `neuron.implementation` of ours; '' for that of the configuration.
     """
 
     name: str
@@ -65,19 +69,22 @@ class Case:
     dtype: str = 'float32'
     channels_last: bool = False
     compile: bool = False
+    implementation: str = ''
 
     @property
     def size(self) -> str:
         """What the work is, for a table."""
         if self.name == 'lif':
             return f'T = {self.time_steps}, {self.neurons:,} neurons'
+        if self.name == 'copy':
+            return f'{self.neurons:,} numbers'
         width = '' if self.width == 1 else f', width {self.width:g}'
         return f'T = {self.time_steps}, batch {self.batch}, {self.image_size} x {self.image_size}{width}'
 
     def reduced(self) -> 'Case':
         """The same work small enough for rounding not to move a potential across the threshold, in float32."""
         if self.name == 'lif':
-            return self
+            return dataclasses.replace(self, neurons=min(self.neurons, _DRAWN))
         size = min(self.image_size, NETWORKS[self.name].check_size)
         return dataclasses.replace(self, batch=2, width=1 / 16, image_size=size, dtype='float32', compile=False)
 
@@ -99,9 +106,11 @@ def lif_inputs(case: Case) -> Arrays:
     About one potential in five reaches the threshold, and most lie inside the surrogate gradient's domain.
     """
     rng = np.random.default_rng(_SEED)
-    shape = (case.time_steps, _ROWS, case.neurons // _ROWS)
-    currents = rng.normal(0.4, 0.6, shape).astype(np.float32)
-    return {'currents': currents, 'cotangent': rng.normal(size=shape).astype(np.float32)}
+    columns = case.neurons // _ROWS
+    shape = (case.time_steps, _ROWS, min(columns, _DRAWN // _ROWS))
+    drawn = rng.normal(0.4, 0.6, shape), rng.normal(size=shape)
+    currents, cotangent = (np.take(a.astype(np.float32), range(columns), axis=-1, mode='wrap') for a in drawn)
+    return {'currents': currents, 'cotangent': cotangent}
 
 
 def network_inputs(case: Case) -> Arrays:

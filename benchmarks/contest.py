@@ -4,8 +4,8 @@ import dataclasses
 import math
 import statistics
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from benchmarks.cases import Case
 from benchmarks.equality import equality
@@ -106,20 +106,40 @@ def contest(case: Case, peer: str, python: str, *, rounds: int, round_seconds: f
     with Worker(sys.executable, OURS, 'cpng_jax') as ours, Worker(python, PEERS[peer], peer) as theirs:
         workers = (ours, theirs)
         built = [worker.ask('build', case=dataclasses.asdict(case)) for worker in workers]
-        steps = []
-        for worker in workers:
-            step = worker.ask('run', steps=1)['seconds'][0]
-            steps.append(min(_MAX_STEPS, math.ceil(round_seconds / step)))
-            worker.ask('run', steps=steps[-1])
-            worker.ask('settle')
-        seconds: list[list[float]] = [[], []]
-        for _ in range(rounds):
-            for worker, count, mine in zip(workers, steps, seconds, strict=True):
-                mine.append(statistics.median(worker.ask('run', steps=count)['seconds']))
-        # Before the check, which needs memory too.
-        memory = [worker.ask('memory') for worker in workers]
-        contenders = [
-            Contender(seconds=tuple(mine), **facts, **peak)
-            for mine, facts, peak in zip(seconds, built, memory, strict=True)
-        ]
+        contenders = take_turns(workers, built, rounds=rounds, round_seconds=round_seconds)
         return Result(case, peer, *contenders, equality=equality(case, ours, theirs))
+
+
+def take_turns(
+    workers: Sequence[Worker], built: Sequence[Mapping[str, Any]], *, rounds: int, round_seconds: float
+) -> list[Contender]:
+    """Has processes that have built their work do it in turns, in the order given in each round.
+
+    Args:
+      workers: the processes.
+      built: what each has answered when it was told to build.
+      rounds: number of rounds; one more, of which nothing counts, comes first.
+      round_seconds: how long, about, each works in a round; at least a step.
+
+    Returns:
+      What was measured of each.
+
+    Raises:
+      UserError: one cannot do its work.
+    """
+    steps = []
+    for worker in workers:
+        step = worker.ask('run', steps=1)['seconds'][0]
+        steps.append(min(_MAX_STEPS, max(1, math.ceil(round_seconds / step))))
+        worker.ask('run', steps=steps[-1])
+        worker.ask('settle')
+    seconds: list[list[float]] = [[] for _ in workers]
+    for _ in range(rounds):
+        for worker, count, mine in zip(workers, steps, seconds, strict=True):
+            mine.append(statistics.median(worker.ask('run', steps=count)['seconds']))
+    # Before any check of equality, which needs memory too.
+    memory = [worker.ask('memory') for worker in workers]
+    return [
+        Contender(seconds=tuple(mine), **facts, **peak)
+        for mine, facts, peak in zip(seconds, built, memory, strict=True)
+    ]

@@ -30,10 +30,6 @@ SIZES = {(500, 375): 4, (375, 500): 2, (500, 333): 2, (320, 240): 1, (1200, 900)
 _QUALITY = 90
 _BATCH = 32
 
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Alternating rounds.', lower_bound=1)
-_IMAGES = flags.DEFINE_integer('images', 120, 'Images a round.', lower_bound=1)
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the crops.')
-
 Work = Callable[[int], Any]
 
 
@@ -121,19 +117,20 @@ def rate(work: Work, count: int) -> float:
 
 def main(_: list[str]) -> None:
     """Measures and prints."""
+    given = flags.FLAGS
     encoded = photographs()
-    mine = ours(encoded, _SEED.value)
+    mine = ours(encoded, given.seed)
     try:
-        theirs = torchvision_transforms(encoded, _SEED.value)
+        theirs = torchvision_transforms(encoded, given.seed)
     except ImportError:
         theirs = {}
         print('Without torchvision there is nothing to compare with: pip install torch torchvision')
-    print(f'{platform.machine()}, one core, {_ROUNDS.value} rounds of {_IMAGES.value} images, seed {_SEED.value}')
+    print(f'{platform.machine()}, one core, {given.rounds} rounds of {given.images} images, seed {given.seed}')
     sizes = ', '.join(f'{count} of {width} x {height}' for (width, height), count in SIZES.items())
     print(f'JPEGs of quality {_QUALITY}: {sizes}')
     for name, work in mine.items():
         works = [work, theirs[name]] if name in theirs else [work]
-        rounds = [[rate(each, _IMAGES.value) for each in works] for _ in range(_ROUNDS.value + 1)][1:]  # warm now
+        rounds = [[rate(each, given.images) for each in works] for _ in range(given.rounds + 1)][1:]  # warm now
         line = f'{name}: {statistics.median(pair[0] for pair in rounds):.0f} images/s'
         if len(works) > 1:
             ratios = sorted(pair[0] / pair[1] for pair in rounds)
@@ -142,14 +139,17 @@ def main(_: list[str]) -> None:
                 f'ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
             )
         print(line)
-    work = cifar(_SEED.value)
-    rates = [rate(work, 20 * _IMAGES.value) for _ in range(_ROUNDS.value)]
+    work = cifar(given.seed)
+    rates = [rate(work, 20 * given.images) for _ in range(given.rounds)]
     print(f'CIFAR crop and flip: {statistics.median(rates):.0f} images/s')
     threads = os.cpu_count() or 1
-    rates = [whole_pipeline(encoded, 8 * _IMAGES.value, _SEED.value, threads) for _ in range(_ROUNDS.value)]
+    rates = [whole_pipeline(encoded, 8 * given.images, given.seed, threads) for _ in range(given.rounds)]
     spread = f'{statistics.median(rates):.0f} images/s by the clock ({min(rates):.0f} to {max(rates):.0f})'
     print(f'ImageNet training, batches of {_BATCH} by Grain on {threads} threads: {spread}')
 
 
 if __name__ == '__main__':
+    flags.DEFINE_integer('rounds', 7, 'Alternating rounds.', lower_bound=1)
+    flags.DEFINE_integer('images', 120, 'Images a round.', lower_bound=1)
+    flags.DEFINE_integer('seed', 0, 'Of the crops.')
     command.run(main)

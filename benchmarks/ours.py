@@ -4,6 +4,7 @@ A training step is the one that `train.py` compiles, from uint8 images to the ne
 membrane potentials; a layer of neurons is `lif()` alone, forward and backward, without them, as the peers have none.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -28,18 +29,21 @@ VERSIONS = {'jax': jax.__version__}
 DIFFERS = ''
 
 
-@jax.jit
-def lif_forward_backward(currents: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames='implementation')
+def lif_forward_backward(
+    currents: jax.Array, cotangent: jax.Array, implementation: str = 'scan'
+) -> tuple[jax.Array, jax.Array]:
     """Spikes of a layer with triangular surrogate, beta = 1, and the gradient of the currents.
 
     Args:
       currents: `[T, ...]`.
       cotangent: of the spikes.
+      implementation: see `lif`.
 
     Returns:
       `(spikes, gradient)`, both like `currents`.
     """
-    spikes, pull = jax.vjp(lambda c: lif(c, 1.0)[0], currents)
+    spikes, pull = jax.vjp(lambda c: lif(c, 1.0, implementation=implementation)[0], currents)
     return spikes, pull(cotangent)[0]
 
 
@@ -55,6 +59,8 @@ def config_of(case: Case) -> Config:
     config.model.time_steps = case.time_steps
     config.neuron.surrogate = network.surrogate
     config.dtype = case.dtype
+    if case.implementation:
+        config.neuron.implementation = case.implementation
     return config
 
 
@@ -72,15 +78,24 @@ def build(case: Case) -> Work:
     def peak_bytes() -> int | None:
         return (device.memory_stats() or {}).get('peak_bytes_in_use')
 
-    step = _lif_step(case) if case.name == 'lif' else _network_step(case)
-    return Work(step, device.device_kind, peak_bytes)
+    make = {'lif': _lif_step, 'copy': _copy_step}.get(case.name, _network_step)
+    return Work(make(case), device.device_kind, peak_bytes)
+
+
+def _copy_step(case: Case) -> Callable[[], None]:
+    add, array = jax.jit(lambda x: x + 1), jnp.zeros(case.neurons, case.dtype)
+
+    def step() -> None:
+        jax.block_until_ready(add(array))
+
+    return step
 
 
 def _lif_step(case: Case) -> Callable[[], None]:
     inputs = {name: jnp.asarray(array, case.dtype) for name, array in cases.lif_inputs(case).items()}
 
     def step() -> None:
-        jax.block_until_ready(lif_forward_backward(**inputs))
+        jax.block_until_ready(lif_forward_backward(**inputs, implementation=case.implementation or 'scan'))
 
     return step
 
@@ -159,7 +174,9 @@ def check(case: Case, given: Arrays) -> Arrays:
     """
     with jax.default_matmul_precision('highest'):
         if case.name == 'lif':
-            spikes, gradient = map(np.asarray, lif_forward_backward(**given))
+            spikes, gradient = map(
+                np.asarray, lif_forward_backward(**given, implementation=case.implementation or 'scan')
+            )
             return {'spikes': spikes, 'gradient': gradient, 'first_spikes': cases.first_spikes(spikes)}
         return _check_network(case, given)
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from cpng_jax.runtime.errors import UserError
@@ -16,15 +17,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 class Worker:
     """A process that runs `benchmarks.worker`; use it in a `with`, which ends it."""
 
-    def __init__(self, python: str, module: str, name: str) -> None:
+    def __init__(self, python: str, module: str, name: str, settings: Mapping[str, str] | None = None) -> None:
         """Starts it.
 
         Args:
           python: the interpreter, a path.
           module: the side that it works with.
           name: what messages call it.
+          settings: variables of its environment besides.
         """
-        self._name = name
+        self.name = name
         self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115
         threads = str(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
         environment = {
@@ -32,6 +34,7 @@ class Worker:
             **os.environ,
             'OMP_NUM_THREADS': threads,
             'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',  # so that both fit on a GPU
+            **(settings or {}),
         }
         self._process = subprocess.Popen(
             [python, '-m', 'benchmarks.worker', module],
@@ -63,11 +66,15 @@ class Worker:
             print(json.dumps({'do': do, **details}), file=self._stdin, flush=True)
         line = self._stdout.readline()
         if not line:
-            raise UserError(f'{self._name} ended while it was to {do}: {self._last_words()}')
+            raise UserError(f'{self.name} ended while it was to {do}: {self._last_words()}')
         answer = json.loads(line)
         if 'error' in answer:
-            raise UserError(f'{self._name} failed to {do}: {answer["error"]}')
+            raise UserError(f'{self.name} failed to {do}: {answer["error"]}')
         return answer
+
+    def kill(self) -> None:
+        """Ends the process at once, whatever it is doing."""
+        self._process.kill()
 
     def _last_words(self) -> str:
         self._process.wait()

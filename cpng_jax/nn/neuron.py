@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple, cast, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Real
 
 from cpng_jax.nn import time_loop
@@ -12,7 +13,7 @@ from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_st
 from cpng_jax.nn.surrogate import TRIANGULAR, Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
 from cpng_jax.nn.time_loop import Neurons, Parameters, Terms
 
-IMPLEMENTATIONS = ('scan', 'pallas')
+IMPLEMENTATIONS = ('auto', 'scan', 'pallas')
 
 
 @overload
@@ -90,8 +91,8 @@ def lif(
       surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       detach_reset: drop the gradient through the reset, the last term of Eq. 8.
       time_steps: T, if `currents` are those of one time step, `[1, ...]`, and the same at each.
-      implementation: 'scan', or 'pallas' for the kernels of `pallas_loop`, which are for one GPU, take numbers for tau
-        and v_th, and have not been tried on one yet.
+      implementation: 'scan'; 'pallas' for the kernels of `pallas_loop`, which are for one GPU and take numbers for tau
+        and v_th; or 'auto' for these where a GPU is all there is and they can do what is asked for, and else the scan.
       per_channel: measure each channel, the last axis of `currents`, by itself.
       scale: factor of the surrogate gradient: its height apart from its width, scalar or broadcastable to `[...]`; like
         beta it may be traced, and its gradient is 0. 1 is the paper's. `scale_for_gain` finds one.
@@ -142,6 +143,8 @@ def run_layer(
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation is {implementation!r}, expected one of {", ".join(IMPLEMENTATIONS)}.')
     check_decay(parameters.tau)
+    if implementation == 'auto':
+        implementation = 'pallas' if not streams and _kernels_are_faster(terms, parameters, neurons) else 'scan'
     if implementation == 'pallas':
         if streams:
             raise ValueError("implementation is 'pallas', expected 'scan' with initial_state or return_state.")
@@ -152,6 +155,15 @@ def run_layer(
     distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
     of_currents = None if measured.currents is None else pooled(measured.currents, neurons.per_channel)
     return Ran(spikes, pooled(measured.membrane, neurons.per_channel), distances, of_currents, state)
+
+
+def _kernels_are_faster(terms: Terms, parameters: Parameters, neurons: Neurons) -> bool:
+    """Whether the Pallas kernels can run a layer, on what they are faster on: a GPU, which nothing is shared with."""
+    if jax.default_backend() != 'gpu' or jax.device_count() > 1 or neurons.count or neurons.per_channel:
+        return False
+    numbers = all(isinstance(value, int | float) for value in (parameters.tau, parameters.v_th))
+    scalars = all(np.ndim(value) == 0 for value in (parameters.beta, parameters.scale))
+    return numbers and scalars and terms[0].values.dtype.itemsize <= 4
 
 
 def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> Ran:

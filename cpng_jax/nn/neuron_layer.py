@@ -44,7 +44,7 @@ class LIF(nn.Module):
       surrogate: 'triangular', 'rectangular', 'arctan', 'dspike' or a `Surrogate`.
       beta_init: width at initialisation.
       detach_reset: drop the gradient through the reset.
-      implementation: 'scan' or 'pallas', see `lif`.
+      implementation: 'auto', 'scan' or 'pallas', see `lif`.
       per_channel: a width and `MembraneStats` for each channel, the last axis, instead of for the layer.
       learn_tau: learn the decay: it is the sigmoid of the parameter `decay`, a float32 scalar, and starts at `tau`.
       scale_init: height at initialisation, as a factor of the surrogate gradient.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cpng_jax.control.layer_tree import like_beta
-from cpng_jax.nn import time_loop
+from cpng_jax.nn import neuron, time_loop
 from cpng_jax.nn.neuron import lif, lif_reference, potentials
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats, is_stats, membrane_stats
@@ -463,3 +463,59 @@ def test_each_layer_uses_its_own_beta_without_recompiling(two_layers):
         middle, _, _ = eq_7_and_8(upstream, u2, s2, second, 0.5, 1, 'arctan', detach_reset=True)
         expected, _, _ = eq_7_and_8(1.5 * middle, u, s, first, 0.25, 0.75, 'triangular')
         close(gradient(surrogate, currents), expected)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """What runs a layer, 'kernels' or 'scan', on a machine that has one GPU and nothing else."""
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(jax, 'device_count', lambda: 1)
+    ran = []
+    kernels = neuron._run_kernels
+
+    def recorded(*arguments):
+        ran.append('kernels')
+        monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')  # which interprets them
+        return kernels(*arguments)
+
+    monkeypatch.setattr(neuron, '_run_kernels', recorded)
+    return lambda: ran.pop() if ran else 'scan'
+
+
+CURRENTS = np.random.default_rng(3).normal(0.5, 0.7, (4, 3, 2)).astype(np.float32)
+
+
+def test_auto_takes_the_kernels_on_one_gpu_and_says_what_the_scan_does(chosen):
+    found, stats = lif(CURRENTS, jnp.float32(1.5), scale=2.0, implementation='auto')
+    assert chosen() == 'kernels'
+    expected, expected_stats = lif(CURRENTS, 1.5, scale=2.0)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(stats.mean, expected_stats.mean, rtol=1e-6)
+    np.testing.assert_allclose(stats.variance, expected_stats.variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'given',
+    [
+        {'tau': jnp.float32(0.5)},
+        {'v_th': np.ones(2, np.float32)},
+        {'beta': np.ones(2, np.float32)},
+        {'scale': np.ones(2, np.float32)},
+        {'per_channel': True},
+        {'return_state': True},
+        {'initial_state': np.zeros((3, 2), np.float32)},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_auto_leaves_to_the_scan_what_the_kernels_cannot_do(chosen, given):
+    options = dict(given)
+    lif(CURRENTS, options.pop('beta', 1.0), implementation='auto', **options)
+    assert chosen() == 'scan'
+
+
+@pytest.mark.parametrize(('backend', 'devices'), [('cpu', 1), ('tpu', 1), ('gpu', 2)])
+def test_auto_is_the_scan_on_other_devices_or_several(chosen, monkeypatch, backend, devices):
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    monkeypatch.setattr(jax, 'device_count', lambda: devices)
+    lif(CURRENTS, 1.0, implementation='auto')
+    assert chosen() == 'scan'
