@@ -17,7 +17,7 @@ The memory on a CPU is the greatest resident memory of the process during the ro
 was built, the start of the library's runtime and compiled code included, 50 MB or so; what building left behind has
 been handed back before. On a GPU it is the peak of the library's own allocator.
 
-Works on a GPU too, if both environments see it, with --dtype=bfloat16 and --channels_last: untested so far.
+Works on a GPU too, if both environments see it; `benchmarks.gpu` asks there what is most telling.
 """
 
 import dataclasses

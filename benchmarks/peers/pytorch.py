@@ -1,7 +1,4 @@
-"""What the PyTorch peers share: the device, a layer of neurons forward and backward, and the arrays' way there.
-
-On a GPU: untested so far.
-"""
+"""What the PyTorch peers share: the device, a layer of neurons forward and backward, and the arrays' way there."""
 
 from collections.abc import Callable
 from typing import Any

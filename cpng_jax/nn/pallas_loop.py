@@ -1,8 +1,8 @@
 """The time loop of LIF neurons as one Pallas kernel forward and one backward, with the membrane statistics on the way.
 
-An alternative to `time_loop.integrate`, and not the default. The potential stays
-in registers from step to step, and the statistics are taken while it is there, so that the potentials are written
-once for the backward pass (not at all where nothing is differentiated) and read by it alone.
+An alternative to `time_loop.integrate`, and what a run on one GPU uses by default. The potential stays in registers
+from step to step, and the statistics are taken while it is there, so that the potentials are written once for the
+backward pass (not at all where nothing is differentiated) and read by it alone.
 
 Compiled by Triton on GPUs, where it takes 1.3 times what its memory traffic needs and the scan 1.6 to 5.5 times
 (docs/performance.md); elsewhere interpreted by JAX, which is for tests and slow.
