@@ -30,6 +30,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,7 @@ from benchmarks.equality import equality
 from benchmarks.gpu_page import COMPILED, PALLAS, PEER, SCAN, Row
 from benchmarks.process import ROOT, Worker, peers_python
 from cpng_jax.runtime import command, metrics
-from cpng_jax.runtime.errors import UserError
+from cpng_jax.runtime.errors import UserError, nearest
 from cpng_jax.runtime.paths import local
 
 _FLOAT32, _ARRAYS = 4, 5  # bytes; arrays that neurons read or write, forward and backward
@@ -232,25 +233,26 @@ def _input(options: Options) -> Iterator[Row]:
 
 
 def _target(options: Options) -> Iterator[Row]:
-    workdir = os.path.join(options.out, 'fashion_mnist_cnn')
     given = [f'--config.data.dir={options.data_dir}', '--config.cpng.rule=coherent_gain']
     if options.small:
         given += ['--config.data.fake=True', '--config.model.width=0.05', '--config.epochs=1', '--config.batch_size=16']
         given += ['--config.data.fake_examples=200']
-    train = [sys.executable, 'train.py', '--config=fashion_mnist_cnn', f'--workdir={workdir}', *given]
-    began = time.perf_counter()
-    ran = subprocess.run(train, cwd=ROOT, capture_output=True, text=True, check=False)
-    whole = time.perf_counter() - began
-    if ran.returncode:
-        raise UserError(f'train.py ended with {ran.returncode}: {(ran.stderr.strip().splitlines() or ["-"])[-1]}')
-    rows = metrics.read_epochs(os.path.join(ROOT, workdir))
+    train = ['train.py', '--config=fashion_mnist_cnn', *given]
+    with tempfile.TemporaryDirectory() as workdir:  # a run that were there already would go on
+        began = time.perf_counter()
+        command_line = [sys.executable, *train, f'--workdir={workdir}']
+        ran = subprocess.run(command_line, cwd=ROOT, capture_output=True, text=True, check=False)
+        whole = time.perf_counter() - began
+        if ran.returncode:
+            raise UserError(f'train.py ended with {ran.returncode}: {(ran.stderr.strip().splitlines() or ["-"])[-1]}')
+        rows = metrics.read_epochs(workdir)
     accuracies = [row[f'{metrics.rated_by(row)}_accuracy'] for row in rows]
     reached = next((index for index, accuracy in enumerate(accuracies) if accuracy >= options.target), None)
     seconds = [row['wall_seconds'] for row in rows]
     before = whole - sum(seconds)  # imports, data, and what the end of a run does: all of it is counted
     yield {
         'target': options.target,
-        'command': ' '.join(['python', *train[1:]]),
+        'command': ' '.join(['python', *train]),
         'epoch': None if reached is None else reached + 1,
         'seconds': None if reached is None else before + sum(seconds[: reached + 1]),
         'accuracies': accuracies,
@@ -318,7 +320,13 @@ def run(names: Sequence[str], options: Options, part_seconds: int) -> dict[str, 
 
     Returns:
       What the file of each part in the folder says, those of earlier calls with the same device and options included.
+
+    Raises:
+      UserError: there is no such part, or our side does not run.
     """
+    for name in names:
+        if name not in PARTS:
+            raise UserError(f'--parts has {name!r}; the nearest is {nearest(name, PARTS)!r} of {", ".join(PARTS)}.')
     out = local(options.out, '--out')
     out.mkdir(parents=True, exist_ok=True)
     with Worker(sys.executable, OURS, 'ours') as ours:
@@ -340,7 +348,10 @@ def run(names: Sequence[str], options: Options, part_seconds: int) -> dict[str, 
 
         def save(name: str = name, kept: Row = kept, began: float = began) -> None:
             kept |= {'seconds': time.perf_counter() - began, 'versions': _versions(kept['rows'], probe)}
-            (out / f'{name}.json').write_text(json.dumps(kept, indent=1) + '\n')
+            # In one go, so that a machine that is lost leaves the file whole.
+            path = out / f'{name}.json'
+            path.with_suffix('.new').write_text(json.dumps(kept, indent=1) + '\n')
+            path.with_suffix('.new').replace(path)
             write(found, out)
 
         try:

@@ -127,3 +127,9 @@ def test_the_ratio_is_that_of_the_faster_on_each_side():
     seconds = {LABELS[0]: [4.0, 4.0], LABELS[1]: [1.0, 3.0], LABELS[2]: [4.0, 4.0], LABELS[3]: [9.0, 9.0]}
     row = {'sides': {label: {'seconds': each} for label, each in seconds.items()}}
     assert gpu_page.ratio(row) == Spread(0.5, 0.25, 0.75)
+
+
+def test_an_unknown_part_is_answered_by_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"--parts has 'neuron'; the nearest is 'neurons' of neurons, vgg16_bfloat16"):
+        gpu.run(['neuron'], options(tmp_path), 60)
+    assert not list(tmp_path.iterdir())
