@@ -27,7 +27,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
@@ -43,17 +42,13 @@ from benchmarks.cases import NETWORKS, Case, lif_case, network_case
 from benchmarks.contest import OURS, PEERS, Contender, Spread, take_turns
 from benchmarks.equality import equality
 from benchmarks.gpu_page import COMPILED, PALLAS, PEER, SCAN, Row
-from benchmarks.process import ROOT, Worker, peers_python
+from benchmarks.process import ROOT, Late, Worker, peers_python, within
 from cpng_jax.runtime import command, metrics
 from cpng_jax.runtime.errors import UserError, nearest
 from cpng_jax.runtime.paths import local
 
 _FLOAT32, _ARRAYS = 4, 5  # bytes; arrays that neurons read or write, forward and backward
 _BATCHES = {'vgg16': 128, 'resnet19': 64, 'sew_resnet34': 32}
-
-
-class Late(Exception):  # noqa: N818
-    """A part took longer than it may."""
 
 
 class Options(NamedTuple):
@@ -292,22 +287,6 @@ PARTS = {
     'input': Part('Images for ImageNet', _input, gpu_page.input_lines),
     'target': Part('Fashion-MNIST to a target accuracy', _target, gpu_page.target_lines),
 }
-
-
-@contextlib.contextmanager
-def within(seconds: int, part: str) -> Iterator[None]:
-    """Ends what takes longer with `Late`, and with it the processes that it has started."""
-
-    def late(*_: object) -> None:
-        raise Late(f'{part} took longer than --part_seconds={seconds}, so that it was given up.')
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def run(names: Sequence[str], options: Options, part_seconds: int) -> dict[str, Row]:

@@ -4,9 +4,10 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cpng_jax.runtime.errors import UserError
@@ -120,3 +121,23 @@ def peers_python(path: str) -> str:
             f'`{pip} -r benchmarks/requirements.txt` and `{pip} --no-deps -r benchmarks/peers.txt`.'
         )
     return str(python)
+
+
+class Late(Exception):  # noqa: N818
+    """A part took longer than it may."""
+
+
+@contextlib.contextmanager
+def within(seconds: int, part: str) -> Iterator[None]:
+    """Ends what takes longer with `Late`, and with it the processes that it has started."""
+
+    def late(*_: object) -> None:
+        raise Late(f'{part} took longer than --part_seconds={seconds}, so that it was given up.')
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
