@@ -195,17 +195,23 @@ def draw(plan: Plan, rows: Sequence[Row], path: pathlib.Path) -> pathlib.Path:
     figure = new_figure(8.4, 4.8)
     axes, found = figure.subplots(), _by_system(rows)
     means = {key: mean_and_std([100 * row['test_accuracy'] for row in alike])[0] for key, alike in found.items()}
-    systems = list(dict.fromkeys(system for system, _ in found))
-    for index, system in enumerate(systems):
-        steps = [each for name, each in found if name == system and each is not None]
-        colour = ACCENT if system == BASELINE else colormaps['viridis'](0.95 * index / max(1, len(systems) - 1))
-        if steps:
-            curve = [means[system, each] for each in steps]
-            mark = 'o' if len(steps) > 1 else 'D'
-            axes.plot(steps, curve, color=colour, marker=mark, linestyle='-' if len(steps) > 1 else '', label=system)
-        elif (system, None) in means:
-            style = {'color': GREY, 'linewidth': 1, 'linestyle': ('--', ':', '-.')[index % 3]}
-            axes.axhline(means[system, None], label=f'{system}: {means[system, None]:.1f}', **style)
+    steps_of: dict[str, list[int]] = {}
+    for system, steps in found:
+        steps_of.setdefault(system, []).extend([] if steps is None else [steps])
+    curves = [system for system, steps in steps_of.items() if len(steps) > 1]
+    dots = [system for system, steps in steps_of.items() if len(steps) == 1]
+    levels = [system for system, steps in steps_of.items() if not steps]
+    for system, hue in zip(curves, _shares(len(curves)), strict=True):
+        values, colour = [means[system, each] for each in steps_of[system]], colormaps['viridis'](0.9 * hue)
+        axes.plot(steps_of[system], values, color=colour, marker='o', label=system, alpha=0.8)
+    for index, (system, share) in enumerate(zip(dots, _shares(len(dots)), strict=True)):
+        (steps,) = steps_of[system]
+        place = steps * 2 ** (0.4 * (share - 0.5))  # beside each other, or they would cover each other
+        colour, mark = ACCENT if system == BASELINE else colormaps['Dark2'](index % 8), 'Ds^vP*X<'[index % 8]
+        axes.plot(place, means[system, steps], color=colour, marker=mark, linestyle='', label=system)
+    for index, system in enumerate(levels):
+        style = {'color': GREY, 'linewidth': 1, 'linestyle': ('--', ':', '-.')[index % 3]}
+        axes.axhline(means[system, None], label=f'{system}: {means[system, None]:.1f}', **style)
     ticks = sorted({steps for _, steps in found if steps is not None})
     axes.set_xscale('log', base=2)
     axes.set_xticks(ticks, [str(each) for each in ticks])
@@ -217,6 +223,11 @@ def draw(plan: Plan, rows: Sequence[Row], path: pathlib.Path) -> pathlib.Path:
     figure.legend(frameon=False, loc='outside right upper')
     tidy(axes)
     return save(figure, path)
+
+
+def _shares(count: int) -> list[float]:
+    """As many numbers from 0 to 1, evenly."""
+    return [index / max(1, count - 1) for index in range(count)]
 
 
 def write(name: str, plan: Plan, finished: Finished, folder: pathlib.Path) -> list[pathlib.Path]:
