@@ -22,7 +22,8 @@ def test_the_configuration_reaches_the_layers(tiny_config):
     assert isinstance(model, VGG)
     assert (model.classes, model.stages, model.head, model.time_steps) == (7, ((4,), (8,)), (12,), 2)
     assert isinstance(model.neuron, functools.partial)
-    assert model.neuron() == LIF(tau=0.25, v_th=0.5, surrogate='arctan', beta_init=1.5, detach_reset=True)
+    neurons = {'surrogate': 'arctan', 'beta_init': 1.5, 'detach_reset': True, 'implementation': 'auto'}
+    assert model.neuron() == LIF(tau=0.25, v_th=0.5, **neurons)
     assert model.norm() == TdBN(v_th=0.5, alpha=0.7, momentum=0.8)
 
 

@@ -344,7 +344,7 @@ CURRENTS = np.ones((2, 3), np.float32)
             lambda: lif((CURRENTS, CURRENTS[:1]), 1.0),
         ),
         (ValueError, r'terms of one shape, got \[\]', lambda: lif((), 1.0)),
-        (ValueError, "'cuda', expected one of scan, pallas", lambda: lif(CURRENTS, 1.0, implementation='cuda')),
+        (ValueError, "'cuda', expected one of auto, scan, pallas", lambda: lif(CURRENTS, 1.0, implementation='cuda')),
         (ValueError, "one of triangular, .*'gauss'", lambda: lif(CURRENTS, 1.0, surrogate='gauss')),
         (ValueError, r'beta has shape \(2,\)', lambda: lif(CURRENTS, np.ones(2))),
         (ValueError, r'v_th has shape \(2,\)', lambda: lif(CURRENTS, 1.0, v_th=np.ones(2))),
@@ -482,13 +482,13 @@ def chosen(monkeypatch):
     return lambda: ran.pop() if ran else 'scan'
 
 
-CURRENTS = np.random.default_rng(3).normal(0.5, 0.7, (4, 3, 2)).astype(np.float32)
+OF_A_GPU = np.random.default_rng(3).normal(0.5, 0.7, (4, 3, 2)).astype(np.float32)
 
 
 def test_auto_takes_the_kernels_on_one_gpu_and_says_what_the_scan_does(chosen):
-    found, stats = lif(CURRENTS, jnp.float32(1.5), scale=2.0, implementation='auto')
+    found, stats = lif(OF_A_GPU, jnp.float32(1.5), scale=2.0, implementation='auto')
     assert chosen() == 'kernels'
-    expected, expected_stats = lif(CURRENTS, 1.5, scale=2.0)
+    expected, expected_stats = lif(OF_A_GPU, 1.5, scale=2.0)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(stats.mean, expected_stats.mean, rtol=1e-6)
     np.testing.assert_allclose(stats.variance, expected_stats.variance, rtol=1e-5)
@@ -509,7 +509,7 @@ def test_auto_takes_the_kernels_on_one_gpu_and_says_what_the_scan_does(chosen):
 )
 def test_auto_leaves_to_the_scan_what_the_kernels_cannot_do(chosen, given):
     options = dict(given)
-    lif(CURRENTS, options.pop('beta', 1.0), implementation='auto', **options)
+    lif(OF_A_GPU, options.pop('beta', 1.0), implementation='auto', **options)
     assert chosen() == 'scan'
 
 
@@ -517,5 +517,5 @@ def test_auto_leaves_to_the_scan_what_the_kernels_cannot_do(chosen, given):
 def test_auto_is_the_scan_on_other_devices_or_several(chosen, monkeypatch, backend, devices):
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     monkeypatch.setattr(jax, 'device_count', lambda: devices)
-    lif(CURRENTS, 1.0, implementation='auto')
+    lif(OF_A_GPU, 1.0, implementation='auto')
     assert chosen() == 'scan'
