@@ -18,7 +18,6 @@ LABELS = [gpu_page.SCAN, gpu_page.PALLAS, gpu_page.PEER, gpu_page.COMPILED]
 @pytest.fixture(autouse=True)
 def _ourselves(monkeypatch):
     monkeypatch.setitem(contest.PEERS, gpu_page.PEER, 'tests.abacus')
-    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(process.ROOT / '.pytest_cache' / 'compiled'))
 
 
 def options(tmp_path, **changes):
