@@ -34,6 +34,11 @@ class Spread(NamedTuple):
         """Summarises at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
+    @classmethod
+    def of_ratios(cls, ours: Sequence[float], theirs: Sequence[float]) -> 'Spread':
+        """Summarises ours over theirs, round by round."""
+        return cls.of([mine / other for mine, other in zip(ours, theirs, strict=True)])
+
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
@@ -81,7 +86,7 @@ class Result:
     @property
     def ratio(self) -> Spread:
         """Seconds of ours over theirs, round by round: below 1 where ours is faster."""
-        return Spread.of([mine / other for mine, other in zip(self.ours.seconds, self.theirs.seconds, strict=True)])
+        return Spread.of_ratios(self.ours.seconds, self.theirs.seconds)
 
 
 def contest(case: Case, peer: str, python: str, *, rounds: int, round_seconds: float) -> Result:

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu --peers_python=python3
     python -m benchmarks.gpu --out=runs/gpu_small --small
 
-A part takes minutes, and what it found is written when it ends: `PART.json` and the page of all parts so far, `gpu.md`,
-in `--out`. A part whose file is there, of the same device and options, is not run again, so that a machine that is
+A part takes minutes, and each row that it finds is written at once: `PART.json` and the page of all parts so far,
+`gpu.md`, in `--out`. A part that has ended, of the same device and options, is not run again, so that a machine that is
 lost costs one part. The first ones are the core and tell most.
 
     neurons        a layer forward and backward at T = 4 to 128: the scan over time, the Pallas kernels, SpikingJelly
@@ -14,7 +14,7 @@ lost costs one part. The first ones are the core and tell most.
                    in channels_last, in bfloat16 by autocast, with and without torch.compile. Float32 is TF32 on both.
     memory         of a step of VGG16 in bfloat16, against T.
     equal          gradients of this device against those of this machine's processor, at full float32 precision.
-    input          images/s that the processor's cores prepare for ImageNet, against what the step takes.
+    input          images/s that the processor's cores prepare for ImageNet.
     target         Fashion-MNIST: seconds until the validation accuracy reaches `--target`, compilation included.
 
 Sides do their work in turns, in processes of their own. Each JAX side is built after another, and each PyTorch side,
@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from benchmarks import gpu_page, input_pipeline, race
+from benchmarks import gpu_page, input_pipeline, neurons, race
 from benchmarks.cases import NETWORKS, Case, lif_case, network_case
 from benchmarks.contest import OURS, PEERS, Contender, Spread, take_turns
 from benchmarks.equality import equality
@@ -46,8 +46,9 @@ from benchmarks.process import ROOT, Late, Worker, peers_python, within
 from cpng_jax.runtime import command, metrics
 from cpng_jax.runtime.errors import UserError, nearest
 from cpng_jax.runtime.paths import local
+from cpng_jax.runtime.workdir import write_json
 
-_FLOAT32, _ARRAYS = 4, 5  # bytes; arrays that neurons read or write, forward and backward
+_FLOAT32 = 4  # bytes
 _BATCHES = {'vgg16': 128, 'resnet19': 64, 'sew_resnet34': 32}
 
 
@@ -78,7 +79,7 @@ class Options(NamedTuple):
         return {name: getattr(self, name) for name in ('rounds', 'round_seconds', 'small', 'target')}
 
 
-class Side(NamedTuple):
+class Contestant(NamedTuple):
     """One of those that take turns.
 
     Attributes:
@@ -94,23 +95,23 @@ class Side(NamedTuple):
     changes: Mapping[str, Any]
 
 
-def sides(options: Options, *, mixed: Mapping[str, Any]) -> list[Side]:
+def contestants(options: Options, *, mixed: Mapping[str, Any]) -> list[Contestant]:
     """Ours and SpikingJelly, each in two ways; `mixed` is what else changes in the case of the peer."""
     peer = PEERS[PEER]
     return [
-        Side(SCAN, sys.executable, OURS, {'implementation': 'scan'}),
-        Side(PALLAS, sys.executable, OURS, {'implementation': 'pallas'}),
-        Side(PEER, options.peers_python, peer, mixed),
-        Side(COMPILED, options.peers_python, peer, {**mixed, 'compile': True}),
+        Contestant(SCAN, sys.executable, OURS, {'implementation': 'scan'}),
+        Contestant(PALLAS, sys.executable, OURS, {'implementation': 'pallas'}),
+        Contestant(PEER, options.peers_python, peer, mixed),
+        Contestant(COMPILED, options.peers_python, peer, {**mixed, 'compile': True}),
     ]
 
 
-def race_of(case: Case, contestants: Sequence[Side], options: Options, *, check: bool = True) -> Row:
+def race_of(case: Case, entered: Sequence[Contestant], options: Options, *, check: bool = True) -> Row:
     """Has sides do a case in turns.
 
     Args:
       case: the work.
-      contestants: at least one; those that fail are left out from then on.
+      entered: at least one; those that fail are left out from then on.
       options: of the command line.
       check: compare what our first side computes with what the first one of the peer does.
 
@@ -121,11 +122,9 @@ def race_of(case: Case, contestants: Sequence[Side], options: Options, *, check:
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor())
-        workers = {
-            side.label: stack.enter_context(Worker(side.python, side.module, side.label)) for side in contestants
-        }
+        workers = {side.label: stack.enter_context(Worker(side.python, side.module, side.label)) for side in entered}
 
-        def build(lane: list[Side]) -> dict[str, Row]:
+        def build(lane: list[Contestant]) -> dict[str, Row]:
             built = {}
             for side in lane:
                 changed = dataclasses.replace(case, **side.changes)
@@ -136,9 +135,9 @@ def race_of(case: Case, contestants: Sequence[Side], options: Options, *, check:
             return built
 
         try:
-            lanes = [[side for side in contestants if (side.module == OURS) == ours] for ours in (True, False)]
+            lanes = [[side for side in entered if (side.module == OURS) == ours] for ours in (True, False)]
             built = {label: facts for found in pool.map(build, lanes) for label, facts in found.items()}
-            alive = {side.label: workers[side.label] for side in contestants if side.label in built}
+            alive = {side.label: workers[side.label] for side in entered if side.label in built}
             found = _turns(alive, built, failed, options)
             same = ''
             if check and {SCAN, PEER} <= set(alive):
@@ -180,27 +179,26 @@ def _turns(
 def _neurons(options: Options) -> Iterator[Row]:
     elements = 1 << (16 if options.small else 27)
     copy = Case('copy', 1, neurons=elements)
-    copied = race_of(copy, [Side(SCAN, sys.executable, OURS, {})], options, check=False)
+    copied = race_of(copy, [Contestant(SCAN, sys.executable, OURS, {})], options, check=False)
     if not copied['sides']:
         raise UserError(copied['failed'][SCAN])
     rate = 2 * _FLOAT32 * elements / Spread.of(copied['sides'][SCAN]['seconds']).median
     for steps in (4,) if options.small else (4, 8, 16, 32, 64, 128):
-        row = race_of(lif_case(steps, elements // steps), sides(options, mixed={}), options)
-        yield {**row, 'bytes_per_s': rate, 'floor_s': _ARRAYS * _FLOAT32 * elements / rate}
+        row = race_of(lif_case(steps, elements // steps), contestants(options, mixed={}), options)
+        yield {**row, 'bytes_per_s': rate, 'floor_s': neurons.ARRAYS * _FLOAT32 * elements / rate}
 
 
 def _case(name: str, options: Options, **changes: Any) -> Case:
     """A network at the size of a GPU's memory, or of a trial."""
     if options.small:
-        size = min(NETWORKS[name].image_size, NETWORKS[name].check_size)
-        return dataclasses.replace(network_case(name, 2, 1 / 16), image_size=size, **changes)
+        return dataclasses.replace(network_case(name).reduced(), **changes)
     return dataclasses.replace(network_case(name, _BATCHES[name]), **changes)
 
 
 def _steps(name: str, dtype: str) -> Callable[[Options], Iterator[Row]]:
     def measure(options: Options) -> Iterator[Row]:
         case = _case(name, options, dtype=dtype)
-        yield race_of(case, sides(options, mixed={'channels_last': True}), options)
+        yield race_of(case, contestants(options, mixed={'channels_last': True}), options)
 
     return measure
 
@@ -208,7 +206,7 @@ def _steps(name: str, dtype: str) -> Callable[[Options], Iterator[Row]]:
 def _memory(options: Options) -> Iterator[Row]:
     for steps in (2,) if options.small else (4, 8, 16, 32):
         case = _case('vgg16', options, dtype='bfloat16', time_steps=steps)
-        fewer = [side for side in sides(options, mixed={'channels_last': True}) if 'compile' not in side.changes]
+        fewer = [side for side in contestants(options, mixed={'channels_last': True}) if 'compile' not in side.changes]
         yield race_of(case, fewer, options._replace(rounds=1, round_seconds=0.0), check=False)
 
 
@@ -327,10 +325,7 @@ def run(names: Sequence[str], options: Options, part_seconds: int) -> dict[str, 
 
         def save(name: str = name, kept: Row = kept, began: float = began) -> None:
             kept |= {'seconds': time.perf_counter() - began, 'versions': _versions(kept['rows'], probe)}
-            # In one go, so that a machine that is lost leaves the file whole.
-            path = out / f'{name}.json'
-            path.with_suffix('.new').write_text(json.dumps(kept, indent=1) + '\n')
-            path.with_suffix('.new').replace(path)
+            write_json(out / f'{name}.json', kept)
             write(found, out)
 
         try:
@@ -367,7 +362,7 @@ def main(_: list[str]) -> None:
     given = flags.FLAGS
     try:
         options = Options(
-            peers_python(given.peers_python) if os.sep in given.peers_python else given.peers_python,
+            peers_python(given.peers_python),
             **{name: getattr(given, name) for name in Options._fields[1:]},
         )
         found = run(given.parts, options, given.part_seconds)

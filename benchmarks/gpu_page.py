@@ -33,8 +33,7 @@ def ratio(row: Row) -> Spread | None:
     theirs = min((label for label in medians if label in (PEER, COMPILED)), key=medians.__getitem__, default=None)
     if ours is None or theirs is None:
         return None
-    pairs = zip(row['sides'][ours]['seconds'], row['sides'][theirs]['seconds'], strict=True)
-    return Spread.of([mine / other for mine, other in pairs])
+    return Spread.of_ratios(row['sides'][ours]['seconds'], row['sides'][theirs]['seconds'])
 
 
 def _failures(rows: list[Row]) -> list[str]:

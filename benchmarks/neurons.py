@@ -27,7 +27,9 @@ from cpng_jax.nn.time_loop import Neurons
 from cpng_jax.runtime import command
 from cpng_jax.runtime.errors import UserError
 
-_TAU, _V_TH, _ARRAYS = 0.5, 1.0, 5
+_TAU, _V_TH = 0.5, 1.0
+# That neurons read or write at least, forward and backward.
+ARRAYS = 5
 
 
 class Layer(NamedTuple):
@@ -122,7 +124,7 @@ def measure(time_steps: int, elements: int, rate: float, *, rounds: int, repeat:
     return Layer(
         time_steps,
         shape[1],
-        _ARRAYS * currents.nbytes / rate,
+        ARRAYS * currents.nbytes / rate,
         seconds,
         float(jnp.mean(spikes != others)),
         float(jnp.max(jnp.abs(gradient - other))),

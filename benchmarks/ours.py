@@ -31,19 +31,19 @@ DIFFERS = ''
 
 @functools.partial(jax.jit, static_argnames='implementation')
 def lif_forward_backward(
-    currents: jax.Array, cotangent: jax.Array, implementation: str = 'scan'
+    currents: jax.Array, cotangent: jax.Array, implementation: str = ''
 ) -> tuple[jax.Array, jax.Array]:
     """Spikes of a layer with triangular surrogate, beta = 1, and the gradient of the currents.
 
     Args:
       currents: `[T, ...]`.
       cotangent: of the spikes.
-      implementation: see `lif`.
+      implementation: see `lif`; '' for the scan, its default.
 
     Returns:
       `(spikes, gradient)`, both like `currents`.
     """
-    spikes, pull = jax.vjp(lambda c: lif(c, 1.0, implementation=implementation)[0], currents)
+    spikes, pull = jax.vjp(lambda c: lif(c, 1.0, implementation=implementation or 'scan')[0], currents)
     return spikes, pull(cotangent)[0]
 
 
@@ -95,7 +95,7 @@ def _lif_step(case: Case) -> Callable[[], None]:
     inputs = {name: jnp.asarray(array, case.dtype) for name, array in cases.lif_inputs(case).items()}
 
     def step() -> None:
-        jax.block_until_ready(lif_forward_backward(**inputs, implementation=case.implementation or 'scan'))
+        jax.block_until_ready(lif_forward_backward(**inputs, implementation=case.implementation))
 
     return step
 
@@ -174,9 +174,7 @@ def check(case: Case, given: Arrays) -> Arrays:
     """
     with jax.default_matmul_precision('highest'):
         if case.name == 'lif':
-            spikes, gradient = map(
-                np.asarray, lif_forward_backward(**given, implementation=case.implementation or 'scan')
-            )
+            spikes, gradient = map(np.asarray, lif_forward_backward(**given, implementation=case.implementation))
             return {'spikes': spikes, 'gradient': gradient, 'first_spikes': cases.first_spikes(spikes)}
         return _check_network(case, given)
 

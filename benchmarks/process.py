@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -104,7 +105,7 @@ def peers_python(path: str) -> str:
     """Checks that the environment of the peers is there.
 
     Args:
-      path: of its interpreter, from the root of the repository if it is not absolute.
+      path: of its interpreter, from the root of the repository if it is not absolute; or the name of a command.
 
     Returns:
       The absolute path.
@@ -112,15 +113,15 @@ def peers_python(path: str) -> str:
     Raises:
       UserError: there is none.
     """
-    python = ROOT / path
-    if not python.exists():
+    found = str(ROOT / path) if os.sep in path else shutil.which(path)
+    if found is None or not os.path.exists(found):
         folder = str(pathlib.Path(path).parent.parent)
         pip = f'{folder}/bin/pip install'
         raise UserError(
             f'There is no {path}: make the environment of the peers with `python3 -m venv {folder}`, '
             f'`{pip} -r benchmarks/requirements.txt` and `{pip} --no-deps -r benchmarks/peers.txt`.'
         )
-    return str(python)
+    return found
 
 
 class Late(Exception):  # noqa: N818

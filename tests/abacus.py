@@ -3,7 +3,7 @@
 from benchmarks.cases import Arrays, Case
 from benchmarks.worker import Work
 
-VERSIONS = {'abacus': '10'}
+VERSIONS = {'beads': '10'}
 DIFFERS = ''
 
 

@@ -97,7 +97,7 @@ def test_a_part_that_takes_too_long_is_given_up_with_its_processes(tmp_path, mon
 
 def test_a_side_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setitem(contest.PEERS, gpu_page.PEER, 'benchmarks.no_such_side')
-    row = gpu.race_of(lif_case(2, 64), gpu.sides(options(tmp_path), mixed={}), options(tmp_path))
+    row = gpu.race_of(lif_case(2, 64), gpu.contestants(options(tmp_path), mixed={}), options(tmp_path))
     assert list(row['sides']) == LABELS[:2] and list(row['failed']) == LABELS[2:]
     assert 'No module named' in row['failed'][gpu_page.PEER]
     lines = gpu_page.time_lines([row])
@@ -116,7 +116,7 @@ def test_one_that_falls_out_within_the_turns_is_named_and_the_others_start_again
 
     monkeypatch.setattr(gpu, 'take_turns', fall_out)
     copy = Case('copy', 1, neurons=64)
-    sides = gpu.sides(options(tmp_path), mixed={})[:2]
+    sides = gpu.contestants(options(tmp_path), mixed={})[:2]
     row = gpu.race_of(copy, sides, options(tmp_path), check=False)
     assert calls == [LABELS[:2], LABELS[:1]] and list(row['sides']) == LABELS[:1]
     assert 'no beads' in row['failed'][gpu_page.PALLAS]

@@ -27,6 +27,7 @@ from benchmarks import (
 from benchmarks.contest import Contender, Result, Spread
 from cpng_jax import data
 from cpng_jax.runtime.errors import UserError
+from tests import abacus
 
 pytestmark = pytest.mark.trains
 
@@ -35,9 +36,7 @@ LIF = cases.lif_case(3, 128)
 
 def stand_in(**changes):
     """A side whose step does nothing, and which computes what ours does for a layer of neurons."""
-    work = worker.Work(lambda: None, 'abacus', lambda: None)
-    members = {'VERSIONS': {'beads': '10'}, 'DIFFERS': '', 'build': lambda case: work, 'check': ours.check}
-    return types.SimpleNamespace(**{**members, **changes})
+    return types.SimpleNamespace(**{**vars(abacus), **changes})
 
 
 def answers(side, *requests):

@@ -205,8 +205,6 @@ def _neuron(config: Mapping[str, Any]) -> Callable[[], nn.Module]:
             'variance of whole layers: take scan, or cpng.chi gaussian, cpng.per layer, neuron.learn_tau False and '
             f'neuron.kind {able}.'
         )
-    if fields['implementation'] == 'auto' and not kind.pallas:
-        fields['implementation'] = 'scan'
     if counted and not kind.counts:
         raise UserError(
             f'config.neuron.kind is {name} and config.cpng.chi is counted, expected gaussian with it: '
