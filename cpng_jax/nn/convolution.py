@@ -2,12 +2,13 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from cpng_jax.nn import winograd
 from cpng_jax.nn.surrogate import Array, at_least_float32
 from cpng_jax.nn.varying import explicit_spec, varying_alike
 
@@ -15,20 +16,19 @@ from cpng_jax.nn.varying import explicit_spec, varying_alike
 # parts at most, since each is a convolution of its own that costs time to compile.
 _PIXELS, _PARTS = 2048, 16
 
-Convolution = Callable[[Array, Array], Array]
-
 
 def convolve(
     x: Array, kernel: Array, strides: Sequence[int], padding: Any, *, unit: float | None = None, **options: Any
 ) -> Array:
-    """Convolves in the place of `jax.lax.conv_general_dilated`, which `nn.Conv` would take; the result is the same.
+    """Convolves in the place of `jax.lax.conv_general_dilated`, which `nn.Conv` would take.
+
+    The result is the same; but on a CPU some float32 layers differ by up to 6e-6 of the largest value.
 
     Args:
       x: `[N, H, W, C]`.
       kernel: square, `[K, K, C, features]`.
       strides: steps in H and W.
-      padding: pairs for H and W, or a word, that `conv_general_dilated` knows. Where the map is smaller than the kernel
-        it has to be K // 2 on each side.
+      padding: pairs for H and W, or a word, that `conv_general_dilated` knows.
       unit: says that `x` holds whole multiples of this, 0 to 255 times it: it is then kept for the backward pass as one
         byte, without loss. 1 for spikes.
       **options: what else `nn.Conv` hands to `conv_general_dilated`: order of dimensions, dilations, groups, precision.
@@ -38,16 +38,35 @@ def convolve(
     """
     # One hashable object for custom_vjp, which takes whatever is not an array that way.
     xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-    parts = 1
-    # Both ways round are written for stride 1, which most layers have; and on explicit axes of a mesh, whose arrays JAX
-    # does not take apart just anyhow, what is left out is speed alone.
-    if jax.default_backend() == 'cpu' and set(strides) == {1} and explicit_spec(x) is None:
+    way = _Way(xla, unit)
+    # The ways round are written for what most layers are. On explicit axes of a mesh, whose arrays JAX does not take
+    # apart just anyhow, what is left out is speed alone.
+    if jax.default_backend() == 'cpu' and explicit_spec(x) is None and _is_plain(x, kernel, strides, padding, options):
         if min(x.shape[1:3]) < kernel.shape[0]:
             return _by_taps(x, kernel)
-        parts = _parts(x) if kernel.shape[0] > 1 else 1
-    if parts == 1 and unit is None:
+        way = way._replace(
+            parts=_parts(x) if kernel.shape[0] > 1 else 1,
+            minimal=winograd.pays(x, kernel, channels=64),
+            minimal_by_kernel=winograd.pays(x, kernel, channels=32),
+        )
+    if way == _Way(xla, None):
         return xla(x, kernel)
-    return _with_own_gradient(*varying_alike((x, kernel)), parts, unit, xla)
+    return _with_own_gradient(*varying_alike((x, kernel)), way)
+
+
+def _is_plain(x: Array, kernel: Array, strides: Sequence[int], padding: Any, options: Mapping[str, Any]) -> bool:
+    """Whether it has stride 1, zeros around that keep height and width, and neither groups nor dilations."""
+    edge = kernel.shape[0]
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    dilations = (options.get(name) or (1,) for name in ('lhs_dilation', 'rhs_dilation'))
+    return (
+        set(strides) == {1}
+        and edge % 2 == 1
+        and [tuple(pair) for pair in padding] == [(edge // 2, edge // 2)] * 2
+        and kernel.shape[2] == x.shape[-1]
+        and all(set(dilation) == {1} for dilation in dilations)
+    )
 
 
 @functools.partial(jax.jit, inline=True)
@@ -86,32 +105,53 @@ def _unpacked(kept: Array, unit: float, dtype: jnp.dtype) -> Array:
     return (255 - kept.astype(dtype)) * jnp.asarray(unit, dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _with_own_gradient(x: Array, kernel: Array, parts: int, unit: float | None, xla: Convolution) -> Array:
-    """Convolution that keeps bytes, if there is a unit, and sums the kernel's gradient over parts of the examples."""
-    del parts, unit
-    return xla(x, kernel)
+class _Way(NamedTuple):
+    """How a convolution and its gradients are computed, hashable for custom_vjp.
+
+    Attributes:
+      xla: the convolution, by XLA.
+      unit: see `convolve`.
+      parts: of the examples, which XLA's gradient by the kernel is summed over.
+      minimal: the convolution and its gradient by the input are Winograd's.
+      minimal_by_kernel: its gradient by the kernel is.
+    """
+
+    xla: Callable[[Array, Array], Array]
+    unit: float | None
+    parts: int = 1
+    minimal: bool = False
+    minimal_by_kernel: bool = False
 
 
-def _forward(
-    x: Array, kernel: Array, parts: int, unit: float | None, xla: Convolution
-) -> tuple[Array, tuple[Array, Array]]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _with_own_gradient(x: Array, kernel: Array, way: _Way) -> Array:
+    """Convolution that keeps bytes, if there is a unit, and takes the way that is said."""
+    return winograd.convolve(x, kernel) if way.minimal else way.xla(x, kernel)
+
+
+def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Array]]:
     # Under jit nothing but these residuals lives until the backward pass: the input in floats is gone after this.
-    kept = x if unit is None else _packed(x, unit)
-    return _with_own_gradient(x, kernel, parts, unit, xla), (kept, kernel)
+    kept = x if way.unit is None else _packed(x, way.unit)
+    return _with_own_gradient(x, kernel, way), (kept, kernel)
 
 
-def _backward(
-    parts: int, unit: float | None, xla: Convolution, residuals: tuple[Array, Array], d_y: Array
-) -> tuple[Array, Array]:
+def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
-    x = kept if unit is None else _unpacked(kept, unit, d_y.dtype)
-    (d_x,) = jax.vjp(lambda x: xla(x, kernel), x)[1](d_y)
+    unit = way.unit
+    floats = (lambda kept: kept) if unit is None else lambda kept: _unpacked(kept, unit, d_y.dtype)
+    if way.minimal:
+        d_x = winograd.convolve(d_y, kernel, transposed=True)
+    else:
+        like = jax.ShapeDtypeStruct(kept.shape, d_y.dtype)
+        (d_x,) = jax.linear_transpose(lambda x: way.xla(x, kernel), like)(d_y)
+    if way.minimal_by_kernel:
+        return d_x, winograd.by_kernel(kept, d_y, floats)
     # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.
-    xs, d_ys = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (x, d_y))
+    in_parts = lambda array: array.reshape(len(array) // way.parts, way.parts, *array.shape[1:])
+    xs, d_ys = in_parts(floats(kept)), in_parts(d_y)
     d_kernel = jnp.zeros(kernel.shape, at_least_float32(kernel.dtype))
-    for part in range(parts):
-        _, gradient = jax.vjp(lambda kernel, part=part: xla(xs[:, part], kernel), kernel)
+    for part in range(way.parts):
+        _, gradient = jax.vjp(lambda kernel, part=part: way.xla(xs[:, part], kernel), kernel)
         d_kernel += gradient(d_ys[:, part])[0].astype(d_kernel.dtype)
     return d_x, d_kernel.astype(kernel.dtype)
 

@@ -1,0 +1,179 @@
+"""Convolution by a 3x3 kernel with a quarter of the multiplications: Winograd's minimal filtering F(4x4, 3x3).
+
+A 4x4 tile of outputs depends on 6x6 inputs. Transformed, outputs are products of inputs and kernel at 36 points, each a
+matrix product over channels, in place of 144 multiplications for each pair of channels. In one dimension, with inputs
+d, kernel g and matrices of constants:
+
+    y = A' [(G g) * (B' d)],    and backward    dg = G' [(A dy) * (B' d)]
+
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016. Their points are 0, 1, -1, 2, -2 and
+infinity; these here lose a quarter as much to rounding in float32.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cpng_jax.nn.surrogate import Array
+
+# Edge of a tile of outputs, of the inputs that it depends on, and of the kernel.
+_TILE, _WINDOW, _KERNEL = 4, 6, 3
+# Bytes that a part of the examples may take when it is transformed, so that it stays in the caches.
+_CACHED = 16 * 2**20
+# Tiles from which on the products take longer than transforming the kernel, or its gradient.
+_ENOUGH = 64
+
+
+def _matrices(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A', G and B' (Cook and Toom's), `[4, 6]`, `[6, 3]`, `[6, 6]`, for these points and infinity."""
+    others = [np.delete(points, i) for i in range(len(points))]
+    scale = [np.prod(point - rest) for point, rest in zip(points, others, strict=True)]
+    powers = np.vander(points, _TILE, increasing=True)
+    outputs = np.column_stack([powers.T, np.eye(_TILE)[-1]])
+    kernel = np.vstack([powers[:, :_KERNEL] / np.reshape(scale, (-1, 1)), np.eye(_KERNEL)[-1]])
+    inputs = np.vstack([*(np.append(np.poly(rest)[::-1], 0) for rest in others), np.poly(points)[::-1]])
+    return outputs, kernel, inputs
+
+
+_OUTPUTS, _KERNELS, _INPUTS = _matrices((0, 0.75, -0.75, 1.5, -1.5))
+
+
+def _combined(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
+    """Stacks the sums of arrays that the rows of a matrix say, and has XLA compute them once and for all."""
+    rows = []
+    for row in matrix:
+        terms = [array * np.asarray(factor, array.dtype) for factor, array in zip(row, arrays, strict=True) if factor]
+        rows.append(functools.reduce(jnp.add, terms))
+    # Fused with what follows, each of these would be computed for every number that depends on it.
+    return jax.lax.optimization_barrier(jnp.stack(rows, axis))
+
+
+def _tiles(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many tiles cover the height and the width of a map, `[N, H, W, C]`."""
+    return -(-shape[1] // _TILE), -(-shape[2] // _TILE)
+
+
+def _windows(x: Array) -> Array:
+    """B' d B of each window of 6x6 inputs, which overlap and reach over the edges: `[36, windows, C]`."""
+    height, width = _tiles(x.shape)
+    beyond = (1, _TILE * height + 1 - x.shape[1]), (1, _TILE * width + 1 - x.shape[2])
+    x = jnp.pad(x, ((0, 0), *beyond, (0, 0)))
+    return _transformed(_INPUTS, x, height, width)
+
+
+def _cotangents(d_y: Array) -> Array:
+    """A dy A' of each tile of 4x4 gradients of outputs: `[36, tiles, features]`."""
+    height, width = _tiles(d_y.shape)
+    beyond = (0, _TILE * height - d_y.shape[1]), (0, _TILE * width - d_y.shape[2])
+    return _transformed(_OUTPUTS.T, jnp.pad(d_y, ((0, 0), *beyond, (0, 0))), height, width)
+
+
+def _transformed(matrix: np.ndarray, x: Array, height: int, width: int) -> Array:
+    """Transforms windows that begin every 4 pixels, along H and then W; the points of W come first."""
+    every = lambda array, start, count, axis: jax.lax.slice_in_dim(
+        array, start, start + _TILE * (count - 1) + 1, _TILE, axis
+    )
+    places = range(matrix.shape[1])
+    rows = _combined(matrix, [every(x, i, height, 1) for i in places])
+    both = _combined(matrix, [every(rows, j, width, 3) for j in places])
+    return both.reshape(_WINDOW**2, -1, x.shape[-1])
+
+
+def _outputs(products: Array, shape: tuple[int, ...]) -> Array:
+    """A' m A of each tile, put together to maps of a shape `[N, H, W, features]`."""
+    (height, width), features = _tiles(shape), shape[-1]
+    products = products.reshape(_WINDOW, _WINDOW, -1, height, width, features)
+    rows = _combined(_OUTPUTS, list(products), 4).reshape(_WINDOW, -1, height, width * _TILE, features)
+    y = _combined(_OUTPUTS, list(rows), 2).reshape(-1, height * _TILE, width * _TILE, features)
+    return y[:, : shape[1], : shape[2]]
+
+
+def pays(x: Array, kernel: Array, *, channels: int) -> bool:
+    """Whether this way is the faster one on a CPU, of a 3x3 convolution with stride 1 and a pixel of zeros around.
+
+    Args:
+      x: `[N, H, W, C]`.
+      kernel: `[K, K, C, features]`.
+      channels: from how many on transforming takes less than is saved, in and out.
+
+    Returns:
+      True only for 3x3 kernels and float32, on so many tiles that transforming the kernel does not count, and on maps
+      that most of the tiles are full of.
+    """
+    examples, height, width, _ = x.shape
+    tiles = math.prod(_tiles(x.shape))
+    return (
+        x.dtype == kernel.dtype == jnp.float32
+        and kernel.shape[:2] == (_KERNEL, _KERNEL)
+        and min(kernel.shape[2:]) >= channels
+        and examples * tiles >= _ENOUGH
+        and 2 * height * width > tiles * _TILE**2
+    )
+
+
+def _parts(x: Array, features: int) -> int:
+    """Into how many parts of equal size the examples go, so that each stays in the caches."""
+    if jax.device_count() > 1:  # Devices share the examples, and would have to be asked for each part.
+        return 1
+    bytes_ = _WINDOW**2 * len(x) * math.prod(_tiles(x.shape)) * (x.shape[-1] + features) * 4
+    small_enough = (n for n in range(1, len(x)) if len(x) % n == 0 and bytes_ <= n * _CACHED)
+    return next(small_enough, len(x))
+
+
+def _in_parts(parts: int, x: Array) -> Array:
+    return x.reshape(parts, len(x) // parts, *x.shape[1:])
+
+
+def convolve(x: Array, kernel: Array, *, transposed: bool = False) -> Array:
+    """Convolves with stride 1 and a pixel of zeros around.
+
+    Args:
+      x: `[N, H, W, C]`, float32.
+      kernel: `[3, 3, C, features]`.
+      transposed: the gradient by the inputs instead: `x` is that of the outputs, `[N, H, W, features]`.
+
+    Returns:
+      `[N, H, W, features]`, or the gradient, `[N, H, W, C]`.
+    """
+    kernel = kernel[::-1, ::-1] if transposed else kernel
+    contracted, features = (2, kernel.shape[2]) if transposed else (1, kernel.shape[3])
+    rows = _combined(_KERNELS, list(kernel))
+    weights = _combined(_KERNELS, [rows[:, j] for j in range(_KERNEL)]).reshape(_WINDOW**2, *kernel.shape[2:])
+
+    def part(x: Array) -> Array:
+        products = jax.lax.dot_general(_windows(x), weights, (((2,), (contracted,)), ((0,), (0,))))
+        return _outputs(products, (*x.shape[:3], features))
+
+    parts = _parts(x, features)
+    return jax.lax.map(part, _in_parts(parts, x)).reshape(*x.shape[:3], features) if parts > 1 else part(x)
+
+
+def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x: x) -> Array:
+    """The gradient by the kernel of a convolution with stride 1 and a pixel of zeros around.
+
+    Args:
+      x: its input, `[N, H, W, C]`.
+      d_y: gradient of its output, `[N, H, W, features]`, float32.
+      unpack: makes numbers of `x`, a part of the examples at a time.
+
+    Returns:
+      `[3, 3, C, features]`.
+    """
+
+    def part(x: Array, d_y: Array) -> Array:
+        return jax.lax.dot_general(_windows(unpack(x)), _cotangents(d_y), (((1,), (1,)), ((0,), (0,))))
+
+    parts = _parts(x, d_y.shape[-1])
+    if parts > 1:
+        examples = _in_parts(parts, x), _in_parts(parts, d_y)
+        start = jnp.zeros((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype)
+        products, _ = jax.lax.scan(lambda sums, now: (sums + part(*now), None), start, examples)
+    else:
+        products = part(x, d_y)
+    products = products.reshape(_WINDOW, _WINDOW, *products.shape[1:])
+    columns = _combined(_KERNELS.T, list(products), 1)
+    return _combined(_KERNELS.T, list(columns))
