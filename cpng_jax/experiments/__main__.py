@@ -12,8 +12,6 @@ import pathlib
 import re
 import sys
 
-import jax
-
 from cpng_jax.runtime import programs
 
 try:
@@ -62,7 +60,6 @@ def main(argv: list[str]) -> None:
     progress = grid.Progress(cells)
     if distributed.is_primary():
         print(f'{name}, {chosen.source}: {progress.opening()}; {folder}', flush=True)
-    _keep_compiled(folder)
 
     def done(cell: grid.Cell, row: grid.Row) -> None:
         if distributed.is_primary():
@@ -163,13 +160,6 @@ def _shard(cells: list[grid.Cell]) -> list[grid.Cell]:
         seeds = sorted({cell.seed for cell in cells})
         return [cell for cell in cells if seeds.index(cell.seed) % count == index]
     return cells[index::count]
-
-
-def _keep_compiled(folder: pathlib.Path) -> None:
-    """Keeps compiled programs for the next cells of this job, unless the user has set a compilation cache."""
-    if getattr(jax.config, 'jax_compilation_cache_dir', None) is None:
-        part = _SHARD.value.replace('/', '_of_')
-        jax.config.update('jax_compilation_cache_dir', str(folder.resolve() / 'compiled' / part))
 
 
 def program() -> None:

@@ -101,8 +101,8 @@ def _packed(x: Array, unit: float) -> Array:
     return jnp.uint8(255) - (x / unit).astype(jnp.uint8)
 
 
-def _unpacked(kept: Array, unit: float, dtype: jnp.dtype) -> Array:
-    return (255 - kept.astype(dtype)) * jnp.asarray(unit, dtype)
+def _unpacked(kept: Array, unit: float | None, dtype: jnp.dtype) -> Array:
+    return kept if unit is None else (255 - kept.astype(dtype)) * jnp.asarray(unit, dtype)
 
 
 class _Way(NamedTuple):
@@ -137,13 +137,11 @@ def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Ar
 
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
-    unit = way.unit
-    floats = (lambda kept: kept) if unit is None else lambda kept: _unpacked(kept, unit, d_y.dtype)
+    floats = functools.partial(_unpacked, unit=way.unit, dtype=d_y.dtype)
     if way.minimal:
         d_x = winograd.convolve(d_y, kernel, transposed=True)
     else:
-        like = jax.ShapeDtypeStruct(kept.shape, d_y.dtype)
-        (d_x,) = jax.linear_transpose(lambda x: way.xla(x, kernel), like)(d_y)
+        (d_x,) = jax.vjp(lambda x: way.xla(x, kernel), floats(kept))[1](d_y)
     if way.minimal_by_kernel:
         return d_x, winograd.by_kernel(kept, d_y, floats)
     # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.

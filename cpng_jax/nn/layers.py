@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn.convolution import convolve
+from cpng_jax.nn.initial import FanIn
 from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32, of_rank
 from cpng_jax.nn.time_loop import Affine, Normalised
 from cpng_jax.nn.varying import explicit_spec
@@ -78,7 +79,7 @@ class Conv(nn.Module):
             padding=self.kernel_size // 2,
             use_bias=False,
             dtype=x.dtype,
-            kernel_init=nn.initializers.he_normal(),
+            kernel_init=FanIn(2),
             # In place of XLA's convolution; the parameter is that of nn.Conv, at `conv/kernel`.
             conv_general_dilated=functools.partial(convolve, unit=unit),
             name='conv',
@@ -102,7 +103,7 @@ class Dense(nn.Module):
         """Returns `[T, B, features]`."""
         x = jnp.asarray(x)
         _check_rank(x, 3, '[T, B, features]', 'Dense')
-        return merge_time(nn.Dense(self.features, self.use_bias, dtype=x.dtype, name='dense'), x)
+        return merge_time(nn.Dense(self.features, self.use_bias, dtype=x.dtype, kernel_init=FanIn(1), name='dense'), x)
 
 
 class Dropout(nn.Module):

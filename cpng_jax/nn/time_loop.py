@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cpng_jax.nn import segments
 from cpng_jax.nn.statistics import Measured, measure
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, of_rank
-from cpng_jax.nn.varying import varying_alike
+from cpng_jax.nn.varying import explicit_spec, varying_alike
 
 # Time steps that the scan lays out one after the other, so that XLA fuses them into few kernels. More than this only
-# costs compile time.
-_UNROLL = 10
+# costs compile time, and on a CPU more than that falls out of its caches.
+_UNROLL, _UNROLL_CPU = 10, 8
 
 
 class Neurons(NamedTuple):
@@ -43,10 +44,7 @@ class Neurons(NamedTuple):
     @property
     def unroll(self) -> int:
         """Time steps that the scan lays out one after the other."""
-        if self.time_steps <= _UNROLL:
-            return self.time_steps
-        # Some of many steps at a time: XLA:CPU then makes two copies of what is stacked, and is slower than by one.
-        return 1 if jax.default_backend() == 'cpu' else _UNROLL
+        return min(self.time_steps, _UNROLL_CPU if jax.default_backend() == 'cpu' else _UNROLL)
 
 
 class Parameters(NamedTuple):
@@ -138,22 +136,23 @@ def integrate(
 def _integrate(
     currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
 ) -> tuple[Array, Measured, Array]:
-    return _run(currents, parameters, state, neurons)
+    return _run(currents, parameters, state, neurons)[0]
 
 
 # Inline, jit leaves no mark in the program: it is traced once for all layers of a network that are alike.
 @functools.partial(jax.jit, static_argnums=3, inline=True)
 def _run(
     currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
-) -> tuple[Array, Measured, Array]:
+) -> tuple[tuple[Array, Measured, Array], Array | None]:
+    """What `integrate` returns; and the state before each segment, if there are segments."""
     dtype, v_th = currents[0].values.dtype, jnp.asarray(parameters.v_th)
     # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
     emit = lambda u, spike, current: (
         spike.astype(dtype),
         measure(u, v_th, current if neurons.currents else None, count=neurons.count, per_channel=neurons.per_channel),
     )
-    (spikes, measured), left = _scan(currents, parameters, state, neurons, emit)
-    return spikes, measured, left
+    (spikes, measured), left, before = _scan(currents, parameters, state, neurons, emit)
+    return (spikes, measured, left), before
 
 
 def potentials(currents: Terms, parameters: Parameters, neurons: Neurons, state: Array | None = None) -> Array:
@@ -177,26 +176,57 @@ def _scan(
     state: Array | None,
     neurons: Neurons,
     emit: Callable[[Array, Array, Array], Any],
-) -> tuple[Any, Array]:
+) -> tuple[Any, Array, Array | None]:
     """Runs Eq. 2 and stacks what `emit` makes of the potentials before the reset, spikes and currents of each step.
 
-    Beside that, what the last reset leaves.
+    Beside that, what the last reset leaves; and the state before each segment, if there are segments.
     """
     first, values_of_all_steps = _by_step(currents, neurons)
     # At rest, an array of the very type that a step makes, which a scan asks for: also inside `jax.shard_map`.
     rest = jnp.zeros_like(sum_of(first)) if state is None else state
-    # In the dtype of the carry, which a scan must hand on as it got it.
-    tau, v_th = (jnp.asarray(value, rest.dtype) for value in (parameters.tau, parameters.v_th))
+    charge = _charging(currents, parameters, neurons, rest.dtype)
 
     def step(u_after_reset: Array, values: Values | None) -> tuple[Array, Any]:
+        u, spike, current, u_after_reset = charge(u_after_reset, values)
+        return u_after_reset, emit(u, spike, current)
+
+    if not _in_segments(currents, neurons):
+        left, stacked = jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)
+        return stacked, left, None
+
+    def segment(start: Array, values: list[Values | None], _: None) -> tuple[Array, list[Any], Array]:
+        u_after_reset, emitted = start, []
+        for now in values:
+            u_after_reset, given = step(u_after_reset, now)
+            emitted.append(given)
+        return u_after_reset, emitted, start
+
+    left, stacked, before = segments.scan(segment, rest, values_of_all_steps, time_steps=neurons.time_steps)
+    return stacked, left, before
+
+
+def _charging(
+    currents: Terms, parameters: Parameters, neurons: Neurons, dtype: Any
+) -> Callable[[Array, Values | None], tuple[Array, Array, Array, Array]]:
+    """Eq. 2: maps what a reset has left, and values of a step, to potential, spike, current, and what is left then."""
+    first, _ = _by_step(currents, neurons)
+    # In the dtype of the carry, which a scan must hand on as it got it.
+    tau, v_th = (jnp.asarray(value, dtype) for value in (parameters.tau, parameters.v_th))
+
+    def charge(u_after_reset: Array, values: Values | None) -> tuple[Array, Array, Array, Array]:
         current = sum_of(first if values is None else _with_values(currents, values))
         u = tau * u_after_reset + current
         # The difference that the surrogate gradient takes, so that both passes round alike at the threshold.
         spike = u - v_th >= 0
-        return jnp.where(spike, 0, u), emit(u, spike, current)
+        return u, spike, current, jnp.where(spike, 0, u)
 
-    left, stacked = jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)
-    return stacked, left
+    return charge
+
+
+def _in_segments(currents: Terms, neurons: Neurons) -> bool:
+    """Whether the time steps are taken in segments: on a CPU, where they are too many to be laid out."""
+    cpu = jax.default_backend() == 'cpu' and all(explicit_spec(term.values) is None for term in currents)
+    return cpu and neurons.time_steps > _UNROLL_CPU
 
 
 def _by_step(currents: Terms, neurons: Neurons) -> tuple[Terms, Values | None]:
@@ -211,24 +241,26 @@ def _with_values(currents: Terms, values: Values) -> Terms:
     return tuple(Normalised(array, term.affine) for array, term in zip(values, currents, strict=True))
 
 
-Residuals = tuple[Terms, Parameters, Array | None]
+# What was given, and the state before each segment, if there are segments.
+Residuals = tuple[Terms, Parameters, Array | None, Array | None]
 
 
 def _forward(
     currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
 ) -> tuple[tuple[Array, Measured, Array], Residuals]:
-    outputs: Any = _integrate(currents, parameters, state, neurons)
-    return outputs, (currents, parameters, state)
+    outputs, before = _run(currents, parameters, state, neurons)
+    return outputs, (currents, parameters, state, before)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
-def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, Measured, Array]) -> Residuals:
+def _backward(
+    neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, Measured, Array]
+) -> tuple[Terms, Parameters, Array | None]:
     # asarray: under jit JAX may hand a constant back as a Python number.
-    currents, parameters, state = jax.tree.map(jnp.asarray, residuals)
+    currents, parameters, state, before = jax.tree.map(jnp.asarray, residuals)
     beta, tau, v_th, scale = parameters
     upstream, _, d_left = cotangents
-    u_of_all_steps = potentials(currents, parameters, neurons, state)
-    dtype = u_of_all_steps.dtype
+    dtype = d_left.dtype
     width, threshold, decay, height = (jnp.asarray(value, dtype) for value in (beta, v_th, tau, scale))
     first, values_of_all_steps = _by_step(currents, neurons)
     # Where all steps share the values, their gradient is a sum over the steps, which low precision would blur.
@@ -256,9 +288,19 @@ def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, M
 
     shared = first if values_of_all_steps is None else tuple(term.affine for term in currents)
     start = jnp.zeros_like(d_left), d_left, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
-    (d_u, d_state, (d_shared, d_tau, d_v_th)), d_values = jax.lax.scan(
-        step, start, (u_of_all_steps, upstream, values_of_all_steps), reverse=True, unroll=neurons.unroll
-    )
+    if before is None:
+        now = potentials(currents, parameters, neurons, state), upstream, values_of_all_steps
+        carry, d_values = jax.lax.scan(step, start, now, reverse=True, unroll=neurons.unroll)
+    else:
+        carry, d_values, _ = segments.scan(
+            functools.partial(_segment_backward, _charging(currents, parameters, neurons, dtype), step),
+            start,
+            (upstream, values_of_all_steps),
+            before,
+            time_steps=neurons.time_steps,
+            reverse=True,
+        )
+    d_u, d_state, (d_shared, d_tau, d_v_th) = carry
     if d_values is None:
         d_values = tuple(d.values[None].astype(term.values.dtype) for d, term in zip(d_shared, currents, strict=True))
         d_shared = tuple(term.affine for term in d_shared)
@@ -266,6 +308,25 @@ def _backward(neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, M
         d_tau = d_tau + sum_like(d_u * state, tau)
     d_parameters = Parameters(jnp.zeros_like(beta), d_tau, d_v_th, jnp.zeros_like(scale))
     return tuple(map(Normalised, d_values, d_shared)), d_parameters, None if state is None else d_state
+
+
+def _segment_backward(
+    charge: Callable[..., tuple[Array, Array, Array, Array]],
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    now: list[tuple[Array, Values | None]],
+    u_after_reset: Array,
+) -> tuple[Any, list[Any], None]:
+    """Goes back through a segment, whose potentials are computed again from the state before it."""
+    u_of_steps, d_values = [], []
+    for _, values in now:
+        u, _, _, u_after_reset = charge(u_after_reset, values)
+        u_of_steps.append(u)
+    u_of_steps = jax.lax.optimization_barrier(u_of_steps)
+    for u, given in zip(reversed(u_of_steps), reversed(now), strict=True):
+        carry, d_of_step = step(carry, (u, *given))
+        d_values.insert(0, d_of_step)
+    return carry, d_values, None
 
 
 _integrate.defvjp(_forward, _backward)

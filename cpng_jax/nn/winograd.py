@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cpng_jax.nn.surrogate import Array
 
@@ -44,12 +45,13 @@ _OUTPUTS, _KERNELS, _INPUTS = _matrices((0, 0.75, -0.75, 1.5, -1.5))
 
 def _combined(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
     """Stacks the sums of arrays that the rows of a matrix say, and has XLA compute them once and for all."""
+    times = lambda array, factor: array if factor == 1 else lax.mul(array, float(factor))
     rows = []
     for row in matrix:
-        terms = [array * np.asarray(factor, array.dtype) for factor, array in zip(row, arrays, strict=True) if factor]
-        rows.append(functools.reduce(jnp.add, terms))
+        terms = [times(array, factor) for factor, array in zip(row, arrays, strict=True) if factor]
+        rows.append(functools.reduce(lax.add, terms))
     # Fused with what follows, each of these would be computed for every number that depends on it.
-    return jax.lax.optimization_barrier(jnp.stack(rows, axis))
+    return lax.optimization_barrier(jnp.stack(rows, axis))
 
 
 def _tiles(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -74,7 +76,7 @@ def _cotangents(d_y: Array) -> Array:
 
 def _transformed(matrix: np.ndarray, x: Array, height: int, width: int) -> Array:
     """Transforms windows that begin every 4 pixels, along H and then W; the points of W come first."""
-    every = lambda array, start, count, axis: jax.lax.slice_in_dim(
+    every = lambda array, start, count, axis: lax.slice_in_dim(
         array, start, start + _TILE * (count - 1) + 1, _TILE, axis
     )
     places = range(matrix.shape[1])
@@ -128,6 +130,8 @@ def _in_parts(parts: int, x: Array) -> Array:
     return x.reshape(parts, len(x) // parts, *x.shape[1:])
 
 
+# Inline, jit leaves no mark in the program: it is traced once for all layers of a network that are alike.
+@functools.partial(jax.jit, static_argnames='transposed', inline=True)
 def convolve(x: Array, kernel: Array, *, transposed: bool = False) -> Array:
     """Convolves with stride 1 and a pixel of zeros around.
 
@@ -145,13 +149,14 @@ def convolve(x: Array, kernel: Array, *, transposed: bool = False) -> Array:
     weights = _combined(_KERNELS, [rows[:, j] for j in range(_KERNEL)]).reshape(_WINDOW**2, *kernel.shape[2:])
 
     def part(x: Array) -> Array:
-        products = jax.lax.dot_general(_windows(x), weights, (((2,), (contracted,)), ((0,), (0,))))
+        products = lax.dot_general(_windows(x), weights, (((2,), (contracted,)), ((0,), (0,))))
         return _outputs(products, (*x.shape[:3], features))
 
     parts = _parts(x, features)
-    return jax.lax.map(part, _in_parts(parts, x)).reshape(*x.shape[:3], features) if parts > 1 else part(x)
+    return lax.map(part, _in_parts(parts, x)).reshape(*x.shape[:3], features) if parts > 1 else part(x)
 
 
+@functools.partial(jax.jit, static_argnums=2, inline=True)
 def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x: x) -> Array:
     """The gradient by the kernel of a convolution with stride 1 and a pixel of zeros around.
 
@@ -165,13 +170,13 @@ def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x:
     """
 
     def part(x: Array, d_y: Array) -> Array:
-        return jax.lax.dot_general(_windows(unpack(x)), _cotangents(d_y), (((1,), (1,)), ((0,), (0,))))
+        return lax.dot_general(_windows(unpack(x)), _cotangents(d_y), (((1,), (1,)), ((0,), (0,))))
 
     parts = _parts(x, d_y.shape[-1])
     if parts > 1:
         examples = _in_parts(parts, x), _in_parts(parts, d_y)
         start = jnp.zeros((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype)
-        products, _ = jax.lax.scan(lambda sums, now: (sums + part(*now), None), start, examples)
+        products, _ = lax.scan(lambda sums, now: (sums + part(*now), None), start, examples)
     else:
         products = part(x, d_y)
     products = products.reshape(_WINDOW, _WINDOW, *products.shape[1:])

@@ -21,9 +21,10 @@ from cpng_jax.control.layer_tree import layer_paths
 from cpng_jax.data.pipeline import TrainBatches, steps_per_epoch
 from cpng_jax.models import registry
 from cpng_jax.models.inputs import network_input
+from cpng_jax.nn.initial import drawn_at_once
 from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.runtime import metrics, paths, sharding
+from cpng_jax.runtime import compiled, metrics, paths, sharding
 from cpng_jax.runtime.config import Config, flatten
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import objective, optim, set_beta, weights
@@ -104,6 +105,7 @@ def build(config: Config) -> Setup:
     Raises:
       UserError: the parts do not fit together.
     """
+    compiled.keep(config.compilation_cache)
     dataset = data.load(config.data)
     classes = len(dataset.class_names)
     mesh = sharding.make_mesh(config.batch_size, config.optim.accumulate)
@@ -123,7 +125,7 @@ def build(config: Config) -> Setup:
     # Traced once, for the shapes and for the weights. Not `model.init` itself: others look on as that runs.
     @functools.partial(jax.jit, inline=True)
     def init(key: Array, example: Array) -> Mapping[str, Any]:
-        return model.init(key, example)
+        return drawn_at_once(model.init, key, example)
 
     shapes = _shapes(config, dataset, init, example)
     time_steps = example.shape[0] if example.ndim == 5 else config.model.time_steps
@@ -140,14 +142,16 @@ def build(config: Config) -> Setup:
     state_shapes = _placed(jax.eval_shape(started, shapes), mesh, fsdp=config.mesh.fsdp)
     home = jax.tree.map(lambda leaf: leaf.sharding, state_shapes)
 
-    @functools.partial(jax.jit, out_shardings=home)
-    def fresh(key: Array, given: Mapping[str, Array]) -> TrainState:
-        # Of the network's own weights, those that are given others are not computed.
-        return started(weights.replaced(init(key, example), given))
+    # A program of its own, which rounds alike whatever becomes of the weights; the key from outside, so that this one
+    # program, kept on disk, is that of every seed.
+    draw = jax.jit(init, out_shardings={name: home.variables[name] for name in shapes})
+
+    @functools.partial(jax.jit, out_shardings=home, donate_argnums=0)
+    def fresh(variables: Mapping[str, Any], given: Mapping[str, Array]) -> TrainState:
+        return started(weights.replaced(variables, given))
 
     def initial_state(given: Mapping[str, np.ndarray] | None = None, *, seed: int) -> TrainState:
-        # The key from outside: one compiled program, kept on disk, is that of every seed.
-        return fresh(jax.random.key(seed), given or {})
+        return fresh(draw(jax.random.key(seed), example), given or {})
 
     each_batch = functools.partial(set_beta.after_step, controller) if config.cpng.every == 'batch' else None
     return Setup(

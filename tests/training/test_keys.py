@@ -138,6 +138,6 @@ def test_without_the_rule_its_key_is_unknown():
 def test_what_may_change_within_a_workdir():
     free = {key.name for key in keys.table().known.values() if key.free}
     sections = ('eval.', 'checkpoint.', 'cluster.', 'mesh.', 'profile.', 'log.')
-    others = {'data.dir', 'data.threads', 'data.workers', 'neuron.implementation', 'distributed'}
+    others = {'data.dir', 'data.threads', 'data.workers', 'neuron.implementation', 'distributed', 'compilation_cache'}
     assert free == others | {key for key in flatten(base.get_config()) if key.startswith(sections)}
     assert {key.name for key in keys.table().known.values() if key.grows} == {'epochs'}
