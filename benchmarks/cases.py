@@ -7,6 +7,9 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
+# T of a layer of neurons.
+TIME_STEPS = (4, 10, 50, 100)
+
 _SEED = 0
 _ROWS = 64
 # Numbers that are drawn of a layer at each time step; larger ones repeat them.

@@ -1,13 +1,16 @@
 """Two processes that do the same work in turns: what `benchmarks.race` and `benchmarks.bench` are made of."""
 
 import dataclasses
+import functools
+import itertools
 import math
 import statistics
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.cases import Case
+from benchmarks.cases import NETWORKS, Case
 from benchmarks.equality import equality
 from benchmarks.process import Worker
 
@@ -35,6 +38,19 @@ class Spread(NamedTuple):
         return cls(statistics.median(values), min(values), max(values))
 
     @classmethod
+    def of_median(cls, values: Sequence[float]) -> 'Spread':
+        """The median of at least six values that differ from each other by chance, and where it lies by 95 %.
+
+        Between the k-th least and the k-th greatest, k as the binomial distribution says: no shape is supposed.
+        """
+        ordered, count = sorted(values), len(values)
+        outside = itertools.accumulate(math.comb(count, i) / 2**count for i in range(count))
+        k = sum(1 for share in outside if share <= 0.025)
+        if k == 0:
+            raise ValueError(f'of {count} values nothing can be said by 95 %: take six or more')
+        return cls(statistics.median(ordered), ordered[k - 1], ordered[-k])
+
+    @classmethod
     def of_ratios(cls, ours: Sequence[float], theirs: Sequence[float]) -> 'Spread':
         """Summarises ours over theirs, round by round."""
         return cls.of([mine / other for mine, other in zip(ours, theirs, strict=True)])
@@ -53,6 +69,8 @@ class Contender:
       device: what it ran on.
       versions: of its libraries.
       differs: in words, how its dynamics differ from ours.
+      first_start_s: seconds to the end of the first step where no compiled program was kept by then; None for who keeps
+        none.
     """
 
     seconds: tuple[float, ...]
@@ -63,6 +81,7 @@ class Contender:
     device: str
     versions: dict[str, str]
     differs: str
+    first_start_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +112,8 @@ def contest(case: Case, peer: str, python: str, *, rounds: int, round_seconds: f
     """Runs a case on both sides in turns, ours first in each round.
 
     Each side is a fresh process. Before the rounds, each builds the work, takes its first step, and works for the
-    length of a round, which is not counted.
+    length of a round, which is not counted. A network of ours has been started once before, in another process, with an
+    empty folder of compiled programs.
 
     Args:
       case: the work.
@@ -108,11 +128,20 @@ def contest(case: Case, peer: str, python: str, *, rounds: int, round_seconds: f
     Raises:
       UserError: a side cannot do the work.
     """
-    with Worker(sys.executable, OURS, 'cpng_jax') as ours, Worker(python, PEERS[peer], peer) as theirs:
-        workers = (ours, theirs)
-        built = [worker.ask('build', case=dataclasses.asdict(case)) for worker in workers]
-        contenders = take_turns(workers, built, rounds=rounds, round_seconds=round_seconds)
-        return Result(case, peer, *contenders, equality=equality(case, ours, theirs))
+    request = {'case': dataclasses.asdict(case)}
+    with tempfile.TemporaryDirectory() as caches:
+        mine = functools.partial(Worker, sys.executable, OURS, 'cpng_jax', {'XDG_CACHE_HOME': caches})
+        start = None
+        if case.name in NETWORKS:
+            with mine() as ours:
+                first = ours.ask('build', **request)
+                start = first['build_s'] + first['first_step_s']
+        with mine() as ours, Worker(python, PEERS[peer], peer) as theirs:
+            workers = (ours, theirs)
+            built = [worker.ask('build', **request) for worker in workers]
+            built[0]['first_start_s'] = start
+            contenders = take_turns(workers, built, rounds=rounds, round_seconds=round_seconds)
+            return Result(case, peer, *contenders, equality=equality(case, ours, theirs))
 
 
 def take_turns(

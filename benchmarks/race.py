@@ -13,6 +13,9 @@ may use all cores. A time is the median over rounds of a round's median step; th
 round: the median and, in brackets, the least and the greatest. Then both compute outputs and gradients from the same
 inputs and weights (networks at 1/16 of their width), and the table says how far these are apart.
 
+A network of ours starts twice: first with an empty folder of compiled programs, then as it starts ever after. The
+second process is the one that takes part. Where JAX_COMPILATION_CACHE_DIR is set, neither start is a first one.
+
 The memory on a CPU is the greatest resident memory of the process during the rounds above what it held before the work
 was built, the start of the library's runtime and compiled code included, 50 MB or so; what building left behind has
 been handed back before. On a GPU it is the peak of the library's own allocator.
@@ -26,7 +29,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from benchmarks.cases import NETWORKS, Case, lif_case, network_case
+from benchmarks.cases import NETWORKS, TIME_STEPS, Case, lif_case, network_case
 from benchmarks.contest import PEERS, Result, Spread, contest
 from benchmarks.memory import table
 from benchmarks.process import peers_python
@@ -77,14 +80,15 @@ def time_table(results: list[Result]) -> str:
 
 
 def start_table(results: list[Result]) -> str:
-    """Lays out memory, and time to build and to the end of the first step, in Markdown."""
+    """Lays out memory, and time to build and of the first step, at the first and the second start, in Markdown."""
     rows = []
     for result in results:
         sides = (result.ours, result.theirs)
         peaks = [megabytes(side.peak_bytes) for side in sides]
         starts = [f'{side.build_s:.1f} + {side.first_step_s:.1f} s' for side in sides]
-        rows.append([result.case.name, result.case.size, result.peer, *peaks, *starts])
-    heading = ['what', 'size', 'peer', 'memory, ours', 'theirs', 'building + first step, ours', 'theirs']
+        first = '-' if result.ours.first_start_s is None else f'{result.ours.first_start_s:.1f} s'
+        rows.append([result.case.name, result.case.size, result.peer, *peaks, first, *starts])
+    heading = ['what', 'size', 'peer', 'memory, ours', 'theirs', 'first start, ours', 'second start, ours', 'theirs']
     return table(heading, rows)
 
 
@@ -124,7 +128,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('peers_python', '.venv-peers/bin/python', 'The interpreter that has the peers.')
     flags.DEFINE_integer('rounds', 7, 'Alternating rounds.', lower_bound=1)
     flags.DEFINE_float('round_seconds', 2.0, 'Seconds that a side works in a round; at least a step.', lower_bound=0)
-    flags.DEFINE_multi_integer('time_steps', [4, 10, 50], 'T of the layer of neurons.', lower_bound=1)
+    flags.DEFINE_multi_integer('time_steps', list(TIME_STEPS), 'T of the layer of neurons.', lower_bound=1)
     flags.DEFINE_integer('neurons', 262_144, 'Of the layer.', lower_bound=1)
     flags.DEFINE_integer('batch', 0, 'Of the networks; 0 for 16, 8 and 2.', lower_bound=0)
     flags.DEFINE_float('width', 1.0, 'Factor on all channels of the networks.', lower_bound=0.01)

@@ -9,6 +9,7 @@ import types
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from benchmarks import (
     bench,
@@ -160,10 +161,22 @@ def test_the_tables_have_all_columns():
     row = race.time_table([result()]).splitlines()[-1]
     assert row.split(' | ')[3:] == ['2000 ms', '4000 ms', '0.50 (0.25 to 0.75)', 'equal: all |']
     start = race.start_table([result()]).splitlines()[-1]
-    assert start.split(' | ')[3:] == ['3 MB', '-', '0.5 + 2.0 s', '0.5 + 2.0 s |']
+    assert start.split(' | ')[3:] == ['3 MB', '-', '-', '0.5 + 2.0 s', '0.5 + 2.0 s |']
+    started = race.start_table([result(ours=contender(first_start_s=12.34))]).splitlines()[-1]
+    assert started.split(' | ')[5] == '12.3 s'
     assert 'beads 10' in race.describe([result()])
     differing = result(theirs=contender((1.0, 1.0, 1.0), differs='other beads'))
     assert '(other beads)' in race.time_table([differing])
+
+
+def test_where_a_median_lies():
+    """SciPy's quantile test, which inverts the same distribution."""
+    values = np.random.default_rng(0).normal(size=41)
+    interval = scipy.stats.quantile_test(values).confidence_interval(0.95)
+    assert Spread.of_median([*values]) == (np.median(values), interval.low, interval.high)
+    assert Spread.of_median([3, 1, 2, 6, 5, 4]) == (3.5, 1, 6)
+    with pytest.raises(ValueError, match='of 5 values nothing can be said'):
+        Spread.of_median([1, 2, 3, 4, 5])
 
 
 def test_networks_race_with_spikingjelly_alone():
@@ -224,7 +237,7 @@ def cost():
     case = dataclasses.replace(cases.network_case('resnet19', batch=2), time_steps=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, 'config_of', lambda case: scaling.config_of(small))
-        yield cpng_cost.measure(case, rounds=2, steps=1)
+        yield cpng_cost.measure(case, rounds=6, steps=1)
 
 
 def test_the_cost_of_cpng_is_measured(cost):
