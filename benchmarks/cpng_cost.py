@@ -7,8 +7,8 @@ Three training steps of a network take turns in one process, on the same random 
 CPNG and no totals of the epoch; `statistics` is the step of `config.cpng.every = 'epoch'`, which measures each layer's
 membrane potential and firing rate; `every batch` is that of `config.cpng.every = 'batch'`, which runs Algorithm 1 too.
 A share is what the later adds to the former, round by round: the median and, in brackets, where it lies by 95 %, so
-that rounds are better many and short. At last Algorithm 1 by itself, as it runs between epochs, as a share of an epoch of
-50,000 images.
+that rounds are better many and short. At last Algorithm 1 by itself, as it runs between epochs, as a share of an epoch
+of 50,000 images.
 """
 
 import dataclasses

@@ -43,14 +43,32 @@ def _matrices(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.nda
 _OUTPUTS, _KERNELS, _INPUTS = _matrices((0, 0.75, -0.75, 1.5, -1.5))
 
 
-def _combined(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
-    """Stacks the sums of arrays that the rows of a matrix say, and has XLA compute them once and for all."""
+def _to_points(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
+    """Stacks what a matrix `[6, n]` makes of n arrays. Rows of points a and -a are the sum and difference of two."""
+    rows = [_sum(matrix[0], arrays)]
+    for a, minus_a in ((1, 2), (3, 4)):
+        even, odd = (_sum((matrix[a] + sign * matrix[minus_a]) / 2, arrays) for sign in (1, -1))
+        rows += [lax.add(even, odd), lax.sub(even, odd)]
+    return _stacked([*rows, _sum(matrix[5], arrays)], axis)
+
+
+def _from_points(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
+    """Stacks what a matrix `[n, 6]` makes of arrays at the points; those of a and -a only matter as sum and difference."""
+    zero, a, minus_a, b, minus_b, infinity = arrays
+    arrays = [zero, lax.add(a, minus_a), lax.sub(a, minus_a), lax.add(b, minus_b), lax.sub(b, minus_b), infinity]
+    first, *pairs, last = np.split(matrix, (1, 3, 5), axis=1)
+    matrix = np.hstack([first, *(pair @ [[0.5, 0.5], [0.5, -0.5]] for pair in pairs), last])
+    return _stacked([_sum(row, arrays) for row in matrix], axis)
+
+
+def _sum(factors: np.ndarray, arrays: list[Array]) -> Array:
     times = lambda array, factor: array if factor == 1 else lax.mul(array, float(factor))
-    rows = []
-    for row in matrix:
-        terms = [times(array, factor) for factor, array in zip(row, arrays, strict=True) if factor]
-        rows.append(functools.reduce(lax.add, terms))
-    # Fused with what follows, each of these would be computed for every number that depends on it.
+    terms = [times(array, factor) for factor, array in zip(factors, arrays, strict=True) if factor]
+    return functools.reduce(lax.add, terms)
+
+
+def _stacked(rows: list[Array], axis: int) -> Array:
+    """Has XLA compute each row once: fused with what follows, it would do so for every number that depends on it."""
     return lax.optimization_barrier(jnp.stack(rows, axis))
 
 
@@ -80,8 +98,8 @@ def _transformed(matrix: np.ndarray, x: Array, height: int, width: int) -> Array
         array, start, start + _TILE * (count - 1) + 1, _TILE, axis
     )
     places = range(matrix.shape[1])
-    rows = _combined(matrix, [every(x, i, height, 1) for i in places])
-    both = _combined(matrix, [every(rows, j, width, 3) for j in places])
+    rows = _to_points(matrix, [every(x, i, height, 1) for i in places])
+    both = _to_points(matrix, [every(rows, j, width, 3) for j in places])
     return both.reshape(_WINDOW**2, -1, x.shape[-1])
 
 
@@ -89,8 +107,8 @@ def _outputs(products: Array, shape: tuple[int, ...]) -> Array:
     """A' m A of each tile, put together to maps of a shape `[N, H, W, features]`."""
     (height, width), features = _tiles(shape), shape[-1]
     products = products.reshape(_WINDOW, _WINDOW, -1, height, width, features)
-    rows = _combined(_OUTPUTS, list(products), 4).reshape(_WINDOW, -1, height, width * _TILE, features)
-    y = _combined(_OUTPUTS, list(rows), 2).reshape(-1, height * _TILE, width * _TILE, features)
+    rows = _from_points(_OUTPUTS, list(products), 4).reshape(_WINDOW, -1, height, width * _TILE, features)
+    y = _from_points(_OUTPUTS, list(rows), 2).reshape(-1, height * _TILE, width * _TILE, features)
     return y[:, : shape[1], : shape[2]]
 
 
@@ -145,8 +163,8 @@ def convolve(x: Array, kernel: Array, *, transposed: bool = False) -> Array:
     """
     kernel = kernel[::-1, ::-1] if transposed else kernel
     contracted, features = (2, kernel.shape[2]) if transposed else (1, kernel.shape[3])
-    rows = _combined(_KERNELS, list(kernel))
-    weights = _combined(_KERNELS, [rows[:, j] for j in range(_KERNEL)]).reshape(_WINDOW**2, *kernel.shape[2:])
+    rows = _to_points(_KERNELS, list(kernel))
+    weights = _to_points(_KERNELS, [rows[:, j] for j in range(_KERNEL)]).reshape(_WINDOW**2, *kernel.shape[2:])
 
     def part(x: Array) -> Array:
         products = lax.dot_general(_windows(x), weights, (((2,), (contracted,)), ((0,), (0,))))
@@ -180,5 +198,5 @@ def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x:
     else:
         products = part(x, d_y)
     products = products.reshape(_WINDOW, _WINDOW, *products.shape[1:])
-    columns = _combined(_KERNELS.T, list(products), 1)
-    return _combined(_KERNELS.T, list(columns))
+    columns = _from_points(_KERNELS.T, list(products), 1)
+    return _from_points(_KERNELS.T, list(columns))
