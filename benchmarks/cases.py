@@ -61,6 +61,8 @@ class Case:
       channels_last: memory layout of a PyTorch peer.
       compile: run a PyTorch peer through `torch.compile`.
       implementation: `neuron.implementation` of ours; '' for that of the configuration.
+      convolution: of `benchmarks.convolutions`, whose names are what is done with it: examples, edge of the map,
+        channels, features, edge of the kernel, stride.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Case:
     channels_last: bool = False
     compile: bool = False
     implementation: str = ''
+    convolution: tuple[int, ...] = ()
 
     @property
     def size(self) -> str:

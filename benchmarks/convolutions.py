@@ -1,13 +1,19 @@
-"""`cpng_jax.convolution.convolve` against `jax.lax.conv_general_dilated`, forward and backward, in alternating rounds.
+"""Convolutions as `cpng_jax` computes them, as XLA does alone, and as oneDNN does, in alternating rounds.
 
     python -m benchmarks.convolutions
+    python -m benchmarks.convolutions --peers_python= --rounds=3
 
-The layers are 3x3 convolutions of VGG16 at T = 5 and batch 16, and of ResNet19 at T = 6 and batch 8, on random numbers.
-On anything but a CPU both are the same.
+The layers are those of VGG16 at T = 5 and batch 16, of ResNet19 at T = 6 and batch 8, and of SEW-ResNet34 at T = 4 and
+batch 2, on random numbers; first layers see each image once. XLA alone is `jax.lax.conv_general_dilated`, with
+gradients as JAX derives them; on anything but a CPU ours are the same. oneDNN is asked through PyTorch, in a process of
+its own, with the faster of its two memory layouts; without --peers_python it is left out. Each function is a program by
+itself, which gets new memory for all that it works with at each call, where a whole step would have it.
 """
 
+import contextlib
+import dataclasses
 import functools
-import platform
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,29 +21,61 @@ import jax
 import numpy as np
 from absl import flags
 
+from benchmarks.cases import Case
 from benchmarks.contest import Spread
 from benchmarks.cpng_cost import seconds_of
 from benchmarks.memory import table
+from benchmarks.process import Worker, peers_python
 from cpng_jax.nn.convolution import convolve
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.runtime import command
+from cpng_jax.runtime.environment import processor
 
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternating rounds.', lower_bound=1)
+WORKS = ('forward', 'by input', 'by kernel')
+_SIDE = 'benchmarks.peers.convolutions'
+# Calls in a round.
+_TIMES = 3
 
 
 class Layer(NamedTuple):
-    """A 3x3 convolution: examples times T, edge of the map, channels in and out."""
+    """A convolution: examples times T, edge of the map, channels in and out, edge of the kernel, stride."""
 
     examples: int
     edge: int
     channels: int
     features: int
+    kernel: int = 3
+    stride: int = 1
+
+    def __str__(self) -> str:
+        """As in '8 x 56 x 56, 64 to 128, 3 x 3 / 2'."""
+        stride = '' if self.stride == 1 else f' / {self.stride}'
+        kernel = f'{self.kernel} x {self.kernel}{stride}'
+        return f'{self.examples} x {self.edge} x {self.edge}, {self.channels} to {self.features}, {kernel}'
 
 
 LAYERS = (
+    Layer(16, 32, 3, 64),
     *(Layer(80, *sizes) for sizes in ((32, 64, 64), (16, 128, 128), (8, 256, 256), (4, 512, 512), (2, 512, 512))),
-    *(Layer(48, *sizes) for sizes in ((32, 128, 128), (16, 256, 256), (8, 512, 512))),
+    *(Layer(48, *sizes) for sizes in ((32, 128, 128), (32, 128, 256, 3, 2), (16, 256, 256), (8, 512, 512))),
+    Layer(2, 224, 3, 64, 7, 2),
+    *(Layer(8, *sizes) for sizes in ((56, 64, 64), (56, 64, 128, 3, 2), (56, 64, 128, 1, 2), (28, 128, 128))),
+    *(Layer(8, *sizes) for sizes in ((28, 128, 128, 1), (14, 256, 256), (14, 256, 512, 3, 2), (7, 512, 512))),
 )
+
+
+class Measured(NamedTuple):
+    """What was measured of one function of a layer.
+
+    Attributes:
+      seconds: of ours.
+      to_xla: ours as a multiple of XLA's, round by round.
+      to_onednn: ours as a multiple of oneDNN's; None where that was not asked.
+    """
+
+    seconds: Spread
+    to_xla: Spread
+    to_onednn: Spread | None
 
 
 def works(layer: Layer, convolution: Callable[..., Array], seed: int = 0) -> dict[str, Callable[[], None]]:
@@ -49,17 +87,18 @@ def works(layer: Layer, convolution: Callable[..., Array], seed: int = 0) -> dic
       seed: of the numbers.
 
     Returns:
-      By name, a function that computes and waits: 'forward', 'by input' and 'by kernel', the two gradients.
+      By the names of `WORKS`, a function that computes and waits; the latter two are gradients.
     """
     rng = np.random.default_rng(seed)
-    examples, edge, channels, features = layer
-    x = rng.normal(size=(examples, edge, edge, channels)).astype(np.float32)
-    kernel = rng.normal(size=(3, 3, channels, features)).astype(np.float32)
-    upstream = rng.normal(size=(examples, edge, edge, features)).astype(np.float32)
+    edge, reach = -(-layer.edge // layer.stride), layer.kernel // 2
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    x = draw(layer.examples, layer.edge, layer.edge, layer.channels)
+    kernel = draw(layer.kernel, layer.kernel, layer.channels, layer.features)
+    upstream = draw(layer.examples, edge, edge, layer.features)
 
     def conv(x: Array, kernel: Array) -> Array:
-        padding = ((1, 1), (1, 1))
-        return convolution(x, kernel, (1, 1), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+        geometry = (layer.stride,) * 2, ((reach, reach),) * 2
+        return convolution(x, kernel, *geometry, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
     def by(argument: int) -> Callable[..., Array]:
         return lambda x, kernel, upstream: jax.vjp(conv, x, kernel)[1](upstream)[argument]
@@ -80,38 +119,64 @@ def works(layer: Layer, convolution: Callable[..., Array], seed: int = 0) -> dic
     return compiled
 
 
-def compare(layer: Layer, rounds: int, times: int = 3) -> dict[str, tuple[Spread, Spread]]:
-    """Measures a layer both ways.
+def compare(layer: Layer, rounds: int, python: str | None = None) -> dict[str, Measured]:
+    """Measures a layer in all ways.
 
     Args:
       layer: its sizes.
-      rounds: in which both take turns.
-      times: calls in a round.
+      rounds: in which they take turns.
+      python: the interpreter that has PyTorch; None to leave that out.
 
     Returns:
-      By name as of `works`: seconds of ours, and its ratio to XLA's own, round by round.
+      What was measured, by the names of `WORKS`.
     """
     ours, xla = works(layer, convolve), works(layer, jax.lax.conv_general_dilated)
     results = {}
-    for name in ours:
-        seconds = [(seconds_of(ours[name], times), seconds_of(xla[name], times)) for _ in range(rounds)]
-        results[name] = (Spread.of([a for a, _ in seconds]), Spread.of([a / b for a, b in seconds]))
+    for name in WORKS:
+        with contextlib.ExitStack() as stack:
+            others = [] if python is None else _onednn(layer, name, python, stack)
+            mine, alone, theirs = [], [], []
+            for _ in range(rounds):
+                mine.append(seconds_of(ours[name], _TIMES))
+                alone.append(seconds_of(xla[name], _TIMES))
+                theirs.append([statistics.median(other.ask('run', steps=_TIMES)['seconds']) for other in others])
+        to_onednn = Spread.of_ratios(mine, [min(both) for both in theirs]) if others else None
+        results[name] = Measured(Spread.of(mine), Spread.of_ratios(mine, alone), to_onednn)
     return results
+
+
+def _onednn(layer: Layer, name: str, python: str, stack: contextlib.ExitStack) -> list[Worker]:
+    """PyTorch in a process for each memory layout, ready to run."""
+    workers = []
+    for channels_last in (False, True):
+        worker = stack.enter_context(Worker(python, _SIDE, 'PyTorch'))
+        case = Case(name, 1, channels_last=channels_last, convolution=tuple(layer))
+        worker.ask('build', case=dataclasses.asdict(case))
+        workers.append(worker)
+    return workers
+
+
+def layers_table(measured: dict[Layer, dict[str, Measured]]) -> str:
+    """Lays out what was measured in Markdown: ms of ours, and the ratios to XLA's and oneDNN's."""
+
+    def cell(found: Measured) -> str:
+        ratios = [found.to_xla, *([] if found.to_onednn is None else [found.to_onednn])]
+        return ', '.join([f'{found.seconds.median * 1e3:.3g}', *(f'{ratio.median:.2f}' for ratio in ratios)])
+
+    rows = [[str(layer), *(cell(found[name]) for name in WORKS)] for layer, found in measured.items()]
+    return table(['layer', 'forward', 'gradient by input', 'gradient by kernel'], rows)
 
 
 def main(_: list[str]) -> None:
     """Measures and prints."""
-    print(f'{platform.machine()}, {jax.devices()[0].device_kind}, {_ROUNDS.value} rounds; ms, and ratio to XLA alone\n')
-    rows = []
-    for layer in LAYERS:
-        cells = [
-            f'{seconds.median * 1e3:.1f}, {ratio.median:.2f} ({ratio.least:.2f} to {ratio.most:.2f})'
-            for seconds, ratio in compare(layer, _ROUNDS.value).values()
-        ]
-        size = f'{layer.edge} x {layer.edge}, {layer.channels} to {layer.features}'
-        rows.append([str(layer.examples), size, *cells])
-    print(table(['examples x T', 'map, channels', 'forward', 'gradient by input', 'gradient by kernel'], rows))
+    values = flags.FLAGS
+    python = peers_python(values.peers_python) if values.peers_python else None
+    others = 'XLA alone' if python is None else 'XLA alone and to oneDNN'
+    print(f'{processor()}; {values.rounds} rounds; ms, and the ratios to {others}, medians\n')
+    print(layers_table({layer: compare(layer, values.rounds, python) for layer in LAYERS}))
 
 
 if __name__ == '__main__':
+    flags.DEFINE_integer('rounds', 5, 'Alternating rounds.', lower_bound=1)
+    flags.DEFINE_string('peers_python', '.venv-peers/bin/python', "The interpreter that has PyTorch; '' for none.")
     command.run(main)

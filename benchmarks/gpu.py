@@ -14,7 +14,8 @@ lost costs one part. The first ones are the core and tell most.
                    in channels_last, in bfloat16 by autocast, with and without torch.compile. Float32 is TF32 on both.
     memory         of a step of VGG16 in bfloat16, against T.
     equal          gradients of this device against those of this machine's processor, at full float32 precision.
-    input          images/s that the processor's cores prepare for ImageNet.
+    input          images/s that the processor's cores prepare for ImageNet, against those that a training step of
+                   SEW-ResNet34 in bfloat16 takes.
     target         Fashion-MNIST: seconds until the validation accuracy reaches `--target`, compilation included.
 
 Sides do their work in turns, in processes of their own. Each JAX side is built after another, and each PyTorch side,
@@ -222,7 +223,9 @@ def _input(options: Options) -> Iterator[Row]:
     cores = len(os.sched_getaffinity(0))
     images, encoded = 64 if options.small else 8000, input_pipeline.photographs()
     rates = [input_pipeline.whole_pipeline(encoded, images, seed, cores) for seed in range(1 if options.small else 3)]
-    yield {'cores': cores, 'images_per_s': rates}
+    case = _case('sew_resnet34', options, dtype='bfloat16')
+    row = race_of(case, [side for side in contestants(options, mixed={}) if side.module == OURS], options, check=False)
+    yield {**row, 'batch': case.batch, 'cores': cores, 'images_per_s': rates}
 
 
 def _target(options: Options) -> Iterator[Row]:

@@ -74,10 +74,16 @@ def equal_lines(rows: list[Row]) -> list[str]:
 
 
 def input_lines(rows: list[Row]) -> list[str]:
-    """Says how many images a second are prepared."""
+    """Says how many images a second are prepared, and how many a training step takes."""
     (row,) = rows
-    spread = Spread.of(row['images_per_s'])
-    return [f'{row["cores"]} cores: {spread.median:,.0f} images/s ({spread.least:,.0f} to {spread.most:,.0f}).']
+    prepared = Spread.of(row['images_per_s'])
+    lines = [f'{row["cores"]} cores prepare {prepared.median:,.0f} ({prepared.least:,.0f} to {prepared.most:,.0f}).']
+    if row['sides']:
+        fastest = min(Spread.of(side['seconds']).median for side in row['sides'].values())
+        taken = row['batch'] / fastest
+        share = prepared.median / taken
+        lines.append(f'A step of ours, {row["size"]}, takes {taken:,.0f}: the input reaches {share:.2f} of that.')
+    return [f'Images/s. {" ".join(lines)}', *_failures(rows)]
 
 
 def target_lines(rows: list[Row]) -> list[str]:

@@ -267,12 +267,25 @@ def test_the_page_the_numbers_and_the_picture(cost, growth):
     assert len(bench.plot([result()], [growth]).axes) == 2
 
 
-def test_convolutions_are_compared_both_ways():
-    results = convolutions.compare(convolutions.Layer(2, 2, 3, 4), rounds=2, times=1)
-    assert list(results) == ['forward', 'by input', 'by kernel']
-    for seconds, ratio in results.values():
-        assert 0 < seconds.least <= seconds.median <= seconds.most
-        assert 0 < ratio.least <= ratio.most
+def spread_is_ordered(spread):
+    return 0 < spread.least <= spread.median <= spread.most
+
+
+@pytest.mark.processes
+def test_convolutions_are_compared_all_ways(monkeypatch):
+    monkeypatch.setattr(convolutions, '_SIDE', 'tests.abacus')  # in the place of PyTorch
+    for layer in (convolutions.Layer(2, 4, 3, 4), convolutions.Layer(2, 4, 3, 4, 1, 2)):
+        results = convolutions.compare(layer, 2, sys.executable)
+        assert list(results) == ['forward', 'by input', 'by kernel']
+        assert all(spread_is_ordered(spread) for found in results.values() for spread in found)
+
+
+def test_the_table_of_convolutions():
+    layer = convolutions.Layer(8, 56, 64, 128, 1, 2)
+    alone = convolutions.Measured(Spread(0.002, 0.001, 0.003), Spread(0.5, 0.4, 0.6), None)
+    found = {'forward': alone, 'by input': alone._replace(to_onednn=Spread(0.75, 0.7, 0.8)), 'by kernel': alone}
+    row = convolutions.layers_table({layer: found}).splitlines()[-1]
+    assert row == '| 8 x 56 x 56, 64 to 128, 1 x 1 / 2 | 2, 0.50 | 2, 0.50, 0.75 | 2, 0.50 |'
 
 
 def test_two_programs_of_a_layer_of_neurons_are_measured_against_the_floor():

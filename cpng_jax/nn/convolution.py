@@ -36,37 +36,50 @@ def convolve(
     Returns:
       `[N, H', W', features]`.
     """
-    # One hashable object for custom_vjp, which takes whatever is not an array that way.
-    xla = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-    way = _Way(xla, unit)
+    # Hashable, for custom_vjp, which takes whatever is not an array that way.
+    way = _Way(
+        functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options), unit
+    )
     # The ways round are written for what most layers are. On explicit axes of a mesh, whose arrays JAX does not take
     # apart just anyhow, what is left out is speed alone.
     if jax.default_backend() == 'cpu' and explicit_spec(x) is None and _is_plain(x, kernel, strides, padding, options):
-        if min(x.shape[1:3]) < kernel.shape[0]:
-            return _by_taps(x, kernel)
-        way = way._replace(
-            parts=_parts(x) if kernel.shape[0] > 1 else 1,
-            minimal=winograd.pays(x, kernel, channels=64),
-            minimal_by_kernel=winograd.pays(x, kernel, channels=32),
-        )
-    if way == _Way(xla, None):
-        return xla(x, kernel)
+        if kernel.shape[0] == 1:
+            way = way._replace(directly=functools.partial(_pointwise, strides=tuple(strides)))
+        elif set(strides) == {1}:
+            if min(x.shape[1:3]) < kernel.shape[0]:
+                return _by_taps(x, kernel)
+            way = way._replace(
+                parts=_parts(x),
+                minimal=winograd.pays(x, kernel, channels=64),
+                minimal_by_kernel=winograd.pays(x, kernel, channels=32),
+            )
+    if way == _Way(way.directly, None):
+        return way.directly(x, kernel)
     return _with_own_gradient(*varying_alike((x, kernel)), way)
 
 
 def _is_plain(x: Array, kernel: Array, strides: Sequence[int], padding: Any, options: Mapping[str, Any]) -> bool:
-    """Whether it has stride 1, zeros around that keep height and width, and neither groups nor dilations."""
+    """Whether at stride 1 it would keep height and width, with zeros around, and has neither groups nor dilations."""
     edge = kernel.shape[0]
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     dilations = (options.get(name) or (1,) for name in ('lhs_dilation', 'rhs_dilation'))
     return (
-        set(strides) == {1}
-        and edge % 2 == 1
+        edge % 2 == 1
         and [tuple(pair) for pair in padding] == [(edge // 2, edge // 2)] * 2
         and kernel.shape[2] == x.shape[-1]
         and all(set(dilation) == {1} for dilation in dilations)
     )
+
+
+def _pointwise(x: Array, kernel: Array, strides: tuple[int, ...]) -> Array:
+    """Convolution by a 1x1 kernel: a matrix product, of which XLA:CPU makes no more than of any other convolution.
+
+    It takes half of that time, and its gradient by the kernel a third.
+    """
+    down, right = strides
+    wide = at_least_float32(x.dtype)
+    return jnp.matmul(x[:, ::down, ::right], kernel[0, 0], preferred_element_type=wide).astype(x.dtype)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -109,14 +122,14 @@ class _Way(NamedTuple):
     """How a convolution and its gradients are computed, hashable for custom_vjp.
 
     Attributes:
-      xla: the convolution, by XLA.
+      directly: the convolution, as JAX differentiates it.
       unit: see `convolve`.
-      parts: of the examples, which XLA's gradient by the kernel is summed over.
+      parts: of the examples, which the gradient by the kernel is summed over.
       minimal: the convolution and its gradient by the input are Winograd's.
       minimal_by_kernel: its gradient by the kernel is.
     """
 
-    xla: Callable[[Array, Array], Array]
+    directly: Callable[[Array, Array], Array]
     unit: float | None
     parts: int = 1
     minimal: bool = False
@@ -126,7 +139,7 @@ class _Way(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _with_own_gradient(x: Array, kernel: Array, way: _Way) -> Array:
     """Convolution that keeps bytes, if there is a unit, and takes the way that is said."""
-    return winograd.convolve(x, kernel) if way.minimal else way.xla(x, kernel)
+    return winograd.convolve(x, kernel) if way.minimal else way.directly(x, kernel)
 
 
 def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Array]]:
@@ -141,7 +154,7 @@ def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Ar
     if way.minimal:
         d_x = winograd.convolve(d_y, kernel, transposed=True)
     else:
-        (d_x,) = jax.vjp(lambda x: way.xla(x, kernel), floats(kept))[1](d_y)
+        (d_x,) = jax.vjp(lambda x: way.directly(x, kernel), floats(kept))[1](d_y)
     if way.minimal_by_kernel:
         return d_x, winograd.by_kernel(kept, d_y, floats)
     # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.
@@ -149,7 +162,7 @@ def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Ar
     xs, d_ys = in_parts(floats(kept)), in_parts(d_y)
     d_kernel = jnp.zeros(kernel.shape, at_least_float32(kernel.dtype))
     for part in range(way.parts):
-        _, gradient = jax.vjp(lambda kernel, part=part: way.xla(xs[:, part], kernel), kernel)
+        _, gradient = jax.vjp(lambda kernel, part=part: way.directly(xs[:, part], kernel), kernel)
         d_kernel += gradient(d_ys[:, part])[0].astype(d_kernel.dtype)
     return d_x, d_kernel.astype(kernel.dtype)
 

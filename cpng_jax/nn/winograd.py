@@ -53,7 +53,7 @@ def _to_points(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
 
 
 def _from_points(matrix: np.ndarray, arrays: list[Array], axis: int = 0) -> Array:
-    """Stacks what a matrix `[n, 6]` makes of arrays at the points; those of a and -a only matter as sum and difference."""
+    """Stacks what a matrix `[n, 6]` makes of arrays at the points; those a and -a matter as sum and difference."""
     zero, a, minus_a, b, minus_b, infinity = arrays
     arrays = [zero, lax.add(a, minus_a), lax.sub(a, minus_a), lax.add(b, minus_b), lax.sub(b, minus_b), infinity]
     first, *pairs, last = np.split(matrix, (1, 3, 5), axis=1)

@@ -81,6 +81,20 @@ def test_other_strides_platforms_and_small_batches_go_to_xla(monkeypatch):
     assert 'conv_general_dilated' in str(jax.make_jaxpr(ours)(x, kernel))
 
 
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', ((0, 0), (0, 0))])
+def test_a_1x1_kernel_is_a_matrix_product(stride, padding):
+    x, kernel, _ = arrays((3, 5, 4, 2), 1)
+    mine = functools.partial(convolve, strides=(stride,) * 2, padding=padding, unit=None, **OPTIONS)
+    theirs = functools.partial(jax.lax.conv_general_dilated, window_strides=(stride,) * 2, padding=padding, **OPTIONS)
+    assert 'conv_general_dilated' not in str(jax.make_jaxpr(mine)(x, kernel))
+    expected = np.einsum('nhwc,cf->nhwf', np.float64(x[:, ::stride, ::stride]), np.float64(kernel[0, 0]))
+    np.testing.assert_allclose(mine(x, kernel), expected, rtol=1e-5, atol=1e-5)
+    upstream = np.float32(np.random.default_rng(1).normal(size=expected.shape))
+    for gradient, right in zip(*(gradients(f, x, kernel, upstream) for f in (mine, theirs)), strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
 def test_the_dtype_stays(dtype):
     for shape in ((2, 2, 2, 2), (64, 8, 8, 2)):
