@@ -114,8 +114,15 @@ def _packed(x: Array, unit: float) -> Array:
     return jnp.uint8(255) - (x / unit).astype(jnp.uint8)
 
 
-def _unpacked(kept: Array, unit: float | None, dtype: jnp.dtype) -> Array:
-    return kept if unit is None else (255 - kept.astype(dtype)) * jnp.asarray(unit, dtype)
+class _Unpacked(NamedTuple):
+    """Makes numbers of what is kept, bytes if there is a unit; a function that equals another one like it."""
+
+    unit: float | None
+    dtype: Any
+
+    def __call__(self, kept: Array) -> Array:
+        """Returns the numbers."""
+        return kept if self.unit is None else (255 - kept.astype(self.dtype)) * jnp.asarray(self.unit, self.dtype)
 
 
 class _Way(NamedTuple):
@@ -150,7 +157,7 @@ def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Ar
 
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
-    floats = functools.partial(_unpacked, unit=way.unit, dtype=d_y.dtype)
+    floats = _Unpacked(way.unit, d_y.dtype)
     if way.minimal:
         d_x = winograd.convolve(d_y, kernel, transposed=True)
     else:

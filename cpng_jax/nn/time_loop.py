@@ -2,7 +2,8 @@
 
 Differentiated by JAX, the loop of `neuron.lif_reference` keeps several arrays of all time steps. Here Eq. 7 and 8
 are written out, and the potentials they need are computed again from the currents. A norm before the neurons is
-applied inside the loop, so what is kept is what the norm was given, which its own gradient needs in any case.
+applied inside the loop, so what is kept is what the norm was given, which its own gradient needs in any case. On a CPU,
+many time steps go in segments of a few, `nn/segments.py`, and the state before each is kept as well.
 """
 
 import functools

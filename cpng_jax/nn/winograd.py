@@ -139,8 +139,8 @@ def _parts(x: Array, features: int) -> int:
     """Into how many parts of equal size the examples go, so that each stays in the caches."""
     if jax.device_count() > 1:  # Devices share the examples, and would have to be asked for each part.
         return 1
-    bytes_ = _WINDOW**2 * len(x) * math.prod(_tiles(x.shape)) * (x.shape[-1] + features) * 4
-    small_enough = (n for n in range(1, len(x)) if len(x) % n == 0 and bytes_ <= n * _CACHED)
+    size = _WINDOW**2 * len(x) * math.prod(_tiles(x.shape)) * (x.shape[-1] + features) * 4
+    small_enough = (n for n in range(1, len(x)) if len(x) % n == 0 and size <= n * _CACHED)
     return next(small_enough, len(x))
 
 

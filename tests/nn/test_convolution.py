@@ -132,4 +132,4 @@ def test_bytes_come_back_as_they_were():
     counts = np.arange(256, dtype=np.float32)
     for unit in (1.0, 0.25):
         packed = convolution._packed(jnp.asarray(counts * unit), unit)
-        np.testing.assert_array_equal(convolution._unpacked(packed, unit, jnp.dtype('float32')), counts * unit)
+        np.testing.assert_array_equal(convolution._Unpacked(unit, jnp.dtype('float32'))(packed), counts * unit)
