@@ -14,8 +14,6 @@ _SEED = 0
 _ROWS = 64
 # Numbers that are drawn of a layer at each time step; larger ones repeat them.
 _DRAWN = 1 << 20
-# Potentials of a layer that are compared.
-_COMPARED = 1 << 23
 
 
 class Network(NamedTuple):
@@ -92,8 +90,7 @@ class Case:
     def reduced(self) -> 'Case':
         """The same work small enough for rounding not to move a potential across the threshold, in float32."""
         if self.name == 'lif':
-            few = max(_COMPARED // self.time_steps // _ROWS, 1) * _ROWS
-            return dataclasses.replace(self, neurons=min(self.neurons, _DRAWN, few))
+            return dataclasses.replace(self, neurons=min(self.neurons, _DRAWN))
         size = min(self.image_size, NETWORKS[self.name].check_size)
         return dataclasses.replace(self, batch=2, width=1 / 16, image_size=size, dtype='float32', compile=False)
 

@@ -169,13 +169,6 @@ def test_the_tables_have_all_columns():
     assert '(other beads)' in race.time_table([differing])
 
 
-@pytest.mark.parametrize(('time_steps', 'compared'), [(4, 262_144), (100, 83_840), (1 << 24, 64)])
-def test_so_few_potentials_are_compared_that_none_is_rounded_across_the_threshold(time_steps, compared):
-    case = cases.lif_case(time_steps, 262_144)
-    assert case.reduced() == dataclasses.replace(case, neurons=compared)
-    assert case.reduced().reduced() == case.reduced()
-
-
 def test_where_a_median_lies():
     """SciPy's quantile test, which inverts the same distribution."""
     values = np.random.default_rng(0).normal(size=41)
