@@ -106,3 +106,20 @@ def test_a_segment_keeps_one_state():
     _, pull = jax.vjp(run, array(10, 4, 6))
     shapes = [leaf.shape for leaf in jax.tree.leaves(pull) if getattr(leaf, 'ndim', 0) == 3]
     assert sorted(shapes) == [(5, 4, 6), (10, 4, 6)]
+
+
+def test_inside_shard_map():
+    """What varies over devices keeps its type in the loop: tau is the same on all of them, currents are not."""
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    spread, same = jax.sharding.PartitionSpec(None, 'data'), jax.sharding.PartitionSpec()
+    neurons = Neurons(SURROGATE, detach_reset=False, time_steps=10)
+
+    def total(x, tau):
+        parameters = Parameters(jnp.float32(1), tau, V_TH, jnp.float32(1))
+        return jnp.sum(time_loop.integrate((Normalised(x, None),), parameters, neurons)[0] * jnp.arange(6.0))
+
+    gradients = jax.grad(lambda *given: lax.psum(total(*given), 'data'), (0, 1))
+    mapped = jax.shard_map(gradients, mesh=mesh, in_specs=(spread, same), out_specs=(spread, same))
+    x = array(10, 4, 6)
+    for mine, expected in zip(jax.jit(mapped)(x, TAU), jax.grad(total, (0, 1))(x, TAU), strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-5)
