@@ -132,28 +132,23 @@ def compare(layer: Layer, rounds: int, python: str | None = None) -> dict[str, M
     """
     ours, xla = works(layer, convolve), works(layer, jax.lax.conv_general_dilated)
     results = {}
-    for name in WORKS:
-        with contextlib.ExitStack() as stack:
-            others = [] if python is None else _onednn(layer, name, python, stack)
+    with contextlib.ExitStack() as stack:
+        others: dict[bool, Worker] = {}  # by memory layout: whether channels come last
+        if python is not None:
+            others = {last: stack.enter_context(Worker(python, _SIDE, 'PyTorch')) for last in (False, True)}
+        for name in WORKS:
+            for last, other in others.items():
+                case = Case(name, 1, channels_last=last, convolution=tuple(layer))
+                other.ask('build', case=dataclasses.asdict(case))
             mine, alone, theirs = [], [], []
             for _ in range(rounds):
                 mine.append(seconds_of(ours[name], _TIMES))
                 alone.append(seconds_of(xla[name], _TIMES))
-                theirs.append([statistics.median(other.ask('run', steps=_TIMES)['seconds']) for other in others])
-        to_onednn = Spread.of_ratios(mine, [min(both) for both in theirs]) if others else None
-        results[name] = Measured(Spread.of(mine), Spread.of_ratios(mine, alone), to_onednn)
+                asked = [other.ask('run', steps=_TIMES)['seconds'] for other in others.values()]
+                theirs.append([statistics.median(seconds) for seconds in asked])
+            to_onednn = Spread.of_ratios(mine, [min(both) for both in theirs]) if others else None
+            results[name] = Measured(Spread.of(mine), Spread.of_ratios(mine, alone), to_onednn)
     return results
-
-
-def _onednn(layer: Layer, name: str, python: str, stack: contextlib.ExitStack) -> list[Worker]:
-    """PyTorch in a process for each memory layout, ready to run."""
-    workers = []
-    for channels_last in (False, True):
-        worker = stack.enter_context(Worker(python, _SIDE, 'PyTorch'))
-        case = Case(name, 1, channels_last=channels_last, convolution=tuple(layer))
-        worker.ask('build', case=dataclasses.asdict(case))
-        workers.append(worker)
-    return workers
 
 
 def layers_table(measured: dict[Layer, dict[str, Measured]]) -> str:

@@ -79,21 +79,19 @@ def _tiles(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _windows(x: Array) -> Array:
     """B' d B of each window of 6x6 inputs, which overlap and reach over the edges: `[36, windows, C]`."""
-    height, width = _tiles(x.shape)
-    beyond = (1, _TILE * height + 1 - x.shape[1]), (1, _TILE * width + 1 - x.shape[2])
-    x = jnp.pad(x, ((0, 0), *beyond, (0, 0)))
-    return _transformed(_INPUTS, x, height, width)
+    return _transformed(_INPUTS, x, reach=_KERNEL // 2)
 
 
 def _cotangents(d_y: Array) -> Array:
     """A dy A' of each tile of 4x4 gradients of outputs: `[36, tiles, features]`."""
-    height, width = _tiles(d_y.shape)
-    beyond = (0, _TILE * height - d_y.shape[1]), (0, _TILE * width - d_y.shape[2])
-    return _transformed(_OUTPUTS.T, jnp.pad(d_y, ((0, 0), *beyond, (0, 0))), height, width)
+    return _transformed(_OUTPUTS.T, d_y, reach=0)
 
 
-def _transformed(matrix: np.ndarray, x: Array, height: int, width: int) -> Array:
-    """Transforms windows that begin every 4 pixels, along H and then W; the points of W come first."""
+def _transformed(matrix: np.ndarray, x: Array, reach: int) -> Array:
+    """Transforms tiles, and what is within reach of them, along H and then W; the points of W come first."""
+    height, width = _tiles(x.shape)
+    beyond = ((reach, _TILE * tiles - edge + reach) for tiles, edge in ((height, x.shape[1]), (width, x.shape[2])))
+    x = jnp.pad(x, ((0, 0), *beyond, (0, 0)))
     every = lambda array, start, count, axis: lax.slice_in_dim(
         array, start, start + _TILE * (count - 1) + 1, _TILE, axis
     )

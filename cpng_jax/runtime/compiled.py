@@ -10,6 +10,7 @@ import filelock
 import jax
 
 from cpng_jax.runtime import paths
+from cpng_jax.runtime.environment import cpu_lines
 from cpng_jax.runtime.errors import UserError
 
 # Bytes; what was not used for longest goes first. A training step of full depth takes some 10^6.
@@ -64,7 +65,6 @@ def _of_user() -> pathlib.Path:
 
 def _machine() -> str:
     """Names the kind of processor: on another one, which may share the folder, a program may not run."""
-    info = pathlib.Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    features = sorted({line for line in lines if line.startswith(('model name', 'flags', 'Features', 'CPU part'))})
+    told = ('model name', 'flags', 'Features', 'CPU part')
+    features = sorted({line for line in cpu_lines() if line.startswith(told)})
     return f'{platform.machine()}-{hashlib.sha256(os.linesep.join(features).encode()).hexdigest()[:12]}'

@@ -34,10 +34,14 @@ def environment() -> dict[str, Any]:
 
 def processor() -> str:
     """Names the processor and its cores, such as 'AMD EPYC, 2 cores'."""
-    info = pathlib.Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
+    models = [line.split(':')[1].strip() for line in cpu_lines() if line.startswith('model name')]
     return f'{models[0] if models else platform.machine()}, {os.cpu_count()} cores'
+
+
+def cpu_lines() -> list[str]:
+    """Reads what Linux says of the processor, core by core; nothing elsewhere."""
+    info = pathlib.Path('/proc/cpuinfo')
+    return info.read_text().splitlines() if info.exists() else []
 
 
 def commit(file: pathlib.Path) -> str | None:
