@@ -96,6 +96,7 @@ def test_a_second_start_compiles_no_step_again(tmp_path):
     programs = [{name for name in names if name.endswith('-cache')} for names in kept]
     steps = [name for name in programs[0] if name.startswith('jit_step')]
     assert len(steps) == 1
-    assert programs[1] == programs[0]
+    assert [name for name in programs[1] if name.startswith('jit_step')] == steps
+    assert programs[0] <= programs[1]  # a small program, which some time takes 0.05 s to compile, may come later
     used = steps[0].replace('-cache', '-atime')
     assert kept[1][used] != kept[0][used]  # the time of the last use
