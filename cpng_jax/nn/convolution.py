@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.nn import winograd
+from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.surrogate import Array, at_least_float32
 from cpng_jax.nn.varying import explicit_spec, varying_alike
 
@@ -46,9 +47,8 @@ def convolve(
         if kernel.shape[0] == 1:
             way = way._replace(directly=functools.partial(_pointwise, strides=tuple(strides)))
         elif set(strides) == {1}:
-            if min(x.shape[1:3]) < kernel.shape[0]:
-                return _by_taps(x, kernel)
             way = way._replace(
+                directly=_by_taps if min(x.shape[1:3]) < kernel.shape[0] else way.directly,
                 parts=_parts(x),
                 minimal=winograd.pays(x, kernel, channels=64),
                 minimal_by_kernel=winograd.pays(x, kernel, channels=32),
@@ -146,17 +146,23 @@ class _Way(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _with_own_gradient(x: Array, kernel: Array, way: _Way) -> Array:
     """Convolution that keeps bytes, if there is a unit, and takes the way that is said."""
-    return winograd.convolve(x, kernel) if way.minimal else way.directly(x, kernel)
+    return _convolved(x, kernel, way, _Unpacked(None, x.dtype))
+
+
+def _convolved(kept: Array, kernel: Array, way: _Way, floats: _Unpacked) -> Array:
+    return winograd.convolve(kept, kernel, floats) if way.minimal else way.directly(floats(kept), kernel)
 
 
 def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Array]]:
-    # Under jit nothing but these residuals lives until the backward pass: the input in floats is gone after this.
+    # Convolved are the bytes, so that XLA makes them now. It would do so in the backward pass and keep until then what
+    # the input was made of; under jit nothing but these residuals has to live that long.
     kept = x if way.unit is None else _packed(x, way.unit)
-    return _with_own_gradient(x, kernel, way), (kept, kernel)
+    return _convolved(kept, kernel, way, _Unpacked(way.unit, x.dtype)), (kept, kernel)
 
 
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
+    kernel = after(kernel, d_y)  # What is made of it in the forward pass is made again, and not kept.
     floats = _Unpacked(way.unit, d_y.dtype)
     if way.minimal:
         d_x = winograd.convolve(d_y, kernel, transposed=True)

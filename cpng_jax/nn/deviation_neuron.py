@@ -24,6 +24,7 @@ from jaxtyping import Float
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_terms, check_decay, deviation, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
+from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, beta_of_width, spike
 
@@ -166,7 +167,7 @@ class DeviationLIF(LIF):
             time_steps=time_steps,
         )
         measured = membrane_stats(time_loop.sum_of(terms), self.per_channel) if self.measures('currents') else None
-        self.report(ran.spikes, membrane_stats(ran.near, self.per_channel), None, measured, lambda: ran.near)
+        reported = self.report(ran.spikes, membrane_stats(ran.near, self.per_channel), None, measured, lambda: ran.near)
         if self.measures('widening'):
             self.put_variable('widening', 'widening', ran.widening)
-        return self.probe('probe_spikes', ran.spikes)
+        return self.probe('probe_spikes', after(ran.spikes, reported))

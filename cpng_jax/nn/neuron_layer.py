@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, cast, overload
+from typing import Any, ClassVar, Literal, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps
 from cpng_jax.nn.neuron import as_arrays, run_layer
+from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
 from cpng_jax.nn.time_loop import Neurons, Normalised, Parameters, Terms
@@ -117,8 +118,8 @@ class LIF(nn.Module):
         state, streams = as_state(initial_state, terms), return_state or initial_state is not None
         ran = run_layer(terms, parameters, neurons, self.implementation, state, streams=streams)
         u = lambda: time_loop.potentials(terms, as_arrays(parameters, terms), neurons, state)
-        self.report(ran.spikes, ran.stats, ran.distances, ran.currents, u)
-        spikes = self.probe('probe_spikes', ran.spikes)
+        measured = self.report(ran.spikes, ran.stats, ran.distances, ran.currents, u)
+        spikes = self.probe('probe_spikes', after(ran.spikes, measured))
         return (spikes, cast(Array, ran.state)) if return_state else spikes
 
     # Helpers are not methods that Flax wraps: whoever captures the values of methods has the spikes alone.
@@ -179,17 +180,23 @@ class LIF(nn.Module):
         distances: MembraneDistances | None,
         currents: MembraneStats | None,
         u: Callable[[], Array],
-    ) -> None:
-        """Writes what is asked for into the collections of measurements; `u` computes the potentials."""
+    ) -> dict[str, Any]:
+        """Writes what is asked for into the collections of measurements, and returns it by their names.
+
+        `u` computes the potentials. What the layer answers should be computed `after` what is returned.
+        """
+        asked: dict[str, Any] = {}
         if self.measures('membrane'):
-            self.put_variable('membrane', 'membrane', stats)
+            asked['membrane'] = stats
         if distances is not None:
-            self.put_variable('distances', 'distances', distances)
+            asked['distances'] = distances
         if currents is not None:
-            self.put_variable('currents', 'currents', currents)
+            asked['currents'] = currents
         if self.measures('firing_rate'):
             axes = tuple(range(spikes.ndim - self.per_channel))
-            rate = jnp.mean(jax.lax.stop_gradient(spikes), axes, dtype=jnp.float32)
-            self.put_variable('firing_rate', 'firing_rate', rate)
+            asked['firing_rate'] = jnp.mean(jax.lax.stop_gradient(spikes), axes, dtype=jnp.float32)
+        for name, value in asked.items():
+            self.put_variable(name, name, value)
         if self.measures('potentials'):
             self.put_variable('potentials', 'potentials', u())
+        return asked

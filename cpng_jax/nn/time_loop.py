@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.nn import segments
+from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import Measured, measure
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, of_rank
 from cpng_jax.nn.varying import explicit_spec, varying_alike
@@ -290,7 +291,8 @@ def _backward(
     shared = first if values_of_all_steps is None else tuple(term.affine for term in currents)
     start = jnp.zeros_like(d_left), d_left, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
     if before is None:
-        now = potentials(currents, parameters, neurons, state), upstream, values_of_all_steps
+        # Computed again, and not kept from the forward pass.
+        now = potentials(after(currents, upstream), parameters, neurons, state), upstream, values_of_all_steps
         carry, d_values = jax.lax.scan(step, start, now, reverse=True, unroll=neurons.unroll)
     else:
         carry, d_values, _ = segments.scan(

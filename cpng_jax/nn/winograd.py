@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cpng_jax.nn.scheduling import after, room
 from cpng_jax.nn.surrogate import Array
 
 # Edge of a tile of outputs, of the inputs that it depends on, and of the kernel.
@@ -147,13 +148,16 @@ def _in_parts(parts: int, x: Array) -> Array:
 
 
 # Inline, jit leaves no mark in the program: it is traced once for all layers of a network that are alike.
-@functools.partial(jax.jit, static_argnames='transposed', inline=True)
-def convolve(x: Array, kernel: Array, *, transposed: bool = False) -> Array:
+@functools.partial(jax.jit, static_argnames=('unpack', 'transposed'), inline=True)
+def convolve(
+    x: Array, kernel: Array, unpack: Callable[[Array], Array] = lambda x: x, *, transposed: bool = False
+) -> Array:
     """Convolves with stride 1 and a pixel of zeros around.
 
     Args:
-      x: `[N, H, W, C]`, float32.
+      x: `[N, H, W, C]`, float32 or what `unpack` makes that of.
       kernel: `[3, 3, C, features]`.
+      unpack: makes numbers of `x`, a part of the examples at a time.
       transposed: the gradient by the inputs instead: `x` is that of the outputs, `[N, H, W, features]`.
 
     Returns:
@@ -165,11 +169,18 @@ def convolve(x: Array, kernel: Array, *, transposed: bool = False) -> Array:
     weights = _to_points(_KERNELS, [rows[:, j] for j in range(_KERNEL)]).reshape(_WINDOW**2, *kernel.shape[2:])
 
     def part(x: Array) -> Array:
-        products = lax.dot_general(_windows(x), weights, (((2,), (contracted,)), ((0,), (0,))))
+        products = lax.dot_general(_windows(unpack(x)), weights, (((2,), (contracted,)), ((0,), (0,))))
         return _outputs(products, (*x.shape[:3], features))
 
     parts = _parts(x, features)
-    return lax.map(part, _in_parts(parts, x)).reshape(*x.shape[:3], features) if parts > 1 else part(x)
+    if parts == 1:
+        return part(x)
+    xs = _in_parts(parts, x)
+    # `lax.map`, but for the array that it writes into.
+    at = functools.partial(lax.dynamic_index_in_dim, keepdims=False)
+    put = lambda i, y: lax.dynamic_update_index_in_dim(y, part(at(xs, i)), i, 0)
+    y = lax.fori_loop(0, parts, put, room((*xs.shape[:-1], features), kernel.dtype, kernel))
+    return y.reshape(*x.shape[:3], features)
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=True)
@@ -191,10 +202,10 @@ def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x:
     parts = _parts(x, d_y.shape[-1])
     if parts > 1:
         examples = _in_parts(parts, x), _in_parts(parts, d_y)
-        start = jnp.zeros((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype)
+        start = room((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype, d_y)
         products, _ = lax.scan(lambda sums, now: (sums + part(*now), None), start, examples)
     else:
-        products = part(x, d_y)
+        products = part(after(x, d_y), d_y)  # Not kept from the forward pass, where x is transformed alike.
     products = products.reshape(_WINDOW, _WINDOW, *products.shape[1:])
     columns = _from_points(_KERNELS.T, list(products), 1)
     return _from_points(_KERNELS.T, list(columns))

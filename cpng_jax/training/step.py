@@ -21,7 +21,10 @@ Batch = dict[str, Array]
 
 # By default XLA:CPU starts everything as soon as it can, and so keeps ready from the forward pass on what the backward
 # pass is to compute again: up to twice the memory of a step, and no less time.
-_CPU_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
+_CPU_OPTIONS: dict[str, str | bool] = {
+    'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
+    'xla_cpu_copy_insertion_use_region_analysis': True,
+}
 
 
 class EvalSums(NamedTuple):
@@ -188,7 +191,7 @@ def measurements(model: nn.Module, variables: dict[str, Any], images: Array, nam
     return {name: like_beta(found[name], variables['surrogate']) for name in names}
 
 
-def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
     """Options with which XLA compiles a training step for the devices of a mesh; None for its defaults."""
     return _CPU_OPTIONS if mesh.devices.flat[0].platform == 'cpu' else None
 

@@ -1,0 +1,56 @@
+"""What XLA on a CPU is told of the order of things: it computes last what nothing waits for, and keeps what that needs.
+
+Measurements are such a thing: until the end of a training step the potentials of all layers would stay in memory for
+them, long out of the caches. XLA takes no orders, but it sees to data dependencies, and not through those made here.
+On other devices, which have schedulers of their own, nothing is changed.
+"""
+
+import functools
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from cpng_jax.nn.surrogate import Array
+
+Tree = TypeVar('Tree')
+
+
+def after(x: Tree, done: Any) -> Tree:
+    """Hands arrays on once something else has been computed, where one CPU does all.
+
+    To XLA, what is computed from them is no longer the same as what was computed from `x`, and so not kept from there.
+
+    Args:
+      x: pytree of arrays.
+      done: pytree of floating arrays.
+
+    Returns:
+      `x`.
+    """
+    # Devices that share a batch would wait for each other.
+    if not jax.tree.leaves(done) or jax.default_backend() != 'cpu' or jax.device_count() > 1:
+        return x
+    never = _never(done)
+    return jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros((), leaf.dtype), leaf), x)
+
+
+def room(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, needed: Any) -> Array:
+    """Zeros for a loop to write into. XLA would share those of a constant among all loops, and copy them for each.
+
+    Args:
+      shape: of the array.
+      dtype: of the array.
+      needed: pytree of floating arrays that the loop needs, before which the zeros need not be there.
+
+    Returns:
+      Zeros.
+    """
+    return jnp.broadcast_to(_never(needed).astype(dtype), shape)
+
+
+def _never(values: Any) -> Array:
+    """False, which XLA finds out by computing the values."""
+    first = [leaf[(0,) * leaf.ndim].astype(jnp.float32) for leaf in jax.tree.leaves(jax.lax.stop_gradient(values))]
+    # tanh, since XLA holds that to be too expensive to be computed anew for each number that depends on it.
+    return jnp.tanh(functools.reduce(jnp.add, first)) < -jnp.inf
