@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.nn import winograd
+from cpng_jax.nn.packing import Unpacked, packed
 from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.surrogate import Array, at_least_float32
 from cpng_jax.nn.varying import explicit_spec, varying_alike
@@ -109,22 +110,6 @@ def _parts(x: Array) -> int:
     return max(part for part in range(1, max(wanted, 1) + 1) if batch % part == 0)
 
 
-def _packed(x: Array, unit: float) -> Array:
-    """Multiples of a unit as bytes, counted down from 255: XLA sees through a mere conversion and would keep floats."""
-    return jnp.uint8(255) - (x / unit).astype(jnp.uint8)
-
-
-class _Unpacked(NamedTuple):
-    """Makes numbers of what is kept, bytes if there is a unit; a function that equals another one like it."""
-
-    unit: float | None
-    dtype: Any
-
-    def __call__(self, kept: Array) -> Array:
-        """Returns the numbers."""
-        return kept if self.unit is None else (255 - kept.astype(self.dtype)) * jnp.asarray(self.unit, self.dtype)
-
-
 class _Way(NamedTuple):
     """How a convolution and its gradients are computed, hashable for custom_vjp.
 
@@ -146,24 +131,24 @@ class _Way(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _with_own_gradient(x: Array, kernel: Array, way: _Way) -> Array:
     """Convolution that keeps bytes, if there is a unit, and takes the way that is said."""
-    return _convolved(x, kernel, way, _Unpacked(None, x.dtype))
+    return _convolved(x, kernel, way, Unpacked(None, x.dtype))
 
 
-def _convolved(kept: Array, kernel: Array, way: _Way, floats: _Unpacked) -> Array:
+def _convolved(kept: Array, kernel: Array, way: _Way, floats: Unpacked) -> Array:
     return winograd.convolve(kept, kernel, floats) if way.minimal else way.directly(floats(kept), kernel)
 
 
 def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Array]]:
     # Convolved are the bytes, so that XLA makes them now. It would do so in the backward pass and keep until then what
     # the input was made of; under jit nothing but these residuals has to live that long.
-    kept = x if way.unit is None else _packed(x, way.unit)
-    return _convolved(kept, kernel, way, _Unpacked(way.unit, x.dtype)), (kept, kernel)
+    kept = x if way.unit is None else packed(x, way.unit)
+    return _convolved(kept, kernel, way, Unpacked(way.unit, x.dtype)), (kept, kernel)
 
 
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
     kernel = after(kernel, d_y)  # What is made of it in the forward pass is made again, and not kept.
-    floats = _Unpacked(way.unit, d_y.dtype)
+    floats = Unpacked(way.unit, d_y.dtype)
     if way.minimal:
         d_x = winograd.convolve(d_y, kernel, transposed=True)
     else:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, cast, overload
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps
 from cpng_jax.nn.neuron import as_arrays, run_layer
+from cpng_jax.nn.packing import share_of_spikes
 from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import MembraneDistances, MembraneStats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
@@ -193,8 +193,7 @@ class LIF(nn.Module):
         if currents is not None:
             asked['currents'] = currents
         if self.measures('firing_rate'):
-            axes = tuple(range(spikes.ndim - self.per_channel))
-            asked['firing_rate'] = jnp.mean(jax.lax.stop_gradient(spikes), axes, dtype=jnp.float32)
+            asked['firing_rate'] = share_of_spikes(spikes, self.per_channel)
         for name, value in asked.items():
             self.put_variable(name, name, value)
         if self.measures('potentials'):

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
+from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.varying import varying_alike
 
 # Takes the carry, inputs of each of its steps and of the segment; gives the next carry, and outputs of the same.
@@ -46,7 +46,7 @@ def scan(
         return segment(carry, [_at(steps, many * i + j) for j in range(many)], _at(of_segments, i))
 
     _, of_step, of_segment = jax.eval_shape(run, carry, 0)
-    room = lambda like, count: jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), like)
+    room_for = lambda like, count: jax.tree.map(lambda leaf: room((count, *leaf.shape), leaf.dtype, carry), like)
 
     def body(i: Any, state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         carry, outputs, others = state
@@ -56,7 +56,7 @@ def scan(
             outputs = _put(outputs, output, many * i + j)
         return varying_alike((carry, outputs, _put(others, other, i)))
 
-    start = varying_alike((carry, room(of_step[0], time_steps), room(of_segment, count), steps))
+    start = varying_alike((carry, room_for(of_step[0], time_steps), room_for(of_segment, count), steps))
     return lax.fori_loop(0, count, body, start[:3])
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.nn import segments
+from cpng_jax.nn.packing import Unpacked, packed
 from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import Measured, measure
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, of_rank
@@ -148,13 +149,16 @@ def _run(
 ) -> tuple[tuple[Array, Measured, Array], Array | None]:
     """What `integrate` returns; and the state before each segment, if there are segments."""
     dtype, v_th = currents[0].values.dtype, jnp.asarray(parameters.v_th)
+    # Stacked as bytes, which is then what XLA:CPU keeps of them; in segments, unpacking them would be one pass more.
+    in_bytes = jax.default_backend() == 'cpu' and not _in_segments(currents, neurons)
+    pack, unpack = (packed, Unpacked(1.0, dtype)) if in_bytes else (lambda spikes: spikes.astype(dtype),) * 2
     # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
     emit = lambda u, spike, current: (
-        spike.astype(dtype),
+        pack(spike),
         measure(u, v_th, current if neurons.currents else None, count=neurons.count, per_channel=neurons.per_channel),
     )
     (spikes, measured), left, before = _scan(currents, parameters, state, neurons, emit)
-    return (spikes, measured, left), before
+    return (unpack(spikes), measured, left), before
 
 
 def potentials(currents: Terms, parameters: Parameters, neurons: Neurons, state: Array | None = None) -> Array:
