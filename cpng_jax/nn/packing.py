@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cpng_jax.nn.scheduling import on_one_cpu
 from cpng_jax.nn.surrogate import Array
 
 # Words of four bytes that are added up as one number, at most: no byte of theirs may grow past 255.
@@ -52,7 +53,7 @@ def share_of_spikes(spikes: Array, per_channel: bool = False) -> Array:
       float32, a scalar, or `[C]` per channel.
     """
     spikes = jax.lax.stop_gradient(spikes)
-    if per_channel or spikes.size % 4 or jax.default_backend() != 'cpu' or jax.device_count() > 1:
+    if per_channel or spikes.size % 4 or not on_one_cpu(spikes):
         return jnp.mean(spikes, tuple(range(spikes.ndim - per_channel)), dtype=jnp.float32)
     # XLA:CPU would write floats down to add them up. Bytes are there already, four in a word.
     words = math.gcd(spikes.size // 4, _WORDS)

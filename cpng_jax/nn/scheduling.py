@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.varying import explicit_spec
 
 Tree = TypeVar('Tree')
 
@@ -28,11 +29,15 @@ def after(x: Tree, done: Any) -> Tree:
     Returns:
       `x`.
     """
-    # Devices that share a batch would wait for each other.
-    if not jax.tree.leaves(done) or jax.default_backend() != 'cpu' or jax.device_count() > 1:
+    if not all(map(on_one_cpu, jax.tree.leaves((x, done)))) or not jax.tree.leaves(done):
         return x
     never = _never(done)
     return jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros((), leaf.dtype), leaf), x)
+
+
+def on_one_cpu(array: Array) -> bool:
+    """Whether there is one CPU and nothing else: devices that share a batch would have to wait for each other."""
+    return jax.default_backend() == 'cpu' and jax.device_count() == 1 and explicit_spec(array) is None
 
 
 def room(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, needed: Any) -> Array:

@@ -126,10 +126,3 @@ def test_multiples_of_a_unit_are_kept_as_bytes_without_loss(unit, largest, strid
     kept = [leaf.dtype for leaf in jax.tree.leaves(pull) if leaf.shape == x.shape]
     if unit is not None:
         assert kept == [np.uint8]
-
-
-def test_bytes_come_back_as_they_were():
-    counts = np.arange(256, dtype=np.float32)
-    for unit in (1.0, 0.25):
-        packed = convolution._packed(jnp.asarray(counts * unit), unit)
-        np.testing.assert_array_equal(convolution._Unpacked(unit, jnp.dtype('float32'))(packed), counts * unit)

@@ -13,12 +13,14 @@ from cpng_jax.control.controller import Settings
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.models.inputs import network_input
 from cpng_jax.models.vgg import VGG
+from cpng_jax.nn import neuron_layer, time_loop
 from cpng_jax.nn.layers import RunningMoments, TdBN
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats
 from cpng_jax.runtime import sharding
 from cpng_jax.training import objective, optim, set_beta
+from cpng_jax.training import step as steps
 from cpng_jax.training.state import all_finite, create
 from cpng_jax.training.step import make_eval_step, make_train_step, micro_batches
 from tests import forked
@@ -281,6 +283,31 @@ def test_cpng_every_batch_is_the_host_step_after_each_batch():
         chex.assert_trees_all_close(state.surrogate, other.surrogate, rtol=1e-4)
     betas = np.array(jax.tree.leaves(state.surrogate))
     assert (betas != np.float32(0.7)).any()
+
+
+def compiled_step():
+    """A step of a network whose potentials and whose weights are large beside the rest."""
+    model = VGG(10, ((16, 16), (64,)), head=(128,), time_steps=4)
+    optimizer = optim.make_optimizer(digits.get_config().optim, 50)
+    mesh = sharding.make_mesh(BATCH)
+    state = create(model, optimizer, controller_of(), jnp.zeros((1, 32, 32, 3)), seed=0)
+    images = np.zeros((BATCH, 32, 32, 3), np.uint8)
+    step = make_train_step(model, optimizer, mesh, PREPARE)
+    return step.lower(state, {'image': images, 'label': np.zeros(BATCH, np.int32)}).compile()
+
+
+def test_a_step_on_a_cpu_keeps_neither_potentials_nor_copies_of_the_weights(monkeypatch):
+    in_order = compiled_step()
+    for module in (neuron_layer, time_loop):
+        monkeypatch.setattr(module, 'after', lambda x, _: x)
+    monkeypatch.setattr(steps, '_CPU_OPTIONS', {})
+    jax.clear_caches()  # of what has been traced with `after`
+    by_itself = compiled_step()
+    jax.clear_caches()
+    needs = lambda program: program.memory_analysis().temp_size_in_bytes
+    assert needs(in_order) < 0.8 * needs(by_itself)
+    assert 'copy(%state_params' not in in_order.as_text()
+    assert 'copy(%state_params' in by_itself.as_text()
 
 
 def test_changing_beta_does_not_recompile():
