@@ -23,6 +23,8 @@ from cpng_jax.nn.varying import explicit_spec, varying_alike
 # Time steps that the scan lays out one after the other, so that XLA fuses them into few kernels. More than this only
 # costs compile time, and on a CPU more than that falls out of its caches.
 _UNROLL, _UNROLL_CPU = 10, 8
+# Bytes of a step from which on that is faster on a CPU. For less it only makes a larger program.
+_LAID_OUT = 2**20
 
 
 class Neurons(NamedTuple):
@@ -44,10 +46,11 @@ class Neurons(NamedTuple):
     per_channel: bool = False
     currents: bool = False
 
-    @property
-    def unroll(self) -> int:
-        """Time steps that the scan lays out one after the other."""
-        return min(self.time_steps, _UNROLL_CPU if jax.default_backend() == 'cpu' else _UNROLL)
+    def unroll(self, u: Array) -> int:
+        """Time steps that the scan lays out one after the other, for potentials `u` of a step."""
+        if jax.default_backend() != 'cpu':
+            return min(self.time_steps, _UNROLL)
+        return min(self.time_steps, _UNROLL_CPU) if u.size * u.dtype.itemsize >= _LAID_OUT else 1
 
 
 class Parameters(NamedTuple):
@@ -197,7 +200,9 @@ def _scan(
         return u_after_reset, emit(u, spike, current)
 
     if not _in_segments(currents, neurons):
-        left, stacked = jax.lax.scan(step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll)
+        left, stacked = jax.lax.scan(
+            step, rest, values_of_all_steps, length=neurons.time_steps, unroll=neurons.unroll(rest)
+        )
         return stacked, left, None
 
     def segment(start: Array, values: list[Values | None], _: None) -> tuple[Array, list[Any], Array]:
@@ -297,7 +302,7 @@ def _backward(
     if before is None:
         # Computed again, and not kept from the forward pass.
         now = potentials(after(currents, upstream), parameters, neurons, state), upstream, values_of_all_steps
-        carry, d_values = jax.lax.scan(step, start, now, reverse=True, unroll=neurons.unroll)
+        carry, d_values = jax.lax.scan(step, start, now, reverse=True, unroll=neurons.unroll(d_left))
     else:
         carry, d_values, _ = segments.scan(
             functools.partial(_segment_backward, _charging(currents, parameters, neurons, dtype), step),
