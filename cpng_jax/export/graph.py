@@ -31,6 +31,7 @@ _BATCH = 2
 # What a sentence calls operations that have no node.
 _NAMES = {
     'reduce_window_max': 'a max pool',
+    '_max_pool': 'a max pool',
     'add': 'a sum',
     'add_any': 'a sum',
     'mul': 'a product',
@@ -224,6 +225,8 @@ class _Reader:
         if name in ('jit', 'pjit', 'checkpoint'):
             inner = equation.params['jaxpr']
             return self.run(getattr(inner, 'jaxpr', inner), values)
+        if name == 'custom_vjp_call':
+            name = equation.params['call_jaxpr'].jaxpr.debug_info.func_name
         lost = next((signal for signal in signals if isinstance(signal, _Unknown)), None)
         out = None if lost or len(signals) > 1 else self._between(name, equation, signals[0])
         return [out or lost or _Unknown(name, self._layer_before(signals[0]))] * len(equation.outvars)

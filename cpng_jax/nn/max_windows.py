@@ -28,11 +28,11 @@ def max_of_windows(x: Array, window: int, stride: int) -> Array:
     Returns:
       `[N, ceil(H / stride), ceil(W / stride), C]`. The gradient goes to the first of the greatest, row by row.
     """
-    return _maximum(x, window, stride, x.shape[1:3])
+    return _max_pool(x, window, stride, x.shape[1:3])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _maximum(x: Array, window: int, stride: int, size: tuple[int, int]) -> Array:
+def _max_pool(x: Array, window: int, stride: int, size: tuple[int, int]) -> Array:
     return functools.reduce(jnp.maximum, _pixels(x, window, stride))
 
 
@@ -55,7 +55,7 @@ def _forward(x: Array, window: int, stride: int, size: tuple[int, int]) -> tuple
     # Squares, since XLA does not compute a root twice, as it would do with the rest: for one number, to go on after
     # that, and for all in the backward pass, with x kept until then.
     which = jnp.sqrt(which).astype(jnp.uint8)
-    return after(_maximum(x, window, stride, size), which), which
+    return after(_max_pool(x, window, stride, size), which), which
 
 
 def _backward(window: int, stride: int, size: tuple[int, int], which: Array, d_y: Array) -> tuple[Array]:
@@ -80,4 +80,4 @@ def _backward(window: int, stride: int, size: tuple[int, int], which: Array, d_y
     return (padded[:, reach : reach + size[0], reach : reach + size[1]].astype(d_y.dtype),)
 
 
-_maximum.defvjp(_forward, _backward)
+_max_pool.defvjp(_forward, _backward)

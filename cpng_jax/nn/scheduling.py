@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.nn.varying import explicit_spec
@@ -31,8 +32,16 @@ def after(x: Tree, done: Any) -> Tree:
     """
     if not all(map(on_one_cpu, jax.tree.leaves((x, done)))) or not jax.tree.leaves(done):
         return x
-    never = _never(done)
-    return jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros((), leaf.dtype), leaf), x)
+    return _unless(_never(done), x)
+
+
+@jax.custom_vjp
+def _unless(never: Array, x: Tree) -> Tree:
+    """Returns `x`. Its gradient is handed back as it is, where JAX would keep what it selects from."""
+    return jax.tree.map(lambda leaf: lax.select(never, lax.full_like(leaf, 0), leaf), x)
+
+
+_unless.defvjp(lambda never, x: (_unless(never, x), None), lambda _, d_x: (None, d_x))
 
 
 def on_one_cpu(array: Array) -> bool:
@@ -56,6 +65,10 @@ def room(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, needed: Any) -> Ar
 
 def _never(values: Any) -> Array:
     """False, which XLA finds out by computing the values."""
-    first = [leaf[(0,) * leaf.ndim].astype(jnp.float32) for leaf in jax.tree.leaves(jax.lax.stop_gradient(values))]
+    # In the words of lax, which traces them faster than those of numpy.
+    of_array = lambda leaf: lax.squeeze(lax.slice(leaf, (0,) * leaf.ndim, (1,) * leaf.ndim), range(leaf.ndim))
+    first = [
+        lax.convert_element_type(of_array(leaf), jnp.float32) for leaf in jax.tree.leaves(lax.stop_gradient(values))
+    ]
     # tanh, since XLA holds that to be too expensive to be computed anew for each number that depends on it.
-    return jnp.tanh(functools.reduce(jnp.add, first)) < -jnp.inf
+    return lax.tanh(functools.reduce(lax.add, first)) < -jnp.inf

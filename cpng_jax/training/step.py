@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.nn.losses import mean_output_cross_entropy
+from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import join_layers
 from cpng_jax.nn.surrogate import Array, ArrayLike
 from cpng_jax.runtime.sharding import over_batch, replicated
@@ -114,7 +115,10 @@ def make_train_step(
             opt_state=opt_state,
             epoch=_add_step(state.epoch, whole, pool_statistics),
         )
-        return state if update_beta is None else update_beta(state)
+        if update_beta is None:
+            return state
+        # Last, or XLA puts the gradients of the weights off to the end as well.
+        return update_beta(state.replace(epoch=after(state.epoch, state.params)))
 
     # One sharding stands for every leaf of its argument.
     home: Any = replicated(mesh) if state_sharding is None else state_sharding
