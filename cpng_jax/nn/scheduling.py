@@ -25,7 +25,8 @@ def after(x: Tree, done: Any) -> Tree:
 
     Args:
       x: pytree of arrays.
-      done: pytree of floating arrays.
+      done: pytree of arrays. XLA has to compute them as a whole where it holds that to be expensive, as sums and
+        products are; of others one number is enough.
 
     Returns:
       `x`.

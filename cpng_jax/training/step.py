@@ -21,7 +21,8 @@ from cpng_jax.training.state import EpochTotals, TrainState
 Batch = dict[str, Array]
 
 # By default XLA:CPU starts everything as soon as it can, and so keeps ready from the forward pass on what the backward
-# pass is to compute again: up to twice the memory of a step, and no less time.
+# pass is to compute again: up to twice the memory of a step, and no less time. And it copies all weights for
+# the update, since it does not look closely whether all that reads them comes before.
 _CPU_OPTIONS: dict[str, str | bool] = {
     'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED',
     'xla_cpu_copy_insertion_use_region_analysis': True,
