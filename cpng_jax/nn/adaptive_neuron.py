@@ -20,7 +20,6 @@ from jaxtyping import Float
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_terms, check_decay, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
 
@@ -154,4 +153,4 @@ class AdaptedLIF(LIF):
             running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * thresholds
         measured = membrane_stats(time_loop.sum_of(terms), self.per_channel) if self.measures('currents') else None
         reported = self.report(spikes, membrane_stats(near, self.per_channel), None, measured, lambda: near)
-        return self.probe('probe_spikes', after(spikes, reported))
+        return self.answer(spikes, reported)

@@ -12,7 +12,7 @@ from cpng_jax.nn import winograd
 from cpng_jax.nn.packing import Unpacked, packed
 from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.surrogate import Array, at_least_float32
-from cpng_jax.nn.varying import explicit_spec, varying_alike
+from cpng_jax.nn.varying import on_cpu, varying_alike
 
 # Pixels that the gradient of a kernel sums over in one go, since with more of them XLA:CPU falls out of its caches; and
 # parts at most, since each is a convolution of its own that costs time to compile.
@@ -42,9 +42,8 @@ def convolve(
     way = _Way(
         functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options), unit
     )
-    # The ways round are written for what most layers are. On explicit axes of a mesh, whose arrays JAX does not take
-    # apart just anyhow, what is left out is speed alone.
-    if jax.default_backend() == 'cpu' and explicit_spec(x) is None and _is_plain(x, kernel, strides, padding, options):
+    # The ways round are written for what most layers are; elsewhere what is left out is speed alone.
+    if on_cpu(x) and _is_plain(x, kernel, strides, padding, options):
         if kernel.shape[0] == 1:
             way = way._replace(directly=functools.partial(_pointwise, strides=tuple(strides)))
         elif set(strides) == {1}:

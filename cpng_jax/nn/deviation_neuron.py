@@ -24,7 +24,6 @@ from jaxtyping import Float
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_terms, check_decay, deviation, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, beta_of_width, spike
 
@@ -170,4 +169,4 @@ class DeviationLIF(LIF):
         reported = self.report(ran.spikes, membrane_stats(ran.near, self.per_channel), None, measured, lambda: ran.near)
         if self.measures('widening'):
             self.put_variable('widening', 'widening', ran.widening)
-        return self.probe('probe_spikes', after(ran.spikes, reported))
+        return self.answer(ran.spikes, reported)

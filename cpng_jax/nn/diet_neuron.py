@@ -24,7 +24,6 @@ from jaxtyping import Float
 from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
 
@@ -142,5 +141,5 @@ class DietLIF(LIF):
         near = lambda: self.v_th + ran.z
         measured = membrane_stats(time_loop.sum_of(terms), self.per_channel) if self.measures('currents') else None
         reported = self.report(ran.spikes, membrane_stats(near(), self.per_channel), None, measured, near)
-        spikes = self.probe('probe_spikes', after(ran.spikes, reported))
+        spikes = self.answer(ran.spikes, reported)
         return (spikes, ran.state) if return_state else spikes

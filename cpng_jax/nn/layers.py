@@ -19,7 +19,7 @@ from cpng_jax.nn.initial import FanIn
 from cpng_jax.nn.max_windows import LARGEST, max_of_windows
 from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32, of_rank
 from cpng_jax.nn.time_loop import Affine, Normalised
-from cpng_jax.nn.varying import explicit_spec
+from cpng_jax.nn.varying import explicit_spec, on_cpu
 
 
 def merge_time(function: Callable[[Array], Array], x: Array) -> Array:
@@ -176,7 +176,7 @@ def max_pool(x: Float[Array, 'T B _H _W C'], window: int, stride: int) -> Float[
       ValueError: `x` has another rank.
     """
     _check_rank(x, 5, '[T, B, H, W, C]', 'max_pool')
-    if jax.default_backend() == 'cpu' and explicit_spec(x) is None and window <= LARGEST:
+    if on_cpu(x) and window <= LARGEST:
         return merge_time(lambda y: max_of_windows(y, window, stride), x)
     padding: Any = ((window // 2, window // 2),) * 2
     return merge_time(lambda y: nn.max_pool(y, (window, window), (stride, stride), padding), x)

@@ -118,8 +118,8 @@ class LIF(nn.Module):
         state, streams = as_state(initial_state, terms), return_state or initial_state is not None
         ran = run_layer(terms, parameters, neurons, self.implementation, state, streams=streams)
         u = lambda: time_loop.potentials(terms, as_arrays(parameters, terms), neurons, state)
-        measured = self.report(ran.spikes, ran.stats, ran.distances, ran.currents, u)
-        spikes = self.probe('probe_spikes', after(ran.spikes, measured))
+        reported = self.report(ran.spikes, ran.stats, ran.distances, ran.currents, u)
+        spikes = self.answer(ran.spikes, reported)
         return (spikes, cast(Array, ran.state)) if return_state else spikes
 
     # Helpers are not methods that Flax wraps: whoever captures the values of methods has the spikes alone.
@@ -183,7 +183,7 @@ class LIF(nn.Module):
     ) -> dict[str, Any]:
         """Writes what is asked for into the collections of measurements, and returns it by their names.
 
-        `u` computes the potentials. What the layer answers should be computed `after` what is returned.
+        `u` computes the potentials.
         """
         asked: dict[str, Any] = {}
         if self.measures('membrane'):
@@ -199,3 +199,8 @@ class LIF(nn.Module):
         if self.measures('potentials'):
             self.put_variable('potentials', 'potentials', u())
         return asked
+
+    @nn.nowrap
+    def answer(self, spikes: Array, reported: dict[str, Any]) -> Array:
+        """What the layer hands on, once what it has reported is computed, with the probe where it is asked for."""
+        return self.probe('probe_spikes', after(spikes, reported))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.varying import explicit_spec
+from cpng_jax.nn.varying import on_cpu
 
 Tree = TypeVar('Tree')
 
@@ -47,7 +47,7 @@ _unless.defvjp(lambda never, x: (_unless(never, x), None), lambda _, d_x: (None,
 
 def on_one_cpu(array: Array) -> bool:
     """Whether there is one CPU and nothing else: devices that share a batch would have to wait for each other."""
-    return jax.default_backend() == 'cpu' and jax.device_count() == 1 and explicit_spec(array) is None
+    return on_cpu(array) and jax.device_count() == 1
 
 
 def room(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, needed: Any) -> Array:

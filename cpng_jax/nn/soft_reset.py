@@ -20,7 +20,6 @@ from jaxtyping import Float
 from cpng_jax.nn.analog_neuron import report_means
 from cpng_jax.nn.currents import Currents, as_terms, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
 from cpng_jax.nn.time_loop import sum_of
@@ -138,4 +137,4 @@ class SoftResetIF(LIF):
         measured = membrane_stats(total, self.per_channel) if self.measures('currents') else None
         reported = self.report(answers != 0, membrane_stats(near, self.per_channel), None, measured, lambda: near)
         report_means(self, answers, total + shift)
-        return self.probe('probe_spikes', after(answers.astype(terms[0].values.dtype), reported))
+        return self.answer(answers.astype(terms[0].values.dtype), reported)

@@ -18,7 +18,7 @@ from cpng_jax.nn.packing import Unpacked, packed
 from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import Measured, measure
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, of_rank
-from cpng_jax.nn.varying import explicit_spec, varying_alike
+from cpng_jax.nn.varying import on_cpu, varying_alike
 
 # Time steps that the scan lays out one after the other, so that XLA fuses them into few kernels. More than this only
 # costs compile time, and on a CPU more than that falls out of its caches.
@@ -236,8 +236,7 @@ def _charging(
 
 def _in_segments(currents: Terms, neurons: Neurons) -> bool:
     """Whether the time steps are taken in segments: on a CPU, where they are too many to be laid out."""
-    cpu = jax.default_backend() == 'cpu' and all(explicit_spec(term.values) is None for term in currents)
-    return cpu and neurons.time_steps > _UNROLL_CPU
+    return neurons.time_steps > _UNROLL_CPU and all(on_cpu(term.values) for term in currents)
 
 
 def _by_step(currents: Terms, neurons: Neurons) -> tuple[Terms, Values | None]:

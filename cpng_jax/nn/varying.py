@@ -40,3 +40,8 @@ def explicit_spec(array: jax.Array) -> jax.sharding.PartitionSpec | None:
     """How an array is shared out over explicit axes of a mesh; None where it is not, or where that is left to XLA."""
     spec = jax.typeof(array).sharding.spec
     return spec if any(axis is not None for axis in spec) else None
+
+
+def on_cpu(array: jax.Array) -> bool:
+    """Whether a CPU computes it, and JAX takes it apart just anyhow, as it does not on explicit axes of a mesh."""
+    return jax.default_backend() == 'cpu' and explicit_spec(array) is None
