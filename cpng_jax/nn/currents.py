@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from cpng_jax.nn.statistics import MembraneStats, membrane_stats, pooled
 from cpng_jax.nn.surrogate import Array, ArrayLike
-from cpng_jax.nn.time_loop import Normalised, Terms, sum_of
+from cpng_jax.nn.time_loop import Affine, Normalised, Terms, sum_of
 
 # Pre-synaptic input of a layer: one term, or several of one shape that are added.
 Term = Float[ArrayLike, '_T *neurons'] | Normalised
@@ -22,7 +23,7 @@ def as_terms(currents: Currents) -> Terms:
       currents: floating, `[T, ...]`; or `Normalised`; or a sequence of such terms of one shape.
 
     Returns:
-      The terms, a plain array as one with nothing to apply, all without their `deviation`.
+      The terms, a plain array as one with nothing to apply, all without what else a norm says.
 
     Raises:
       TypeError: a term is not floating.
@@ -58,14 +59,49 @@ def deviation(currents: Currents) -> Array | None:
     return jnp.sqrt(sum(squares[1:], squares[0])) if squares else None
 
 
+def stats_by_norm(currents: Currents, terms: Terms, per_channel: bool = False) -> MembraneStats | None:
+    """Mean and variance of the currents of a layer, where the norm before it leaves nothing to measure.
+
+    Args:
+      currents: as for `as_terms`, before that.
+      terms: all that are added, after that.
+      per_channel: of each channel by itself.
+
+    Returns:
+      Scalars, or `[C]` per channel, without gradient; None where there is more than one term, or one without a norm or
+      with a norm that goes by other values.
+    """
+    term = _listed(currents)[0]
+    if len(terms) > 1 or not isinstance(term, Normalised) or term.affine is None or term.variance is None:
+        return None
+    of_channels = MembraneStats(term.affine.bias, jnp.square(term.affine.gain) * term.variance)
+    return jax.lax.stop_gradient(of_channels) if per_channel else pooled(of_channels)
+
+
+def currents_stats(currents: Currents, terms: Terms, per_channel: bool = False) -> MembraneStats:
+    """Mean and variance of the currents of a layer.
+
+    Args:
+      currents: as for `as_terms`, before that.
+      terms: all that are added, after that.
+      per_channel: of each channel by itself.
+
+    Returns:
+      Scalars, or `[C]` per channel, without gradient.
+    """
+    return stats_by_norm(currents, terms, per_channel) or membrane_stats(sum_of(terms), per_channel)
+
+
 def _term(term: Term) -> Normalised:
     """A term, checked, with its map in a form that lets devices which share the examples sum its gradient alone."""
-    values, affine, _ = term if isinstance(term, Normalised) else (term, None, None)
+    values, affine, *_ = term if isinstance(term, Normalised) else (term, None)
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f'currents must be floating, got dtype {values.dtype}.')
     if values.ndim == 0 or len(values) == 0:
         raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {values.shape}.')
+    if affine is not None:
+        affine = Affine(*jnp.broadcast_arrays(*affine))
     if affine is not None and values.ndim > 2:
         # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a sum
         # inside it would have the devices wait for each other at every step.

@@ -229,7 +229,8 @@ class TdBN(nn.Module):
         scale = self.param('scale', nn.initializers.ones, mean.shape, jnp.float32)
         bias = self.param('bias', nn.initializers.zeros, mean.shape, jnp.float32)
         deviation = self.alpha * self.v_th * scale
-        return Normalised(x, Affine(mean, jax.lax.rsqrt(variance + self.epsilon) * deviation, bias), deviation)
+        affine = Affine(mean, jax.lax.rsqrt(variance + self.epsilon) * deviation, bias)
+        return Normalised(x, affine, deviation, variance if train else None)
 
 
 class Bias(nn.Module):

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps
+from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps, stats_by_norm
 from cpng_jax.nn.neuron import as_arrays, run_layer
 from cpng_jax.nn.packing import share_of_spikes
 from cpng_jax.nn.scheduling import after
@@ -107,18 +107,19 @@ class LIF(nn.Module):
         """
         terms = self.probed(as_terms(currents))
         parameters = Parameters(self.width(terms), self.decay(), self.v_th, self.height(terms))
+        known = stats_by_norm(currents, terms, self.per_channel) if self.measures('currents') else None
         neurons = Neurons(
             get_surrogate(self.surrogate),
             self.detach_reset,
             number_of_steps(terms, time_steps),
             count=self.measures('distances'),
             per_channel=self.per_channel,
-            currents=self.measures('currents'),
+            currents=self.measures('currents') and known is None,
         )
         state, streams = as_state(initial_state, terms), return_state or initial_state is not None
         ran = run_layer(terms, parameters, neurons, self.implementation, state, streams=streams)
         u = lambda: time_loop.potentials(terms, as_arrays(parameters, terms), neurons, state)
-        reported = self.report(ran.spikes, ran.stats, ran.distances, ran.currents, u)
+        reported = self.report(ran.spikes, ran.stats, ran.distances, known or ran.currents, u)
         spikes = self.answer(ran.spikes, reported)
         return (spikes, cast(Array, ran.state)) if return_state else spikes
 

@@ -171,16 +171,17 @@ def pooled(parts: MembraneStats, per_channel: bool = False) -> MembraneStats:
     """Mean and variance of all potentials, from those of parts of equal size: the law of total variance.
 
     Args:
-      parts: of each example at each time step.
+      parts: of each example at each time step, or of each channel.
       per_channel: of each channel by itself.
 
     Returns:
       Scalars, or `[C]` per channel. No gradient flows through them.
     """
-    between = membrane_stats(parts.mean, per_channel)
-    variance = jax.lax.stop_gradient(parts.variance)
-    within = jnp.mean(variance, axis=tuple(range(variance.ndim - per_channel)))
-    return MembraneStats(between.mean, within + between.variance)
+    # As whole arrays: XLA would take what was stacked apart again, and make a sum and a kernel for each step.
+    means, variances = jax.lax.optimization_barrier(jax.lax.stop_gradient(tuple(parts)))
+    axes = tuple(range(means.ndim - per_channel))
+    mean = jnp.mean(means, axes)
+    return MembraneStats(mean, jnp.mean(variances + jnp.square(means - of_rank(mean, means.ndim)), axes))
 
 
 def join_layers(old: Any, new: Any, share: ArrayLike) -> Any:

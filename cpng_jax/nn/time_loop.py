@@ -70,7 +70,10 @@ class Parameters(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """A map of each channel, `(values - mean) * gain + bias`; each broadcastable to the values of a step."""
+    """A map of each channel, `(values - mean) * gain + bias`, of arrays that are broadcastable to the values of a step.
+
+    In the time loop, `currents.as_terms` has seen to it, all three are of one shape.
+    """
 
     mean: Array
     gain: Array
@@ -87,11 +90,14 @@ class Normalised(NamedTuple):
       affine: what to apply; None leaves the values as they are.
       deviation: the standard deviation of each channel that a norm gives the values in training; None where nobody
         says. Neurons whose width follows it ask `currents.deviation`; the loop knows nothing of it.
+      variance: of each channel of the values, `[C]`, where a norm has taken that and `affine.mean` from these very
+        values; None elsewhere. It saves measuring the currents, see `currents.currents_stats`.
     """
 
     values: Array
     affine: Affine | None
     deviation: Array | None = None
+    variance: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,7 +117,7 @@ Values = tuple[Array, ...]
 def sum_of(terms: Terms) -> Array:
     """Applies the normalisations and adds the terms, in at least float32."""
     total: Any = None
-    for values, affine, _ in terms:
+    for values, affine, *_ in terms:
         term = values.astype(at_least_float32(values.dtype))
         if affine is not None:
             mean, gain, bias = (of_rank(value, term.ndim) for value in affine)
@@ -288,15 +294,15 @@ def _backward(
         u_after_reset = jnp.where(x >= 0, 0, u)
         d_u = through_spike + jnp.where(x >= 0, 0, d_u_after_reset)  # Eq. 7
         # d_u is also the gradient of this step's currents; here it goes on through their normalisations.
-        (d_terms,) = jax.vjp(sum_of, first if values is None else _with_values(currents, values))[1](d_u)
+        d_values, d_maps = _through_maps(first if values is None else _with_values(currents, values), d_u)
         # Stacked where each step has values of its own. All that the steps share is summed up in the carry.
-        d_values = None if values is None else tuple(term.values for term in d_terms)
-        d_shared = d_terms if values is None else tuple(term.affine for term in d_terms)
+        d_values, d_shared = (None, (d_maps, d_values)) if values is None else (d_values, (d_maps, None))
         # The next potential is tau times what the reset left of this one; a spike depends on u - v_th.
         new = d_shared, sum_like(d_u_next * u_after_reset, tau), sum_like(-through_spike, v_th)
         return (d_u, d_u * decay, jax.tree.map(jnp.add, sums, new)), d_values
 
-    shared = first if values_of_all_steps is None else tuple(term.affine for term in currents)
+    maps = tuple(term.affine and (term.affine.gain, term.affine.bias) for term in currents)
+    shared = maps, tuple(term.values for term in first) if values_of_all_steps is None else None
     start = jnp.zeros_like(d_left), d_left, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
     if before is None:
         # Computed again, and not kept from the forward pass.
@@ -311,14 +317,31 @@ def _backward(
             time_steps=neurons.time_steps,
             reverse=True,
         )
-    d_u, d_state, (d_shared, d_tau, d_v_th) = carry
+    d_u, d_state, ((d_maps, d_values_of_all), d_tau, d_v_th) = carry
     if d_values is None:
-        d_values = tuple(d.values[None].astype(term.values.dtype) for d, term in zip(d_shared, currents, strict=True))
-        d_shared = tuple(term.affine for term in d_shared)
+        d_values = tuple(d[None].astype(term.values.dtype) for d, term in zip(d_values_of_all, currents, strict=True))
+    # A mean is taken off before the gain, and so its gradient is that of the bias times minus the gain.
+    whole = lambda term, d: d and Affine(-term.affine.gain * d[1], *d)
+    d_affines = map(whole, currents, d_maps)
     if state is not None:
         d_tau = d_tau + sum_like(d_u * state, tau)
     d_parameters = Parameters(jnp.zeros_like(beta), d_tau, d_v_th, jnp.zeros_like(scale))
-    return tuple(map(Normalised, d_values, d_shared)), d_parameters, None if state is None else d_state
+    return tuple(map(Normalised, d_values, d_affines)), d_parameters, None if state is None else d_state
+
+
+def _through_maps(terms: Terms, d: Array) -> tuple[Values, tuple[tuple[Array, Array] | None, ...]]:
+    """From the gradient of `sum_of` those of the values, and of gain and bias of each map."""
+    d_values, d_maps = [], []
+    for values, affine, *_ in terms:
+        d_map = None
+        if affine is not None:
+            mean, gain, _ = (of_rank(value, d.ndim) for value in affine)
+            d_map = sum_like(d * (values.astype(d.dtype) - mean), affine.gain), sum_like(d, affine.bias)
+            d_values.append((d * gain).astype(values.dtype))
+        else:
+            d_values.append(d.astype(values.dtype))
+        d_maps.append(d_map)
+    return tuple(d_values), tuple(d_maps)
 
 
 def _segment_backward(
