@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cpng_jax.nn import winograd
 from cpng_jax.nn.packing import Unpacked, packed
-from cpng_jax.nn.scheduling import after
+from cpng_jax.nn.scheduling import after, apart
 from cpng_jax.nn.surrogate import Array, at_least_float32
 from cpng_jax.nn.varying import on_cpu, varying_alike
 
@@ -126,6 +126,10 @@ class _Way(NamedTuple):
     minimal: bool = False
     minimal_by_kernel: bool = False
 
+    @property
+    def products(self) -> bool:
+        return self.minimal or self.directly is _by_taps or getattr(self.directly, 'func', None) is _pointwise
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _with_own_gradient(x: Array, kernel: Array, way: _Way) -> Array:
@@ -141,19 +145,30 @@ def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Ar
     # Convolved are the bytes, so that XLA makes them now. It would do so in the backward pass and keep until then what
     # the input was made of; under jit nothing but these residuals has to live that long.
     kept = x if way.unit is None else packed(x, way.unit)
-    return _convolved(kept, kernel, way, Unpacked(way.unit, x.dtype)), (kept, kernel)
+    floats = Unpacked(way.unit, x.dtype)
+    compute = lambda kept, kernel: _convolved(kept, kernel, way, floats)
+    return (apart(compute, kept, kernel) if way.products else compute(kept, kernel)), (kept, kernel)
 
 
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
-    kernel = after(kernel, d_y)  # What is made of it in the forward pass is made again, and not kept.
     floats = Unpacked(way.unit, d_y.dtype)
+    by_input, by_kernel = functools.partial(_by_input, way, floats), functools.partial(_by_kernel, way, floats)
+    if way.products:
+        return apart(by_input, kept, d_y, kernel), apart(by_kernel, kept, d_y, kernel)
+    kernel = after(kernel, d_y)  # What is made of it in the forward pass is made again, and not kept.
+    return by_input(kept, d_y, kernel), by_kernel(kept, d_y, kernel)
+
+
+def _by_input(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Array) -> Array:
     if way.minimal:
-        d_x = winograd.convolve(d_y, kernel, transposed=True)
-    else:
-        (d_x,) = jax.vjp(lambda x: way.directly(x, kernel), floats(kept))[1](d_y)
+        return winograd.convolve(d_y, kernel, transposed=True)
+    return jax.vjp(lambda x: way.directly(x, kernel), floats(kept))[1](d_y)[0]
+
+
+def _by_kernel(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Array) -> Array:
     if way.minimal_by_kernel:
-        return d_x, winograd.by_kernel(kept, d_y, floats)
+        return winograd.by_kernel(kept, d_y, floats)
     # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.
     in_parts = lambda array: array.reshape(len(array) // way.parts, way.parts, *array.shape[1:])
     xs, d_ys = in_parts(floats(kept)), in_parts(d_y)
@@ -161,7 +176,7 @@ def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Ar
     for part in range(way.parts):
         _, gradient = jax.vjp(lambda kernel, part=part: way.directly(xs[:, part], kernel), kernel)
         d_kernel += gradient(d_ys[:, part])[0].astype(d_kernel.dtype)
-    return d_x, d_kernel.astype(kernel.dtype)
+    return d_kernel.astype(kernel.dtype)
 
 
 _with_own_gradient.defvjp(_forward, _backward)

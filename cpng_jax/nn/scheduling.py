@@ -6,6 +6,7 @@ On other devices, which have schedulers of their own, nothing is changed.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -43,6 +44,27 @@ def _unless(never: Array, x: Tree) -> Tree:
 
 
 _unless.defvjp(lambda never, x: (_unless(never, x), None), lambda _, d_x: (None, d_x))
+
+
+def apart(function: Callable[..., Tree], *operands: Array) -> Tree:
+    """Computes a function apart from all else, once, from arrays to arrays, where one CPU does all.
+
+    By itself, XLA computes what it holds to be cheap again wherever it is needed, and keeps what that needs: of a
+    convolution what its result was transposed from, and the floats that its bytes were made of.
+
+    Args:
+      function: takes the operands; gives a pytree of arrays.
+      operands: arrays, of which the last one is floating and there early.
+
+    Returns:
+      What the function gives.
+    """
+    if not all(map(on_one_cpu, operands)):
+        return function(*operands)
+    function = jax.jit(function, inline=True)  # Which is traced once.
+    shapes = jax.eval_shape(function, *operands)
+    nothing = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return lax.cond(_never(operands[-1]), nothing, function, *operands)
 
 
 def on_one_cpu(array: Array) -> bool:

@@ -333,14 +333,14 @@ def _through_maps(terms: Terms, d: Array) -> tuple[Values, tuple[tuple[Array, Ar
     """From the gradient of `sum_of` those of the values, and of gain and bias of each map."""
     d_values, d_maps = [], []
     for values, affine, *_ in terms:
-        d_map = None
-        if affine is not None:
-            mean, gain, _ = (of_rank(value, d.ndim) for value in affine)
-            d_map = sum_like(d * (values.astype(d.dtype) - mean), affine.gain), sum_like(d, affine.bias)
-            d_values.append((d * gain).astype(values.dtype))
-        else:
+        if affine is None:
             d_values.append(d.astype(values.dtype))
-        d_maps.append(d_map)
+            d_maps.append(None)
+            continue
+        mean, gain, bias = affine
+        applied = lambda gain, bias, values=values, mean=mean: sum_of((Normalised(values, Affine(mean, gain, bias)),))
+        d_values.append((d * of_rank(gain, d.ndim)).astype(values.dtype))
+        d_maps.append(jax.vjp(applied, gain, bias)[1](d))
     return tuple(d_values), tuple(d_maps)
 
 

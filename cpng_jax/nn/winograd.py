@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cpng_jax.nn.scheduling import after, room
+from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.surrogate import Array
 
 # Edge of a tile of outputs, of the inputs that it depends on, and of the kernel.
@@ -202,5 +202,5 @@ def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x:
         start = room((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype, d_y)
         products, _ = lax.scan(lambda sums, now: (sums + part(*now), None), start, examples)
     else:
-        products = part(after(x, d_y), d_y)  # Not kept from the forward pass, where x is transformed alike.
+        products = part(x, d_y)
     return _both_ways(_KERNELS.T, products).reshape(_KERNEL, _KERNEL, *products.shape[1:])

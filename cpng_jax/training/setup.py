@@ -151,7 +151,11 @@ def build(config: Config) -> Setup:
         return started(weights.replaced(variables, given))
 
     def initial_state(given: Mapping[str, np.ndarray] | None = None, *, seed: int) -> TrainState:
-        return fresh(draw(jax.random.key(seed), example), given or {})
+        state = fresh(draw(jax.random.key(seed), example), given or {})
+        # They run once, and what JAX keeps of them is as much as a layer of weights.
+        for program in (draw, fresh):
+            program.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+        return state
 
     each_batch = functools.partial(set_beta.after_step, controller) if config.cpng.every == 'batch' else None
     return Setup(
