@@ -102,7 +102,7 @@ def _term(term: Term) -> Normalised:
         raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {values.shape}.')
     if affine is not None:
         affine = Affine(*jnp.broadcast_arrays(*affine))
-    if affine is not None and values.ndim > 2:
+    if affine is not None and values.ndim > 2 and jax.device_count() > 1:
         # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a sum
         # inside it would have the devices wait for each other at every step.
         row = lambda x: jnp.shape(x)[2 - values.ndim :]  # all of it, or what follows a first axis of examples

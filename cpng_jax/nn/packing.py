@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from cpng_jax.nn.scheduling import on_one_cpu
 from cpng_jax.nn.surrogate import Array
 
-# Words of four bytes that are added up as one number, at most: no byte of theirs may grow past 255.
-_WORDS = 128
+# Spikes that are added up in one byte, at most.
+_ADDED = 255
 
 
 def packed(x: Array, unit: float = 1.0) -> Array:
@@ -53,10 +53,10 @@ def share_of_spikes(spikes: Array, per_channel: bool = False) -> Array:
       float32, a scalar, or `[C]` per channel.
     """
     spikes = jax.lax.stop_gradient(spikes)
-    if per_channel or spikes.size % 4 or not on_one_cpu(spikes):
+    several = math.prod(spikes.shape[:2])
+    many = next(n for n in range(min(several, _ADDED), 0, -1) if several % n == 0)
+    if per_channel or many == 1 or not on_one_cpu(spikes):
         return jnp.mean(spikes, tuple(range(spikes.ndim - per_channel)), dtype=jnp.float32)
-    # XLA:CPU would write floats down to add them up. Bytes are there already, four in a word.
-    words = math.gcd(spikes.size // 4, _WORDS)
-    four = jax.lax.bitcast_convert_type(255 - packed(spikes).reshape(-1, words, 4), jnp.uint32)
-    counts = jax.lax.bitcast_convert_type(jnp.sum(four, axis=1, dtype=jnp.uint32), jnp.uint8)
-    return jnp.mean(counts, dtype=jnp.float32) / words
+    # XLA:CPU would write floats down to add them up. Bytes are there already.
+    counts = jnp.sum(spikes.reshape(many, -1).astype(jnp.uint8), 0, dtype=jnp.uint8)
+    return jnp.mean(counts, dtype=jnp.float32) / many

@@ -306,7 +306,8 @@ def _backward(
     start = jnp.zeros_like(d_left), d_left, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
     if before is None:
         # Computed again, and not kept from the forward pass.
-        now = potentials(after(currents, upstream), parameters, neurons, state), upstream, values_of_all_steps
+        again = _with_values(currents, after(tuple(term.values for term in currents), upstream))
+        now = potentials(again, parameters, neurons, state), upstream, values_of_all_steps
         carry, d_values = jax.lax.scan(step, start, now, reverse=True, unroll=neurons.unroll(d_left))
     else:
         carry, d_values, _ = segments.scan(
