@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cpng_jax.nn.diet_neuron import LEAK
+from cpng_jax.nn.scheduling import apart
 from cpng_jax.runtime.config import Config
 
 # A.2: the warm-up starts at this share of the learning rate.
@@ -66,7 +67,9 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: int = 1) -> opta
     Returns:
       The optax transformation.
     """
-    rate = learning_rate(config, steps, steps_per_epoch)
+    schedule = learning_rate(config, steps, steps_per_epoch)
+    # Or XLA on a CPU would work it out again in the update of each parameter.
+    rate = lambda step: apart(schedule, jnp.asarray(step))
     makers: dict[str, Callable[[], optax.GradientTransformation]] = {
         'sgd': lambda: optax.sgd(rate, momentum=config.momentum),
         'adam': lambda: optax.adam(rate),
