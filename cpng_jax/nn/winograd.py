@@ -52,13 +52,13 @@ def _both_ways(matrix: np.ndarray, arrays: Array) -> Array:
     return lax.dot_general(jnp.asarray(np.kron(matrix, matrix), arrays.dtype), arrays, (((1,), (0,)), ((), ())))
 
 
-def _to_points(matrix: np.ndarray, arrays: list[Array], axis: int) -> Array:
-    """Stacks what a matrix `[6, n]` makes of n arrays. Rows of points a and -a are the sum and difference of two."""
-    rows = [_sum(matrix[0], arrays)]
+def _to_points(arrays: list[Array], axis: int) -> Array:
+    """Stacks what B' makes of six arrays. Rows of points a and -a are the sum and the difference of two."""
+    rows = [_sum(_INPUTS[0], arrays)]
     for a, minus_a in ((1, 2), (3, 4)):
-        even, odd = (_sum((matrix[a] + sign * matrix[minus_a]) / 2, arrays) for sign in (1, -1))
+        even, odd = (_sum((_INPUTS[a] + sign * _INPUTS[minus_a]) / 2, arrays) for sign in (1, -1))
         rows += [lax.add(even, odd), lax.sub(even, odd)]
-    return _stacked([*rows, _sum(matrix[5], arrays)], axis)
+    return _stacked([*rows, _sum(_INPUTS[5], arrays)], axis)
 
 
 def _sum(factors: np.ndarray, arrays: list[Array]) -> Array:
@@ -78,27 +78,31 @@ def _tiles(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _windows(x: Array) -> Array:
-    """B' d B of each window of 6x6 inputs, which overlap and reach over the edges: `[36, windows, C]`."""
-    return _transformed(_INPUTS, x, reach=_KERNEL // 2)
+    """B' d B of each window of 6x6 inputs, which overlap and reach over the edges: `[36, windows, C]`.
+
+    Along H and then along W, in sums: a product would need a copy of them.
+    """
+    height, width = _tiles(x.shape)
+    x = _to_whole_tiles(x, beyond=_KERNEL // 2)
+    every = lambda array, start, count, axis: lax.slice_in_dim(
+        array, start, start + _TILE * (count - 1) + 1, _TILE, axis
+    )
+    rows = _to_points([every(x, i, height, 1) for i in range(_WINDOW)], 0)
+    both = _to_points([every(rows, j, width, 3) for j in range(_WINDOW)], 1)
+    return both.reshape(_WINDOW**2, -1, x.shape[-1])
 
 
 def _cotangents(d_y: Array) -> Array:
     """A dy A' of each tile of 4x4 gradients of outputs: `[36, tiles, features]`."""
-    return _transformed(_OUTPUTS.T, d_y, reach=0)
+    (height, width), features = _tiles(d_y.shape), d_y.shape[-1]
+    tiles = _to_whole_tiles(d_y, beyond=0).reshape(-1, height, _TILE, width, _TILE, features)
+    return _both_ways(_OUTPUTS.T, tiles.transpose(2, 4, 0, 1, 3, 5).reshape(_TILE**2, -1, features))
 
 
-def _transformed(matrix: np.ndarray, x: Array, reach: int) -> Array:
-    """Transforms tiles, and what is within reach of them, along H and then W: in sums, which need no copy of them."""
-    height, width = _tiles(x.shape)
-    beyond = ((reach, _TILE * tiles - edge + reach) for tiles, edge in ((height, x.shape[1]), (width, x.shape[2])))
-    x = jnp.pad(x, ((0, 0), *beyond, (0, 0)))
-    every = lambda array, start, count, axis: lax.slice_in_dim(
-        array, start, start + _TILE * (count - 1) + 1, _TILE, axis
-    )
-    places = range(matrix.shape[1])
-    rows = _to_points(matrix, [every(x, i, height, 1) for i in places], 0)
-    both = _to_points(matrix, [every(rows, j, width, 3) for j in places], 1)
-    return both.reshape(_WINDOW**2, -1, x.shape[-1])
+def _to_whole_tiles(x: Array, beyond: int) -> Array:
+    """Adds zeros at the far edges until tiles are whole, and so many more around."""
+    add = ((beyond, _TILE * tiles - edge + beyond) for tiles, edge in zip(_tiles(x.shape), x.shape[1:3], strict=True))
+    return jnp.pad(x, ((0, 0), *add, (0, 0)))
 
 
 def _outputs(products: Array, shape: tuple[int, ...]) -> Array:
