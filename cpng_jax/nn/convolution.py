@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ from cpng_jax.nn.varying import on_cpu, varying_alike
 # Pixels that the gradient of a kernel sums over in one go, since with more of them XLA:CPU falls out of its caches; and
 # parts at most, since each is a convolution of its own that costs time to compile.
 _PIXELS, _PARTS = 2048, 16
+# Numbers that an output depends on, up to which that gradient is a product with a copy of them all instead: of a first
+# layer, as fast as in parts, and once.
+_FEW = 64
 
 
 def convolve(
@@ -50,6 +54,7 @@ def convolve(
             way = way._replace(
                 directly=_by_taps if min(x.shape[1:3]) < kernel.shape[0] else way.directly,
                 parts=_parts(x),
+                patches=_parts(x) > 1 and math.prod(kernel.shape[:3]) <= _FEW,
                 minimal=winograd.pays(x, kernel, channels=64),
                 minimal_by_kernel=winograd.pays(x, kernel, channels=32),
             )
@@ -118,6 +123,7 @@ class _Way(NamedTuple):
       parts: of the examples, which the gradient by the kernel is summed over.
       minimal: the convolution and its gradient by the input are Winograd's.
       minimal_by_kernel: its gradient by the kernel is.
+      patches: its gradient by the kernel is a matrix product with what each output depends on.
     """
 
     directly: Callable[[Array, Array], Array]
@@ -125,10 +131,17 @@ class _Way(NamedTuple):
     parts: int = 1
     minimal: bool = False
     minimal_by_kernel: bool = False
+    patches: bool = False
 
     @property
     def products(self) -> bool:
+        """Whether matrix products do it, which are as fast `apart` as elsewhere. Convolutions of XLA's are not."""
         return self.minimal or self.directly is _by_taps or getattr(self.directly, 'func', None) is _pointwise
+
+    @property
+    def products_by_kernel(self) -> bool:
+        """Whether matrix products make the gradient by the kernel."""
+        return self.products or self.minimal_by_kernel or self.patches
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -153,11 +166,11 @@ def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Ar
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
     floats = Unpacked(way.unit, d_y.dtype)
+    # What XLA makes of the kernel in the forward pass is made again, and not kept.
+    by_xla = lambda function, kept, d_y, kernel: function(kept, d_y, after(kernel, d_y))
     by_input, by_kernel = functools.partial(_by_input, way, floats), functools.partial(_by_kernel, way, floats)
-    if way.products:
-        return apart(by_input, kept, d_y, kernel), apart(by_kernel, kept, d_y, kernel)
-    kernel = after(kernel, d_y)  # What is made of it in the forward pass is made again, and not kept.
-    return by_input(kept, d_y, kernel), by_kernel(kept, d_y, kernel)
+    d_x = (apart if way.products else by_xla)(by_input, kept, d_y, kernel)
+    return d_x, (apart if way.products_by_kernel else by_xla)(by_kernel, kept, d_y, kernel)
 
 
 def _by_input(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Array) -> Array:
@@ -169,6 +182,8 @@ def _by_input(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Arra
 def _by_kernel(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Array) -> Array:
     if way.minimal_by_kernel:
         return winograd.by_kernel(kept, d_y, floats)
+    if way.patches:
+        return _by_patches(floats(kept), d_y, kernel)
     # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.
     in_parts = lambda array: array.reshape(len(array) // way.parts, way.parts, *array.shape[1:])
     xs, d_ys = in_parts(floats(kept)), in_parts(d_y)
@@ -177,6 +192,18 @@ def _by_kernel(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Arr
         _, gradient = jax.vjp(lambda kernel, part=part: way.directly(xs[:, part], kernel), kernel)
         d_kernel += gradient(d_ys[:, part])[0].astype(d_kernel.dtype)
     return d_kernel.astype(kernel.dtype)
+
+
+def _by_patches(x: Array, d_y: Array, kernel: Array) -> Array:
+    """The gradient by a kernel of stride 1, with zeros around, from a copy of what each output depends on."""
+    (height, width), edge = x.shape[1:3], kernel.shape[0]
+    around = (edge // 2, edge // 2)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    taps = itertools.product(range(edge), repeat=2)
+    patches = jnp.concatenate([x[:, i : i + height, j : j + width] for i, j in taps], -1)
+    wide = at_least_float32(kernel.dtype)
+    product = jnp.tensordot(patches, d_y, ((0, 1, 2), (0, 1, 2)), preferred_element_type=wide)
+    return product.reshape(kernel.shape).astype(kernel.dtype)
 
 
 _with_own_gradient.defvjp(_forward, _backward)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.varying import on_cpu
+from cpng_jax.nn.varying import on_cpu, varying_alike
 
 Tree = TypeVar('Tree')
 
@@ -63,7 +63,8 @@ def apart(function: Callable[..., Tree], *operands: Array) -> Tree:
         return function(*operands)
     function = jax.jit(function, inline=True)  # Which is traced once.
     shapes = jax.eval_shape(function, *operands)
-    nothing = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zeros = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    nothing = lambda *operands: varying_alike((zeros(), operands))[0]
     return lax.cond(_never(operands[-1]), nothing, function, *operands)
 
 

@@ -1,6 +1,7 @@
 """The ways round XLA:CPU's slow convolutions against SciPy, and against `conv_general_dilated`."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def test_maps_smaller_than_the_kernel(shape, edge):
 @pytest.mark.parametrize(('batch', 'parts'), [(1, 1), (7, 7), (8, 8), (9, 9), (17, 1), (34, 2), (40, 10), (48, 16)])
 def test_the_gradient_of_a_kernel_is_summed_over_parts(batch, parts, monkeypatch):
     monkeypatch.setattr(convolution, '_PIXELS', 6 * 6)
-    x, kernel, upstream = arrays((batch, 6, 6, 2), 3)
+    x, kernel, upstream = arrays((batch, 6, 6, 8), 3)
     assert convolution._parts(x) == parts
     np.testing.assert_array_equal(jax.jit(ours)(x, kernel), jax.jit(plain)(x, kernel))
     # The kernel's gradient is one convolution for each part.
@@ -69,6 +70,22 @@ def test_the_gradient_of_a_kernel_is_summed_over_parts(batch, parts, monkeypatch
     assert count - primitives(plain, x, kernel).count('conv_general_dilated[') >= parts - 1
     for mine, theirs in zip(*(gradients(f, x, kernel, upstream) for f in (ours, plain)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('channels', 'edge'), [(1, 3), (3, 3), (7, 3), (2, 5), (1, 7)])
+@pytest.mark.parametrize('unit', [None, 1.0])
+def test_the_gradient_of_the_kernel_of_few_channels_is_a_product(channels, edge, unit, monkeypatch):
+    monkeypatch.setattr(convolution, '_PIXELS', 8 * 9)
+    x, kernel, upstream = arrays((4, 8, 9, channels), edge)
+    x = x if unit is None else np.float32(x > 0)
+    own = functools.partial(convolve, strides=(1, 1), padding='SAME', unit=unit, **OPTIONS)
+    assert primitives(own, x, kernel).count('dot_general[') == 1
+    _, d_kernel = gradients(own, x, kernel, upstream)
+    # In float64: what a tap meets, by what it is to be blamed for.
+    around = np.pad(np.float64(x), ((0, 0), *[(edge // 2, edge // 2)] * 2, (0, 0)))
+    for i, j in itertools.product(range(edge), repeat=2):
+        met = np.einsum('nhwc,nhwf->cf', around[:, i : i + 8, j : j + 9], np.float64(upstream))
+        np.testing.assert_allclose(d_kernel[i, j], met, rtol=1e-5, atol=1e-4)
 
 
 def test_other_strides_platforms_and_small_batches_go_to_xla(monkeypatch):
