@@ -1,10 +1,14 @@
-"""Compiled programs, kept on disk from one start to the next: JAX's persistent compilation cache."""
+"""Compiled programs: traced fast, and kept on disk from one start to the next, by JAX's compilation cache."""
 
 import contextlib
+import functools
+import gc
 import hashlib
 import os
 import pathlib
 import platform
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import filelock
 import jax
@@ -45,6 +49,35 @@ def keep(setting: str) -> None:
     _remove_torn(folder)
     for name, value in {'jax_compilation_cache_dir': str(folder.absolute()), **_SETTINGS}.items():
         jax.config.update(name, value)
+
+
+_Given = ParamSpec('_Given')
+_Made = TypeVar('_Made')
+
+
+def traced(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
+    """Has a function run without the garbage collector: one that JAX traces, to hand to `jax.jit`.
+
+    Tracing a network makes a million objects, which live on; looking for garbage among them takes a third of its time.
+
+    Args:
+      function: what is traced.
+
+    Returns:
+      The function, of the same name.
+    """
+
+    @functools.wraps(function)
+    def run(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
+        if not gc.isenabled():
+            return function(*args, **kwargs)
+        gc.disable()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            gc.enable()
+
+    return run
 
 
 def _remove_torn(folder: pathlib.Path) -> None:

@@ -124,6 +124,7 @@ def build(config: Config) -> Setup:
 
     # Traced once, for the shapes and for the weights. Not `model.init` itself: others look on as that runs.
     @functools.partial(jax.jit, inline=True)
+    @compiled.traced
     def init(key: Array, example: Array) -> Mapping[str, Any]:
         return drawn_at_once(model.init, key, example)
 

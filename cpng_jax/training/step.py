@@ -15,6 +15,7 @@ from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.scheduling import after
 from cpng_jax.nn.statistics import join_layers
 from cpng_jax.nn.surrogate import Array, ArrayLike
+from cpng_jax.runtime.compiled import traced
 from cpng_jax.runtime.sharding import over_batch, replicated
 from cpng_jax.training.state import EpochTotals, TrainState
 
@@ -96,6 +97,7 @@ def make_train_step(
       Maps a `TrainState`, whose memory is reused, and a `Batch` to the next state.
     """
 
+    @traced
     def step(state: TrainState, batch: Batch) -> TrainState:
         images, labels = batch['image'], batch['label']
         if mix is not None:
@@ -277,6 +279,7 @@ def make_eval_step(model: nn.Module, mesh: Mesh, prepare: Prepare) -> EvalStep:
       Maps a state and a batch to the sums over the examples whose `weight` is 1.
     """
 
+    @traced
     def step(variables: dict[str, Any], batch: Batch) -> EvalSums:
         logits: Any = model.apply(variables, prepare(batch['image']))
         losses, hits = mean_output_cross_entropy(logits, batch['label']), _hits(logits, batch['label'])

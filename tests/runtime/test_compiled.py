@@ -1,11 +1,13 @@
 """Where compiled programs are kept, and that a second start finds them."""
 
+import gc
 import os
 import pathlib
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from cpng_jax.runtime import compiled
@@ -98,3 +100,28 @@ def test_a_second_start_compiles_no_step_again(tmp_path):
     steps = [name for name in kept[0] if name.startswith('jit_step') and name.endswith('-atime')]
     assert steps
     assert all(kept[1][step] != kept[0][step] for step in steps)
+
+
+def test_what_is_traced_runs_without_the_garbage_collector():
+    seen = []
+
+    @compiled.traced
+    def step(x, *, times=1):
+        seen.append(gc.isenabled())
+        if x is None:
+            raise ValueError('nothing')
+        return x * times
+
+    assert jax.jit(step)(jnp.float32(2)) == 2
+    assert step.__name__ == 'step'
+    with pytest.raises(ValueError, match='nothing'):
+        step(None)
+    assert gc.isenabled()
+    # Whoever has turned it off, or is inside another one, finds it off afterwards too.
+    gc.disable()
+    try:
+        assert step(3, times=2) == 6
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert seen == [False] * 3
