@@ -1,5 +1,7 @@
 """What is handed on for the sake of its order is what it was."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cpng_jax.nn.scheduling import after, room
+from cpng_jax.nn.scheduling import after, apart, room
 from tests import forked
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -41,6 +43,39 @@ def test_room_is_of_zeros(dtype, value):
     np.testing.assert_array_equal(zeros, np.zeros((3, 2)))
 
 
+@settings(max_examples=20)
+@given(
+    hnp.arrays(np.float32, (3, 2), elements=st.integers(-9, 9)), st.sampled_from([0.0, 1.0, np.inf, -np.inf, np.nan])
+)
+def test_apart_computes_what_the_function_computes(x, last):
+    function = lambda x, last: {'sum': x + x, 'bytes': (x > last).astype(jnp.uint8)}
+    for run in (apart, jax.jit(apart, static_argnums=0)):
+        out = run(function, jnp.asarray(x), jnp.full(2, last, jnp.float32))
+        np.testing.assert_array_equal(out['sum'], x + x)
+        np.testing.assert_array_equal(out['bytes'], x > np.float32(last))
+        assert out['bytes'].dtype == jnp.uint8
+
+
+def test_apart_hands_gradients_on():
+    product = lambda x, y: apart(lambda x, y: x @ y, x, y)
+    x, y = jnp.arange(6.0).reshape(2, 3), jnp.arange(12.0).reshape(3, 4)
+    for mine, right in zip(*(jax.vjp(f, x, y)[1](jnp.ones((2, 4))) for f in (product, jnp.matmul)), strict=True):
+        np.testing.assert_array_equal(mine, right)
+    whole = jax.vmap(product, (0, None))(jnp.stack([x, 2 * x]), y)
+    np.testing.assert_array_equal(whole, [x @ y, 2 * x @ y])
+
+
+def test_what_is_computed_apart_is_computed_once_and_kept_as_it_is():
+    # A transpose is cheap: by itself XLA would do it for each of both uses, and keep what it reads.
+    def uses(x, y, by):
+        z = by(lambda x, y: (x @ y).T, x, y)
+        return jnp.sum(z, 1), jnp.sin(z) @ x
+
+    compiled = lambda by: jax.jit(functools.partial(uses, by=by)).lower(jnp.ones((8, 8)), jnp.ones((8, 8))).compile()
+    assert ' conditional(' in compiled(apart).as_text()
+    assert ' conditional(' not in compiled(lambda function, *operands: function(*operands)).as_text()
+
+
 def test_xla_does_not_see_through_it():
     # Or the order would be its own again: this fails where a version of XLA has become cleverer.
     compiled = jax.jit(after).lower(jnp.ones(8), jnp.ones(3)).compile()
@@ -49,9 +84,9 @@ def test_xla_does_not_see_through_it():
 
 FOUR_DEVICES = """
 import jax.numpy as jnp
-from cpng_jax.nn.scheduling import after
+from cpng_jax.nn.scheduling import after, apart
 x = jnp.ones(4)
-print(after(x, x) is x)
+print(after(x, x) is x, apart(lambda x: x, x) is x)
 """
 
 
@@ -59,4 +94,4 @@ print(after(x, x) is x)
 def test_devices_that_share_a_batch_do_not_wait_for_each_other():
     environment = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4', 'JAX_PLATFORMS': 'cpu'}
     process = forked.run('-c', FOUR_DEVICES, environment=environment)
-    assert process.stdout.split() == ['True'], process.stderr
+    assert process.stdout.split() == ['True', 'True'], process.stderr
