@@ -14,7 +14,7 @@ from cpng_jax.models.vgg import VGG
 pytestmark = pytest.mark.deep
 
 T = 3
-CHANNELS, HEAD, CLASSES = (4, 7, 6), 6 * 4 * 4, 5
+HEAD, CLASSES = 6 * 4 * 4, 5
 
 
 def vgg(remat='none', time_steps=T):
@@ -32,13 +32,12 @@ def kept(remat='none', time_steps=T, dtype='float32'):
 
 
 def by_hand(remat, size):
-    """What an image keeps up to the logits; `size` bytes a number, means and factors of the norms in float32."""
+    """What an image keeps up to the logits; `size` bytes a number."""
     pixels, spikes = 8 * 8 * 3, T * 8 * 8 * 4 + T * 4 * 4 * 7  # of the second convolution, and pooled of the third
     if remat == 'block':
         return (pixels + spikes + T * HEAD) * size
     convolved = 8 * 8 * 4 + T * 8 * 8 * 7 + T * 4 * 4 * 6  # the first one once for all time steps
-    # Mean, gain and bias of each channel have a row for each image.
-    return (pixels + convolved + T * HEAD) * size + spikes + 3 * sum(CHANNELS) * 4
+    return (pixels + convolved + T * HEAD) * size + spikes
 
 
 def of_the_loss(dtype):
@@ -85,8 +84,8 @@ def test_more_time_steps_keep_more_and_remat_keeps_less():
 
 def test_the_largest_block_is_counted_by_itself():
     model = vgg('block')
-    # The second: its input as bytes, the output of its convolution, and mean, gain and bias of each channel.
-    expected = T * 8 * 8 * 4 + 4 * (T * 8 * 8 * 7 + 3 * 7)
+    # The second: its input as bytes, and the output of its convolution.
+    expected = T * 8 * 8 * 4 + 4 * T * 8 * 8 * 7
     assert memory.largest_block_bytes_per_image(model, memory.variables_of(model, image()), image()) == expected
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from cpng_jax.nn.surrogate import Array
 from cpng_jax.nn.varying import on_cpu, varying_alike
@@ -59,7 +60,9 @@ def apart(function: Callable[..., Tree], *operands: Array) -> Tree:
     Returns:
       What the function gives.
     """
-    if not all(map(on_one_cpu, operands)):
+    # Outside of jit all is computed as it comes, and a branch would be compiled anew at each call.
+    traced = any(isinstance(operand, Tracer) for operand in operands)
+    if not traced or not all(map(on_one_cpu, operands)):
         return function(*operands)
     function = jax.jit(function, inline=True)  # Which is traced once.
     shapes = jax.eval_shape(function, *operands)
