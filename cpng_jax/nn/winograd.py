@@ -25,7 +25,7 @@ from cpng_jax.nn.surrogate import Array
 # Edge of a tile of outputs, of the inputs that it depends on, and of the kernel.
 _TILE, _WINDOW, _KERNEL = 4, 6, 3
 # Bytes that a part of the examples may take when it is transformed, so that it stays in the caches.
-_CACHED = 32 * 2**20
+_CACHED = 16 * 2**20
 # Tiles from which on the products take longer than transforming the kernel, or its gradient.
 _ENOUGH = 64
 

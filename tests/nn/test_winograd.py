@@ -126,6 +126,6 @@ def test_same_is_a_pixel_of_zeros_around():
 
 def test_several_devices_are_not_asked_part_by_part(monkeypatch):
     x = jax.ShapeDtypeStruct((64, 32, 32, 64), jnp.float32)
-    assert winograd._parts(x, 64) == 4  # 80 MB in parts of 32 MiB at most
+    assert winograd._parts(x, 64) == 8  # 80 MB in parts of 16 MiB at most
     monkeypatch.setattr(jax, 'device_count', lambda: 2)
     assert winograd._parts(x, 64) == 1
