@@ -55,7 +55,7 @@ def apart(function: Callable[..., Tree], *operands: Array) -> Tree:
 
     Args:
       function: takes the operands; gives a pytree of arrays.
-      operands: arrays, of which the last one is floating and there early.
+      operands: arrays, of which the last one is there early.
 
     Returns:
       What the function gives.
