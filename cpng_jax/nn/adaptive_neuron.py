@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.currents import Currents, as_terms, check_decay, currents_stats, number_of_steps
+from cpng_jax.nn.currents import Currents, as_terms, check_decay, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
@@ -151,6 +151,6 @@ class AdaptedLIF(LIF):
         )
         if training:
             running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * thresholds
-        of_currents = currents_stats(currents, terms, self.per_channel) if self.measures('currents') else None
+        of_currents = self.of_currents(currents, terms)
         reported = self.report(spikes, membrane_stats(near, self.per_channel), None, of_currents, lambda: near)
         return self.answer(spikes, reported)

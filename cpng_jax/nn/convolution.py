@@ -51,10 +51,11 @@ def convolve(
         if kernel.shape[0] == 1:
             way = way._replace(directly=functools.partial(_pointwise, strides=tuple(strides)))
         elif set(strides) == {1}:
+            parts = _parts(x)
             way = way._replace(
                 directly=_by_taps if min(x.shape[1:3]) < kernel.shape[0] else way.directly,
-                parts=_parts(x),
-                patches=_parts(x) > 1 and math.prod(kernel.shape[:3]) <= _FEW,
+                parts=parts,
+                patches=parts > 1 and math.prod(kernel.shape[:3]) <= _FEW,
                 minimal=winograd.pays(x, kernel, channels=64),
                 minimal_by_kernel=winograd.pays(x, kernel, channels=32),
             )

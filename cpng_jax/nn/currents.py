@@ -102,13 +102,12 @@ def _term(term: Term) -> Normalised:
         raise ValueError(f'currents must be [T, ...] with at least one time step, got shape {values.shape}.')
     if affine is not None:
         affine = Affine(*jnp.broadcast_arrays(*affine))
-    if affine is not None and values.ndim > 2 and jax.device_count() > 1:
-        # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a sum
-        # inside it would have the devices wait for each other at every step.
-        row = lambda x: jnp.shape(x)[2 - values.ndim :]  # all of it, or what follows a first axis of examples
-        ones = lambda x: (1,) * (values.ndim - 2 - len(row(x)))
-        each = lambda x: jnp.broadcast_to(x, (values.shape[1], *ones(x), *row(x)))
-        affine = jax.tree.map(each, affine)
+        if values.ndim > 2 and jax.device_count() > 1:
+            # One row for each example. Their sum over the examples, and so over devices, then comes after the loop: a
+            # sum inside it would have the devices wait for each other at every step.
+            row = affine.gain.shape[2 - values.ndim :]  # all of it, or what follows a first axis of examples
+            ones = (1,) * (values.ndim - 2 - len(row))
+            affine = Affine(*(jnp.broadcast_to(x, (values.shape[1], *ones, *row)) for x in affine))
     return Normalised(values, affine)
 
 

@@ -22,7 +22,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.currents import Currents, as_terms, check_decay, currents_stats, deviation, number_of_steps
+from cpng_jax.nn.currents import Currents, as_terms, check_decay, deviation, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, beta_of_width, spike
@@ -165,7 +165,7 @@ class DeviationLIF(LIF):
             scale=self.height(terms),
             time_steps=time_steps,
         )
-        of_currents = currents_stats(currents, terms, self.per_channel) if self.measures('currents') else None
+        of_currents = self.of_currents(currents, terms)
         reported = self.report(
             ran.spikes, membrane_stats(ran.near, self.per_channel), None, of_currents, lambda: ran.near
         )

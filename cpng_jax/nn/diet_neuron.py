@@ -22,7 +22,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.currents import Currents, as_state, as_terms, currents_stats, number_of_steps
+from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
@@ -139,7 +139,7 @@ class DietLIF(LIF):
             initial_state=initial_state,
         )
         near = lambda: self.v_th + ran.z
-        of_currents = currents_stats(currents, terms, self.per_channel) if self.measures('currents') else None
+        of_currents = self.of_currents(currents, terms)
         reported = self.report(ran.spikes, membrane_stats(near(), self.per_channel), None, of_currents, near)
         spikes = self.answer(ran.spikes, reported)
         return (spikes, ran.state) if return_state else spikes

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps, stats_by_norm
+from cpng_jax.nn.currents import Currents, as_state, as_terms, currents_stats, number_of_steps, stats_by_norm
 from cpng_jax.nn.neuron import as_arrays, run_layer
 from cpng_jax.nn.packing import share_of_spikes
 from cpng_jax.nn.scheduling import after
@@ -158,6 +158,11 @@ class LIF(nn.Module):
     def measures(self, collection: str) -> bool:
         """Whether what belongs into a collection is asked for."""
         return self.is_mutable_collection(collection) and not self.is_initializing()
+
+    @nn.nowrap
+    def of_currents(self, currents: Currents, terms: Terms) -> MembraneStats | None:
+        """Mean and variance of the currents, where they are asked for."""
+        return currents_stats(currents, terms, self.per_channel) if self.measures('currents') else None
 
     @nn.nowrap
     def probe(self, name: str, x: Array) -> Array:

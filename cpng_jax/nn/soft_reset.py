@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn.analog_neuron import report_means
-from cpng_jax.nn.currents import Currents, as_terms, currents_stats, number_of_steps
+from cpng_jax.nn.currents import Currents, as_terms, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
@@ -134,7 +134,7 @@ class SoftResetIF(LIF):
             time_steps=time_steps,
         )
         near = jax.lax.stop_gradient(self.v_th + potentials / threshold - 1)
-        of_currents = currents_stats(currents, terms, self.per_channel) if self.measures('currents') else None
+        of_currents = self.of_currents(currents, terms)
         reported = self.report(answers != 0, membrane_stats(near, self.per_channel), None, of_currents, lambda: near)
         report_means(self, answers, total + shift)
         return self.answer(answers.astype(terms[0].values.dtype), reported)
