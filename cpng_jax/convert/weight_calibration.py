@@ -15,6 +15,7 @@ from cpng_jax.convert.calibration import Said
 from cpng_jax.convert.means import Measure
 from cpng_jax.convert.network import Activation, Variables, parameter, with_params
 from cpng_jax.convert.thresholds import clipped_and_floored
+from cpng_jax.nn.convolution import convolve
 from cpng_jax.nn.surrogate import Array
 
 
@@ -50,7 +51,7 @@ def linear(x: Array, kernel: Array, answers: tuple[int, ...]) -> Array:
     edge, stride = kernel.shape[0], -(-x.shape[1] // answers[1])
     padding = ((edge // 2, edge // 2),) * 2
     numbers = ('NHWC', 'HWIO', 'NHWC')
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
+    return convolve(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
 
 
 def calibrate_weights(

@@ -9,18 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.nn import winograd
+from cpng_jax.nn import canonical, patches, winograd
+from cpng_jax.nn.canonical import Window
 from cpng_jax.nn.packing import Unpacked, packed
-from cpng_jax.nn.scheduling import after, apart
+from cpng_jax.nn.scheduling import apart
 from cpng_jax.nn.surrogate import Array, at_least_float32
 from cpng_jax.nn.varying import on_cpu, varying_alike
 
 # Pixels that the gradient of a kernel sums over in one go, since with more of them XLA:CPU falls out of its caches; and
 # parts at most, since each is a convolution of its own that costs time to compile.
 _PIXELS, _PARTS = 2048, 16
-# Numbers that an output depends on, up to which that gradient is a product with a copy of them all instead: of a first
-# layer, as fast as in parts, and once.
-_FEW = 64
 
 
 def convolve(
@@ -46,35 +44,42 @@ def convolve(
     way = _Way(
         functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options), unit
     )
-    # The ways round are written for what most layers are; elsewhere what is left out is speed alone.
-    if on_cpu(x) and _is_plain(x, kernel, strides, padding, options):
-        if kernel.shape[0] == 1:
-            way = way._replace(directly=functools.partial(_pointwise, strides=tuple(strides)))
-        elif set(strides) == {1}:
-            parts = _parts(x)
-            way = way._replace(
-                directly=_by_taps if min(x.shape[1:3]) < kernel.shape[0] else way.directly,
-                parts=parts,
-                patches=parts > 1 and math.prod(kernel.shape[:3]) <= _FEW,
-                minimal=winograd.pays(x, kernel, channels=64),
-                minimal_by_kernel=winograd.pays(x, kernel, channels=32),
-            )
+    if on_cpu(x) and _is_plain(x, kernel, options):
+        window = _window(x, kernel, strides, padding, options)
+        way = _way_on_cpu(window, unit, x, kernel)
     if way == _Way(way.directly, None):
         return way.directly(x, kernel)
     return _with_own_gradient(*varying_alike((x, kernel)), way)
 
 
-def _is_plain(x: Array, kernel: Array, strides: Sequence[int], padding: Any, options: Mapping[str, Any]) -> bool:
-    """Whether at stride 1 it would keep height and width, with zeros around, and has neither groups nor dilations."""
-    edge = kernel.shape[0]
+def _is_plain(x: Array, kernel: Array, options: Mapping[str, Any]) -> bool:
+    """Whether a convolution has neither groups nor dilations."""
+    dilations = (options.get(name) or (1,) for name in ('lhs_dilation', 'rhs_dilation'))
+    return kernel.shape[2] == x.shape[-1] and all(set(dilation) == {1} for dilation in dilations)
+
+
+def _window(x: Array, kernel: Array, strides: Sequence[int], padding: Any, options: Mapping[str, Any]) -> Window:
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    dilations = (options.get(name) or (1,) for name in ('lhs_dilation', 'rhs_dilation'))
-    return (
-        edge % 2 == 1
-        and [tuple(pair) for pair in padding] == [(edge // 2, edge // 2)] * 2
-        and kernel.shape[2] == x.shape[-1]
-        and all(set(dilation) == {1} for dilation in dilations)
+    (down, right), (height, width) = strides, map(tuple, padding)
+    return Window((down, right), (height, width), options.get('precision'))
+
+
+def _way_on_cpu(window: Window, unit: float | None, x: Array, kernel: Array) -> '_Way':
+    """The fastest way. Those round XLA's are written for what most layers are; elsewhere what is left out is speed."""
+    edge = kernel.shape[0]
+    by_xla = _Way(functools.partial(canonical.convolve, window=window), unit, canonical=window)
+    if edge % 2 == 0 or set(window.padding) != {(edge // 2, edge // 2)}:
+        return by_xla
+    if edge == 1:
+        return _Way(functools.partial(_pointwise, strides=window.strides), unit)
+    way = by_xla._replace(parts=_parts(x, window), patches=window if patches.pays(kernel, window) else None)
+    if min(_outputs(x, window)) < edge:
+        way = way._replace(directly=functools.partial(_by_taps, window=window), canonical=None)
+    if set(window.strides) != {1}:
+        return way
+    return way._replace(
+        minimal=winograd.pays(x, kernel, channels=64), minimal_by_kernel=winograd.pays(x, kernel, channels=32)
     )
 
 
@@ -88,43 +93,55 @@ def _pointwise(x: Array, kernel: Array, strides: tuple[int, ...]) -> Array:
     return jnp.matmul(x[:, ::down, ::right], kernel[0, 0], preferred_element_type=wide).astype(x.dtype)
 
 
-@functools.partial(jax.jit, inline=True)
-def _by_taps(x: Array, kernel: Array) -> Array:
-    """Convolution with stride 1 and zeros around: each tap of the kernel meets some pixels, in a matrix product.
+@functools.partial(jax.jit, static_argnames='window', inline=True)
+def _by_taps(x: Array, kernel: Array, window: Window) -> Array:
+    """Convolution, tap by tap: each meets some pixels, in a matrix product.
 
-    XLA:CPU takes a hundred times as long where the map is smaller than the kernel; and the zeros are left out. JAX
-    differentiates this into matrix products as well.
+    XLA takes a map that is smaller than the kernel for the kernel, and XLA:CPU then a hundred times as long. The zeros
+    around are left out. JAX differentiates this into matrix products as well.
     """
-    (height, width), reach = x.shape[1:3], kernel.shape[0] // 2
-    wide = at_least_float32(x.dtype)
-    y = jnp.zeros((*x.shape[:3], kernel.shape[-1]), wide)
-    for i, j in itertools.product(range(-reach, reach + 1), repeat=2):
-        if abs(i) < height and abs(j) < width:  # Or all that the tap meets is padding.
-            # Outputs at which the tap meets a pixel, and these pixels, i rows down and j columns to the right.
-            here = slice(max(0, -i), height - max(0, i)), slice(max(0, -j), width - max(0, j))
-            there = slice(max(0, i), height + min(0, i)), slice(max(0, j), width + min(0, j))
-            product = jnp.matmul(x[:, *there], kernel[reach + i, reach + j], preferred_element_type=wide)
-            y = y.at[:, *here].add(product)
+    outputs, wide = _outputs(x, window), at_least_float32(x.dtype)
+    y = jnp.zeros((len(x), *outputs, kernel.shape[-1]), wide)
+    for tap in itertools.product(*map(range, kernel.shape[:2])):
+        met = [*map(_met, x.shape[1:3], outputs, window.strides, (begin for begin, _ in window.padding), tap)]
+        if all(here.start < here.stop for here, _ in met):  # Or all that the tap meets is padding.
+            (down, from_down), (right, from_right) = met
+            product = jnp.matmul(x[:, from_down, from_right], kernel[tap], preferred_element_type=wide)
+            y = y.at[:, down, right].add(product)
     return y.astype(x.dtype)
 
 
-def _parts(x: Array) -> int:
+def _met(edge: int, outputs: int, stride: int, padding: int, tap: int) -> tuple[slice, slice]:
+    """Along H or W, the outputs at which a tap meets a pixel, and these pixels."""
+    first = max(0, -((tap - padding) // stride))
+    last = min(outputs - 1, (edge - 1 + padding - tap) // stride)
+    pixel = stride * first + tap - padding
+    return slice(first, last + 1), slice(pixel, pixel + stride * (last - first) + 1, stride)
+
+
+def _outputs(x: Array, window: Window) -> tuple[int, int]:
+    """Height and width of what a kernel makes of a map, with half of its edge of zeros around."""
+    height, width = (-(-edge // stride) for edge, stride in zip(x.shape[1:3], window.strides, strict=True))
+    return height, width
+
+
+def _parts(x: Array, window: Window) -> int:
     """Into how many parts of equal size the examples go, so that none has too many pixels."""
-    batch, height, width = x.shape[:3]
-    wanted = min(_PARTS, batch * height * width // _PIXELS)
-    return max(part for part in range(1, max(wanted, 1) + 1) if batch % part == 0)
+    wanted = min(_PARTS, len(x) * math.prod(_outputs(x, window)) // _PIXELS)
+    return max(part for part in range(1, max(wanted, 1) + 1) if len(x) % part == 0)
 
 
 class _Way(NamedTuple):
     """How a convolution and its gradients are computed, hashable for custom_vjp.
 
     Attributes:
-      directly: the convolution, as JAX differentiates it.
+      directly: the convolution.
       unit: see `convolve`.
       parts: of the examples, which the gradient by the kernel is summed over.
       minimal: the convolution and its gradient by the input are Winograd's.
       minimal_by_kernel: its gradient by the kernel is.
-      patches: its gradient by the kernel is a matrix product with what each output depends on.
+      patches: how the kernel goes over a map, if the gradient by it is `patches.by_kernel`.
+      canonical: the same, if the gradients are those of `canonical`. JAX makes the same of `directly`, slow in loops.
     """
 
     directly: Callable[[Array, Array], Array]
@@ -132,17 +149,8 @@ class _Way(NamedTuple):
     parts: int = 1
     minimal: bool = False
     minimal_by_kernel: bool = False
-    patches: bool = False
-
-    @property
-    def products(self) -> bool:
-        """Whether matrix products do it, which are as fast `apart` as elsewhere. Convolutions of XLA's are not."""
-        return self.minimal or self.directly is _by_taps or getattr(self.directly, 'func', None) is _pointwise
-
-    @property
-    def products_by_kernel(self) -> bool:
-        """Whether matrix products make the gradient by the kernel."""
-        return self.products or self.minimal_by_kernel or self.patches
+    patches: Window | None = None
+    canonical: Window | None = None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -160,23 +168,21 @@ def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Ar
     # the input was made of; under jit nothing but these residuals has to live that long.
     kept = x if way.unit is None else packed(x, way.unit)
     floats = Unpacked(way.unit, x.dtype)
-    compute = lambda kept, kernel: _convolved(kept, kernel, way, floats)
-    return (apart(compute, kept, kernel) if way.products else compute(kept, kernel)), (kept, kernel)
+    return apart(lambda kept, kernel: _convolved(kept, kernel, way, floats), kept, kernel), (kept, kernel)
 
 
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     kept, kernel = residuals
     floats = Unpacked(way.unit, d_y.dtype)
-    # What XLA makes of the kernel in the forward pass is made again, and not kept.
-    by_xla = lambda function, kept, d_y, kernel: function(kept, d_y, after(kernel, d_y))
     by_input, by_kernel = functools.partial(_by_input, way, floats), functools.partial(_by_kernel, way, floats)
-    d_x = (apart if way.products else by_xla)(by_input, kept, d_y, kernel)
-    return d_x, (apart if way.products_by_kernel else by_xla)(by_kernel, kept, d_y, kernel)
+    return apart(by_input, kept, d_y, kernel), apart(by_kernel, kept, d_y, kernel)
 
 
 def _by_input(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Array) -> Array:
     if way.minimal:
         return winograd.convolve(d_y, kernel, transposed=True)
+    if way.canonical:
+        return canonical.by_input(d_y, kernel, way.canonical, kept.shape[1:3])
     return jax.vjp(lambda x: way.directly(x, kernel), floats(kept))[1](d_y)[0]
 
 
@@ -184,27 +190,20 @@ def _by_kernel(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Arr
     if way.minimal_by_kernel:
         return winograd.by_kernel(kept, d_y, floats)
     if way.patches:
-        return _by_patches(floats(kept), d_y, kernel)
+        return patches.by_kernel(kept, d_y, way.patches, kernel.shape[:2], floats).astype(kernel.dtype)
     # A part takes every `parts`-th example, so that it has examples of every device that shares the batch.
     in_parts = lambda array: array.reshape(len(array) // way.parts, way.parts, *array.shape[1:])
     xs, d_ys = in_parts(floats(kept)), in_parts(d_y)
     d_kernel = jnp.zeros(kernel.shape, at_least_float32(kernel.dtype))
     for part in range(way.parts):
-        _, gradient = jax.vjp(lambda kernel, part=part: way.directly(xs[:, part], kernel), kernel)
-        d_kernel += gradient(d_ys[:, part])[0].astype(d_kernel.dtype)
+        d_kernel += _of_part(way, xs[:, part], d_ys[:, part], kernel).astype(d_kernel.dtype)
     return d_kernel.astype(kernel.dtype)
 
 
-def _by_patches(x: Array, d_y: Array, kernel: Array) -> Array:
-    """The gradient by a kernel of stride 1, with zeros around, from a copy of what each output depends on."""
-    (height, width), edge = x.shape[1:3], kernel.shape[0]
-    around = (edge // 2, edge // 2)
-    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-    taps = itertools.product(range(edge), repeat=2)
-    patches = jnp.concatenate([x[:, i : i + height, j : j + width] for i, j in taps], -1)
-    wide = at_least_float32(kernel.dtype)
-    product = jnp.tensordot(patches, d_y, ((0, 1, 2), (0, 1, 2)), preferred_element_type=wide)
-    return product.reshape(kernel.shape).astype(kernel.dtype)
+def _of_part(way: _Way, x: Array, d_y: Array, kernel: Array) -> Array:
+    if way.canonical:
+        return canonical.by_kernel(x, d_y, way.canonical, kernel.shape[:2])
+    return jax.vjp(lambda kernel: way.directly(x, kernel), kernel)[1](d_y)[0]
 
 
 _with_own_gradient.defvjp(_forward, _backward)

@@ -19,13 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cpng_jax.nn import parts
 from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.surrogate import Array
 
 # Edge of a tile of outputs, of the inputs that it depends on, and of the kernel.
 _TILE, _WINDOW, _KERNEL = 4, 6, 3
-# Bytes that a part of the examples may take when it is transformed, so that it stays in the caches.
-_CACHED = 16 * 2**20
 # Tiles from which on the products take longer than transforming the kernel, or its gradient.
 _ENOUGH = 64
 
@@ -138,15 +137,7 @@ def pays(x: Array, kernel: Array, *, channels: int) -> bool:
 
 def _parts(x: Array, features: int) -> int:
     """Into how many parts of equal size the examples go, so that each stays in the caches."""
-    if jax.device_count() > 1:  # Devices share the examples, and would have to be asked for each part.
-        return 1
-    size = _WINDOW**2 * len(x) * math.prod(_tiles(x.shape)) * (x.shape[-1] + features) * 4
-    small_enough = (n for n in range(1, len(x)) if len(x) % n == 0 and size <= n * _CACHED)
-    return next(small_enough, len(x))
-
-
-def _in_parts(parts: int, x: Array) -> Array:
-    return x.reshape(parts, len(x) // parts, *x.shape[1:])
+    return parts.count(len(x), _WINDOW**2 * len(x) * math.prod(_tiles(x.shape)) * (x.shape[-1] + features) * 4)
 
 
 # Inline, jit leaves no mark in the program: it is traced once for all layers of a network that are alike.
@@ -173,14 +164,14 @@ def convolve(
         products = lax.dot_general(_windows(unpack(x)), weights, (((2,), (contracted,)), ((0,), (0,))))
         return _outputs(products, (*x.shape[:3], features))
 
-    parts = _parts(x, features)
-    if parts == 1:
+    many = _parts(x, features)
+    if many == 1:
         return part(x)
-    xs = _in_parts(parts, x)
+    xs = parts.split(many, x)
     # `lax.map`, but for the array that it writes into.
     at = functools.partial(lax.dynamic_index_in_dim, keepdims=False)
     put = lambda i, y: lax.dynamic_update_index_in_dim(y, part(at(xs, i)), i, 0)
-    y = lax.fori_loop(0, parts, put, room((*xs.shape[:-1], features), kernel.dtype, kernel))
+    y = lax.fori_loop(0, many, put, room((*xs.shape[:-1], features), kernel.dtype, kernel))
     return y.reshape(*x.shape[:3], features)
 
 
@@ -200,11 +191,6 @@ def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x:
     def part(x: Array, d_y: Array) -> Array:
         return lax.dot_general(_windows(unpack(x)), _cotangents(d_y), (((1,), (1,)), ((0,), (0,))))
 
-    parts = _parts(x, d_y.shape[-1])
-    if parts > 1:
-        examples = _in_parts(parts, x), _in_parts(parts, d_y)
-        start = room((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype, d_y)
-        products, _ = lax.scan(lambda sums, now: (sums + part(*now), None), start, examples)
-    else:
-        products = part(x, d_y)
+    start = room((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype, d_y)
+    products = parts.summed(part, _parts(x, d_y.shape[-1]), start, x, d_y)
     return _both_ways(_KERNELS.T, products).reshape(_KERNEL, _KERNEL, *products.shape[1:])

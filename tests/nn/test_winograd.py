@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpng_jax.nn import convolution, winograd
+from cpng_jax.nn import convolution, parts, winograd
 from tests.nn.test_convolution import OPTIONS, by_scipy, gradients, ours, plain
 
 
@@ -34,19 +34,19 @@ def test_the_matrices_do_what_the_equation_says():
     examples=st.integers(1, 4),
     edges=st.tuples(st.integers(1, 13), st.integers(1, 13)),
     channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    parts=st.booleans(),
+    one_by_one=st.booleans(),
 )
-def test_any_map_in_float64(examples, edges, channels, parts):
+def test_any_map_in_float64(examples, edges, channels, one_by_one):
     x, kernel, d_y = drawn(
         (examples, *edges, channels[0]), (3, 3, *channels), (examples, *edges, channels[1]), seed=examples
     )
-    cached = winograd._CACHED
-    winograd._CACHED = 1 if parts else cached  # an example at a time, or all at once
+    cached = parts._CACHED
+    parts._CACHED = 1 if one_by_one else cached  # an example at a time, or all at once
     try:
         with jax.enable_x64(True):
             y, d_x, d_kernel = map(np.asarray, jax.jit(all_three)(x, kernel, d_y))
     finally:
-        winograd._CACHED = cached
+        parts._CACHED = cached
     np.testing.assert_allclose(y, by_scipy(x, kernel), rtol=0, atol=1e-12)
     assert (d_x.shape, d_kernel.shape) == (x.shape, kernel.shape)
     # Linear in each of both, so that the gradients follow from the products alone: <d_y, y> for a kernel and an input.

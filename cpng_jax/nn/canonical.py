@@ -1,0 +1,108 @@
+"""XLA's convolution, and its gradients as convolutions of the same layout, the one that XLA on a CPU has fast code for.
+
+What JAX makes of the gradients are convolutions with other dimensions in the place of examples and channels. XLA:CPU
+puts these into order, but not within a loop or a branch: there the gradient by a kernel took a hundred times as long.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from cpng_jax.nn.surrogate import Array
+
+_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+# Of H and W each.
+Pairs = tuple[tuple[int, int], tuple[int, int]]
+
+
+class Window(NamedTuple):
+    """How a kernel goes over a map, hashable.
+
+    Attributes:
+      strides: steps in H and W.
+      padding: zeros before and after, in H and W.
+      precision: as `jax.lax.conv_general_dilated` takes it.
+    """
+
+    strides: tuple[int, int]
+    padding: Pairs
+    precision: Any = None
+
+
+def convolve(x: Array, kernel: Array, window: Window) -> Array:
+    """Convolves.
+
+    Args:
+      x: `[N, H, W, C]`.
+      kernel: `[K, L, C, features]`.
+      window: how.
+
+    Returns:
+      `[N, H', W', features]`.
+    """
+    return _convolve(x, kernel, window.padding, window, strides=window.strides)
+
+
+def by_input(d_y: Array, kernel: Array, window: Window, edges: tuple[int, int]) -> Array:
+    """The gradient of a convolution by its input: with the kernel turned round, of gradients set apart by the strides.
+
+    Args:
+      d_y: gradient by the outputs, `[N, H', W', features]`.
+      kernel: `[K, L, C, features]`.
+      window: how they were made.
+      edges: H and W.
+
+    Returns:
+      `[N, H, W, C]`.
+    """
+    sizes, apart = kernel.shape[:2], _apart(d_y, window)
+    before = [size - 1 - begin for size, (begin, _) in zip(sizes, window.padding, strict=True)]
+    padding = _reaching(before, [edge + size - 1 for edge, size in zip(edges, sizes, strict=True)], apart)
+    return _convolve(d_y, kernel[::-1, ::-1].swapaxes(2, 3), padding, window, set_apart=window.strides)
+
+
+def by_kernel(x: Array, d_y: Array, window: Window, sizes: tuple[int, int]) -> Array:
+    """The gradient of a convolution by its kernel: of inputs by gradients set apart, with examples as channels.
+
+    Args:
+      x: `[N, H, W, C]`.
+      d_y: gradient by the outputs, `[N, H', W', features]`.
+      window: how they were made.
+      sizes: K and L.
+
+    Returns:
+      `[K, L, C, features]`.
+    """
+    needed = [size + apart - 1 for size, apart in zip(sizes, _apart(d_y, window), strict=True)]
+    padding = _reaching([begin for begin, _ in window.padding], needed, x.shape[1:3])
+    kernel = d_y.transpose(1, 2, 0, 3)
+    return _convolve(x.transpose(3, 1, 2, 0), kernel, padding, window, kernel_apart=window.strides).transpose(
+        1, 2, 0, 3
+    )
+
+
+def _apart(d_y: Array, window: Window) -> list[int]:
+    """Height and width of outputs that are set apart by the strides."""
+    return [stride * (edge - 1) + 1 for edge, stride in zip(d_y.shape[1:3], window.strides, strict=True)]
+
+
+def _reaching(before: list[int], needed: list[int], edges: Any) -> Pairs:
+    """So much padding before, and after it what is missing to what is needed; less than none cuts off."""
+    height, width = ((begin, need - edge - begin) for begin, need, edge in zip(before, needed, edges, strict=True))
+    return height, width
+
+
+def _convolve(
+    x: Array,
+    kernel: Array,
+    padding: Pairs,
+    window: Window,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    set_apart: tuple[int, int] = (1, 1),
+    kernel_apart: tuple[int, int] = (1, 1),
+) -> Array:
+    return lax.conv_general_dilated(
+        jnp.asarray(x), kernel, strides, padding, set_apart, kernel_apart, _LAYOUT, precision=window.precision
+    )
