@@ -2,12 +2,15 @@
 
     python -m benchmarks.convolutions
     python -m benchmarks.convolutions --peers_python= --rounds=3
+    python -m benchmarks.convolutions --loop
 
 The layers are those of VGG16 at T = 5 and batch 16, of ResNet19 at T = 6 and batch 8, and of SEW-ResNet34 at T = 4 and
 batch 2, on random numbers; first layers see each image once. XLA alone is `jax.lax.conv_general_dilated`, with
 gradients as JAX derives them; on anything but a CPU ours are the same. oneDNN is asked through PyTorch, in a process of
 its own, with the faster of its two memory layouts; without --peers_python it is left out. Each function is a program by
 itself, which gets new memory for all that it works with at each call, where a whole step would have it.
+
+With --loop, ours and XLA's are measured in a loop, as micro-batches of `config.optim.accumulate` go through one.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -33,8 +37,8 @@ from cpng_jax.runtime.environment import processor
 
 WORKS = ('forward', 'by input', 'by kernel')
 _SIDE = 'benchmarks.peers.convolutions'
-# Calls in a round.
-_TIMES = 3
+# Calls in a round, and turns of a loop.
+_TIMES, _TURNS = 3, 2
 
 
 class Layer(NamedTuple):
@@ -78,13 +82,16 @@ class Measured(NamedTuple):
     to_onednn: Spread | None
 
 
-def works(layer: Layer, convolution: Callable[..., Array], seed: int = 0) -> dict[str, Callable[[], None]]:
+def works(
+    layer: Layer, convolution: Callable[..., Array], seed: int = 0, *, loop: bool = False
+) -> dict[str, Callable[[], None]]:
     """Compiles what a layer does in training.
 
     Args:
       layer: its sizes.
       convolution: with the arguments of `jax.lax.conv_general_dilated`.
       seed: of the numbers.
+      loop: do it so many times, in a loop of JAX's.
 
     Returns:
       By the names of `WORKS`, a function that computes and waits; the latter two are gradients.
@@ -113,24 +120,40 @@ def works(layer: Layer, convolution: Callable[..., Array], seed: int = 0) -> dic
         jax.block_until_ready(function(*arguments))
 
     compiled = {}
+    if loop:
+        # An array for each turn: what does not change, XLA would compute before the loop.
+        every_turn = lambda arrays: tuple(np.stack([array] * _TURNS) for array in arrays)
+        functions = {
+            name: (functools.partial(_in_loop, function), every_turn(arguments))
+            for name, (function, arguments) in functions.items()
+        }
     for name, (function, arguments) in functions.items():
         compiled[name] = functools.partial(run, jax.jit(function), jax.device_put(arguments))
         compiled[name]()
     return compiled
 
 
-def compare(layer: Layer, rounds: int, python: str | None = None) -> dict[str, Measured]:
+def _in_loop(function: Callable[..., Array], *arguments: Array) -> Array:
+    """The sum of what a function makes of each turn's arguments."""
+    like = jax.eval_shape(function, *(array[0] for array in arguments))
+    add = lambda total, turn: (total + function(*turn), None)
+    return jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), arguments)[0]
+
+
+def compare(layer: Layer, rounds: int, python: str | None = None, *, loop: bool = False) -> dict[str, Measured]:
     """Measures a layer in all ways.
 
     Args:
       layer: its sizes.
       rounds: in which they take turns.
       python: the interpreter that has PyTorch; None to leave that out.
+      loop: measure a turn of a loop.
 
     Returns:
       What was measured, by the names of `WORKS`.
     """
-    ours, xla = works(layer, convolve), works(layer, jax.lax.conv_general_dilated)
+    ours, xla = (works(layer, each, loop=loop) for each in (convolve, jax.lax.conv_general_dilated))
+    turns = _TURNS if loop else 1
     results = {}
     with contextlib.ExitStack() as stack:
         others: dict[bool, Worker] = {}  # by memory layout: whether channels come last
@@ -142,8 +165,8 @@ def compare(layer: Layer, rounds: int, python: str | None = None) -> dict[str, M
                 other.ask('build', case=dataclasses.asdict(case))
             mine, alone, theirs = [], [], []
             for _ in range(rounds):
-                mine.append(seconds_of(ours[name], _TIMES))
-                alone.append(seconds_of(xla[name], _TIMES))
+                mine.append(seconds_of(ours[name], _TIMES) / turns)
+                alone.append(seconds_of(xla[name], _TIMES) / turns)
                 asked = [other.ask('run', steps=_TIMES)['seconds'] for other in others.values()]
                 theirs.append([statistics.median(seconds) for seconds in asked])
             to_onednn = Spread.of_ratios(mine, [min(both) for both in theirs]) if others else None
@@ -165,13 +188,15 @@ def layers_table(measured: dict[Layer, dict[str, Measured]]) -> str:
 def main(_: list[str]) -> None:
     """Measures and prints."""
     values = flags.FLAGS
-    python = peers_python(values.peers_python) if values.peers_python else None
+    python = peers_python(values.peers_python) if values.peers_python and not values.loop else None
     others = 'XLA alone' if python is None else 'XLA alone and to oneDNN'
-    print(f'{processor()}; {values.rounds} rounds; ms, and the ratios to {others}, medians\n')
-    print(layers_table({layer: compare(layer, values.rounds, python) for layer in LAYERS}))
+    where = ' of a turn of a loop' if values.loop else ''
+    print(f'{processor()}; {values.rounds} rounds; ms{where}, and the ratios to {others}, medians\n')
+    print(layers_table({layer: compare(layer, values.rounds, python, loop=values.loop) for layer in LAYERS}))
 
 
 if __name__ == '__main__':
     flags.DEFINE_integer('rounds', 5, 'Alternating rounds.', lower_bound=1)
+    flags.DEFINE_bool('loop', False, 'Within a loop, without oneDNN.')
     flags.DEFINE_string('peers_python', '.venv-peers/bin/python', "The interpreter that has PyTorch; '' for none.")
     command.run(main)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -278,6 +279,13 @@ def test_convolutions_are_compared_all_ways(monkeypatch):
         results = convolutions.compare(layer, 2, sys.executable)
         assert list(results) == ['forward', 'by input', 'by kernel']
         assert all(spread_is_ordered(spread) for found in results.values() for spread in found)
+    in_loop = convolutions.compare(convolutions.Layer(2, 4, 3, 4), 2, loop=True)
+    assert all(found.to_onednn is None and found.seconds.median > 0 for found in in_loop.values())
+
+
+def test_a_loop_of_convolutions_adds_up_its_turns():
+    arrays = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(convolutions._in_loop(jnp.multiply, arrays, 2 * arrays), 2 * (arrays**2).sum(0))
 
 
 def test_the_table_of_convolutions():
