@@ -2,7 +2,7 @@
 
     python -m benchmarks.convolutions
     python -m benchmarks.convolutions --peers_python= --rounds=3
-    python -m benchmarks.convolutions --loop
+    python -m benchmarks.convolutions --loop --only='8 x '
 
 The layers are those of VGG16 at T = 5 and batch 16, of ResNet19 at T = 6 and batch 8, and of SEW-ResNet34 at T = 4 and
 batch 2, on random numbers; first layers see each image once. XLA alone is `jax.lax.conv_general_dilated`, with
@@ -10,7 +10,8 @@ gradients as JAX derives them; on anything but a CPU ours are the same. oneDNN i
 its own, with the faster of its two memory layouts; without --peers_python it is left out. Each function is a program by
 itself, which gets new memory for all that it works with at each call, where a whole step would have it.
 
-With --loop, ours and XLA's are measured in a loop, as micro-batches of `config.optim.accumulate` go through one.
+With --loop, ours and XLA's are measured in a loop, as micro-batches of `config.optim.accumulate` go through one; large
+layers of XLA's take minutes.
 """
 
 import contextlib
@@ -179,7 +180,8 @@ def layers_table(measured: dict[Layer, dict[str, Measured]]) -> str:
 
     def cell(found: Measured) -> str:
         ratios = [found.to_xla, *([] if found.to_onednn is None else [found.to_onednn])]
-        return ', '.join([f'{found.seconds.median * 1e3:.3g}', *(f'{ratio.median:.2f}' for ratio in ratios)])
+        shown = (f'{ratio.median:.2f}' if ratio.median >= 0.05 else f'{ratio.median:.1g}' for ratio in ratios)
+        return ', '.join([f'{found.seconds.median * 1e3:.3g}', *shown])
 
     rows = [[str(layer), *(cell(found[name]) for name in WORKS)] for layer, found in measured.items()]
     return table(['layer', 'forward', 'gradient by input', 'gradient by kernel'], rows)
@@ -192,11 +194,13 @@ def main(_: list[str]) -> None:
     others = 'XLA alone' if python is None else 'XLA alone and to oneDNN'
     where = ' of a turn of a loop' if values.loop else ''
     print(f'{processor()}; {values.rounds} rounds; ms{where}, and the ratios to {others}, medians\n')
-    print(layers_table({layer: compare(layer, values.rounds, python, loop=values.loop) for layer in LAYERS}))
+    layers = [layer for layer in LAYERS if str(layer).startswith(values.only)]
+    print(layers_table({layer: compare(layer, values.rounds, python, loop=values.loop) for layer in layers}))
 
 
 if __name__ == '__main__':
     flags.DEFINE_integer('rounds', 5, 'Alternating rounds.', lower_bound=1)
+    flags.DEFINE_string('only', '', 'What the names of layers begin with, such as "8 x 56".')
     flags.DEFINE_bool('loop', False, 'Within a loop, without oneDNN.')
     flags.DEFINE_string('peers_python', '.venv-peers/bin/python', "The interpreter that has PyTorch; '' for none.")
     command.run(main)

@@ -1,15 +1,17 @@
-"""The programs that count: bytes kept for the backward pass against sums by hand, the plan against its formulas."""
+"""Programs that count, bytes kept for the backward pass against sums by hand, the plan against its formulas; starts."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import memory, plan
+from benchmarks import memory, plan, starts
 from configs import digits
+from cpng_jax.analysis.__main__ import ANALYSES
 from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.summary import Layer, Summary
 from cpng_jax.models.vgg import VGG
+from cpng_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.deep
 
@@ -161,3 +163,21 @@ def test_tables_have_a_cell_for_each_heading(digits_counts):
     assert text == '| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |'
     assert len({line.count('|') for line in plan.devices_table().splitlines()}) == 1
     assert len({line.count('|') for line in plan.counted_table(digits_counts).splitlines()}) == 1
+
+
+def test_each_program_is_started_twice_on_the_same_caches(tmp_path):
+    listed = dict(starts.programs('digits', ['--config.batch_size=8'], tmp_path))
+    assert list(listed) == ['train.py', 'train.py --mode=eval', *(f'analysis {name}' for name in ANALYSES)]
+    trained, again = listed['train.py']
+    # A second run, since one that has ended would train no more.
+    assert [argument for argument in trained if argument not in again] == [f'--workdir={tmp_path / "run"}']
+    for name, (first, second) in listed.items():
+        assert name == 'train.py' or first == second
+        assert f'--workdir={tmp_path / "run"}' in first
+    assert '--config.batch_size=8' in listed['train.py --mode=eval'][0]
+
+
+def test_what_does_not_start_says_why(tmp_path):
+    assert starts.seconds_of(['-c', 'import os; assert os.environ["XDG_CACHE_HOME"]'], tmp_path) > 0
+    with pytest.raises(UserError, match='failed: ValueError: no more'):
+        starts.seconds_of(['-c', 'raise ValueError("no more")'], tmp_path)

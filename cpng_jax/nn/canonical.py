@@ -4,11 +4,14 @@ What JAX makes of the gradients are convolutions with other dimensions in the pl
 puts these into order, but not within a loop or a branch: there the gradient by a kernel took a hundred times as long.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
+from cpng_jax.nn import parts
 from cpng_jax.nn.surrogate import Array
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
@@ -30,18 +33,22 @@ class Window(NamedTuple):
     precision: Any = None
 
 
-def convolve(x: Array, kernel: Array, window: Window) -> Array:
+def convolve(x: Array, kernel: Array, window: Window, unpack: Callable[[Array], Array] = lambda x: x) -> Array:
     """Convolves.
 
     Args:
-      x: `[N, H, W, C]`.
+      x: `[N, H, W, C]`, or what `unpack` makes that of.
       kernel: `[K, L, C, features]`.
       window: how.
+      unpack: makes numbers of `x`, a part of the examples at a time.
 
     Returns:
       `[N, H', W', features]`.
     """
-    return _convolve(x, kernel, window.padding, window, strides=window.strides)
+    edges = zip(x.shape[1:3], kernel.shape[:2], window.padding, window.strides, strict=True)
+    outputs = [(edge + sum(padding) - size) // stride + 1 for edge, size, padding, stride in edges]
+    part = lambda x: _convolve(unpack(x), kernel, window.padding, window, strides=window.strides)
+    return _in_parts(part, x, (len(x), *outputs, kernel.shape[-1]), kernel)
 
 
 def by_input(d_y: Array, kernel: Array, window: Window, edges: tuple[int, int]) -> Array:
@@ -59,7 +66,15 @@ def by_input(d_y: Array, kernel: Array, window: Window, edges: tuple[int, int]) 
     sizes, apart = kernel.shape[:2], _apart(d_y, window)
     before = [size - 1 - begin for size, (begin, _) in zip(sizes, window.padding, strict=True)]
     padding = _reaching(before, [edge + size - 1 for edge, size in zip(edges, sizes, strict=True)], apart)
-    return _convolve(d_y, kernel[::-1, ::-1].swapaxes(2, 3), padding, window, set_apart=window.strides)
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    part = lambda d_y: _convolve(d_y, turned, padding, window, set_apart=window.strides)
+    return _in_parts(part, d_y, (len(d_y), *edges, kernel.shape[2]), kernel)
+
+
+def _in_parts(function: Callable[[Array], Array], x: Array, shape: tuple[int, ...], kernel: Array) -> Array:
+    """Of so many examples at a time that inputs and outputs stay in the caches."""
+    many = parts.count(len(x), (x.size + math.prod(shape)) * kernel.dtype.itemsize)
+    return parts.mapped(function, many, x, shape, kernel)
 
 
 def by_kernel(x: Array, d_y: Array, window: Window, sizes: tuple[int, int]) -> Array:

@@ -160,7 +160,11 @@ def _with_own_gradient(x: Array, kernel: Array, way: _Way) -> Array:
 
 
 def _convolved(kept: Array, kernel: Array, way: _Way, floats: Unpacked) -> Array:
-    return winograd.convolve(kept, kernel, floats) if way.minimal else way.directly(floats(kept), kernel)
+    if way.minimal:
+        return winograd.convolve(kept, kernel, floats)
+    if way.canonical:
+        return canonical.convolve(kept, kernel, way.canonical, floats)
+    return way.directly(floats(kept), kernel)
 
 
 def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Array]]:

@@ -1,11 +1,13 @@
 """Examples in parts, so that what is made of one stays in the caches of a CPU."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.surrogate import Array
 
 # Bytes that may be made of a part.
@@ -31,6 +33,29 @@ def count(examples: int, size: int) -> int:
 def split(parts: int, x: Array) -> Array:
     """Reshapes `[N, ...]` to `[parts, N / parts, ...]`."""
     return x.reshape(parts, len(x) // parts, *x.shape[1:])
+
+
+def mapped(function: Callable[[Array], Array], parts: int, x: Array, shape: tuple[int, ...], needed: Array) -> Array:
+    """Puts together what a function makes of each part.
+
+    Args:
+      function: takes a part of `x`.
+      parts: see `count`.
+      x: `[N, ...]`.
+      shape: of the result, `[N, ...]`.
+      needed: a floating array that the function needs besides, whose dtype is that of the result.
+
+    Returns:
+      What the function would make of `x`.
+    """
+    if parts == 1:
+        return function(x)
+    xs = split(parts, x)
+    # `lax.map`, but for the array that it writes into.
+    at = functools.partial(lax.dynamic_index_in_dim, keepdims=False)
+    put = lambda i, y: lax.dynamic_update_index_in_dim(y, function(at(xs, i)), i, 0)
+    y = room((parts, shape[0] // parts, *shape[1:]), needed.dtype, needed)
+    return lax.fori_loop(0, parts, put, y).reshape(shape)
 
 
 def summed(function: Callable[..., Array], parts: int, start: Array, *arrays: Array) -> Array:

@@ -164,15 +164,7 @@ def convolve(
         products = lax.dot_general(_windows(unpack(x)), weights, (((2,), (contracted,)), ((0,), (0,))))
         return _outputs(products, (*x.shape[:3], features))
 
-    many = _parts(x, features)
-    if many == 1:
-        return part(x)
-    xs = parts.split(many, x)
-    # `lax.map`, but for the array that it writes into.
-    at = functools.partial(lax.dynamic_index_in_dim, keepdims=False)
-    put = lambda i, y: lax.dynamic_update_index_in_dim(y, part(at(xs, i)), i, 0)
-    y = lax.fori_loop(0, many, put, room((*xs.shape[:-1], features), kernel.dtype, kernel))
-    return y.reshape(*x.shape[:3], features)
+    return parts.mapped(part, _parts(x, features), x, (*x.shape[:3], features), kernel)
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=True)
