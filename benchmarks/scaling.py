@@ -1,4 +1,4 @@
-"""How the time of a training step grows with T, the batch, the width and the depth of a network.
+"""How the time of a training step grows with T, batch, width and depth of a network, and with micro-batches.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --axes=time_steps
@@ -6,7 +6,8 @@
 The network is a spiking VGG of two stages on random images of 32 x 32; one size changes at a time. Sizes take turns
 in each round, and a time is the median over rounds. The slope is that of a straight line through the logarithms of size
 and time: 1 is linear. The last column is the growth of the time from the smallest to the largest size over that of the
-work, which goes with the square of the width and else in proportion: below 1, large sizes use the machine better.
+work, which goes with the square of the width and else in proportion: below 1, large sizes use the machine better. Into
+how many micro-batches the batch goes (`config.optim.accumulate`) changes nothing of the work.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ AXES: dict[str, tuple[tuple[int, ...], int]] = {
     'batch': ((2, 4, 8, 16, 32), 1),
     'width': ((8, 16, 32, 64), 2),
     'depth': ((2, 4, 8, 16), 1),
+    'micro_batches': ((1, 2, 4, 8), 0),
 }
 
 
@@ -42,6 +44,7 @@ class Size:
     batch: int = 8
     width: int = 16
     depth: int = 4
+    micro_batches: int = 1
 
     def along(self, axis: str, value: int) -> 'Size':
         """The same with another value of one field."""
@@ -84,6 +87,7 @@ def config_of(size: Size) -> Config:
     config.model.name = 'vgg'
     config.model.stages = tuple((width,) * math.ceil(size.depth / 2) for width in (size.width, 2 * size.width))
     config.model.time_steps = size.time_steps
+    config.optim.accumulate = size.micro_batches
     return config
 
 

@@ -252,6 +252,20 @@ def test_scaling_is_measured(growth):
     assert scaling.growth_table([growth]).count('\n') == 2
 
 
+@pytest.mark.parametrize('axis', scaling.AXES)
+def test_a_size_is_in_the_configuration(axis):
+    before, after = (scaling.config_of(size) for size in (scaling.Size(), scaling.Size().along(axis, 16)))
+    changed = {
+        'time_steps': (after.model.time_steps, 16),
+        'batch': (after.batch_size, 16),
+        'width': (after.model.stages, ((16, 16), (32, 32))),
+        'depth': (after.model.stages, ((16,) * 8, (32,) * 8)),
+        'micro_batches': (after.optim.accumulate, 16),
+    }
+    assert changed[axis][0] == changed[axis][1]
+    assert (before.to_dict() == after.to_dict()) == (axis == 'width')  # the width that there was before
+
+
 def test_slope_and_growth_of_a_known_law():
     squared = scaling.Growth('width', (1, 2, 4), (3.0, 12.0, 48.0))
     assert squared.slope == pytest.approx(2) and squared.over_work == pytest.approx(1)

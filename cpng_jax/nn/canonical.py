@@ -51,7 +51,7 @@ def convolve(x: Array, kernel: Array, window: Window, unpack: Callable[[Array], 
     return _in_parts(part, x, (len(x), *outputs, kernel.shape[-1]), kernel)
 
 
-def by_input(d_y: Array, kernel: Array, window: Window, edges: tuple[int, int]) -> Array:
+def by_input(d_y: Array, kernel: Array, window: Window, edges: tuple[int, ...]) -> Array:
     """The gradient of a convolution by its input: with the kernel turned round, of gradients set apart by the strides.
 
     Args:
@@ -77,7 +77,7 @@ def _in_parts(function: Callable[[Array], Array], x: Array, shape: tuple[int, ..
     return parts.mapped(function, many, x, shape, kernel)
 
 
-def by_kernel(x: Array, d_y: Array, window: Window, sizes: tuple[int, int]) -> Array:
+def by_kernel(x: Array, d_y: Array, window: Window, sizes: tuple[int, ...]) -> Array:
     """The gradient of a convolution by its kernel: of inputs by gradients set apart, with examples as channels.
 
     Args:

@@ -40,7 +40,7 @@ def by_kernel(
     x: Array,
     d_y: Array,
     window: Window,
-    sizes: tuple[int, int],
+    sizes: tuple[int, ...],
     unpack: Callable[[Array], Array] = lambda x: x,
 ) -> Array:
     """The gradient of a convolution by its kernel.
