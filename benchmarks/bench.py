@@ -101,8 +101,8 @@ def page(results: list[Result], costs: list[Cost], growths: list[Growth], comman
         cpng_cost.cost_table(costs),
         '## Scaling',
         'A spiking VGG on 32 x 32 images, one size changing at a time. The slope is that of time against size over '
-        'logarithms; the work grows with the square of the width, not at all with the micro-batches of a batch, and else '
-        'in proportion.',
+        'logarithms; the work grows with the square of the width, not at all with the micro-batches of a batch, and '
+        'else in proportion.',
         scaling.growth_table(growths),
     ]
     return '\n\n'.join(map(_wrapped, parts)) + '\n'
