@@ -91,10 +91,8 @@ def by_kernel(x: Array, d_y: Array, window: Window, sizes: tuple[int, ...]) -> A
     """
     needed = [size + apart - 1 for size, apart in zip(sizes, _apart(d_y, window), strict=True)]
     padding = _reaching([begin for begin, _ in window.padding], needed, x.shape[1:3])
-    kernel = d_y.transpose(1, 2, 0, 3)
-    return _convolve(x.transpose(3, 1, 2, 0), kernel, padding, window, kernel_apart=window.strides).transpose(
-        1, 2, 0, 3
-    )
+    x, kernel = x.transpose(3, 1, 2, 0), d_y.transpose(1, 2, 0, 3)
+    return _convolve(x, kernel, padding, window, kernel_apart=window.strides).transpose(1, 2, 0, 3)
 
 
 def _apart(d_y: Array, window: Window) -> list[int]:
