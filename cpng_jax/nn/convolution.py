@@ -73,9 +73,12 @@ def _way_on_cpu(window: Window, unit: float | None, x: Array, kernel: Array) -> 
         return by_xla
     if edge == 1:
         return _Way(functools.partial(_pointwise, strides=window.strides), unit)
-    way = by_xla._replace(parts=_parts(x, window), patches=window if patches.pays(kernel, window) else None)
-    if min(_outputs(x, window)) < edge:
+    way = by_xla._replace(parts=_parts(x, window), patches=window if patches.pays_by_kernel(kernel, window) else None)
+    outputs = _outputs(x, window)
+    if min(outputs) < edge:
         way = way._replace(directly=functools.partial(_by_taps, window=window), canonical=None)
+    elif patches.pays(len(x) * math.prod(outputs), kernel):
+        way = way._replace(directly=functools.partial(patches.convolve, window=window), canonical=None)
     if set(window.strides) != {1}:
         return way
     return way._replace(

@@ -1,4 +1,4 @@
-"""The gradient by a kernel as one matrix product, with a copy of what each output depends on: patches of the input."""
+"""Convolutions as one matrix product, with a copy of what each output depends on: patches of the input."""
 
 import functools
 import itertools
@@ -17,10 +17,42 @@ from cpng_jax.nn.surrogate import Array, at_least_float32
 _FEW = 64
 # Channels, in and out, from which on copies cost less than is saved at a stride.
 _CHANNELS = 32
+# Outputs for each channel up to which a convolution takes less time so than XLA's, which copies its kernel.
+_OUTPUTS_A_CHANNEL = 2
 
 
-def pays(kernel: Array, window: Window) -> bool:
-    """Whether this way is as fast as any on a CPU.
+def pays(outputs: int, kernel: Array) -> bool:
+    """Whether this way is the faster one on a CPU, of a convolution and its gradient by the input.
+
+    Args:
+      outputs: pixels of all examples.
+      kernel: `[K, L, C, features]`.
+
+    Returns:
+      True for few pixels of many channels.
+    """
+    return outputs <= _OUTPUTS_A_CHANNEL * min(kernel.shape[2:])
+
+
+def convolve(x: Array, kernel: Array, window: Window) -> Array:
+    """Convolves, in a way that JAX differentiates into matrix products.
+
+    Args:
+      x: `[N, H, W, C]`.
+      kernel: `[K, L, C, features]`.
+      window: how.
+
+    Returns:
+      `[N, H', W', features]`.
+    """
+    sizes, features = kernel.shape[:2], kernel.shape[-1]
+    wide = at_least_float32(x.dtype)
+    patches = _patches(x, window, sizes)
+    return jnp.matmul(patches, kernel.reshape(-1, features), preferred_element_type=wide).astype(x.dtype)
+
+
+def pays_by_kernel(kernel: Array, window: Window) -> bool:
+    """Whether this way is as fast as any on a CPU, of a gradient by the kernel.
 
     Args:
       kernel: `[K, L, C, features]`.
@@ -55,15 +87,10 @@ def by_kernel(
     Returns:
       `[K, L, C, features]`, in at least float32.
     """
-    height, width = d_y.shape[1:3]
-    down, right = window.strides
     wide = at_least_float32(d_y.dtype)
-    every = lambda start, many, stride: slice(start, start + stride * (many - 1) + 1, stride)
 
     def part(x: Array, d_y: Array) -> Array:
-        x = jnp.pad(unpack(x), ((0, 0), *window.padding, (0, 0)))
-        taps = itertools.product(*map(range, sizes))
-        patches = jnp.concatenate([x[:, every(i, height, down), every(j, width, right)] for i, j in taps], -1)
+        patches = _patches(unpack(x), window, sizes)
         return jnp.tensordot(patches, d_y, ((0, 1, 2), (0, 1, 2)), preferred_element_type=wide)
 
     channels, features = x.shape[-1], d_y.shape[-1]
@@ -72,3 +99,16 @@ def by_kernel(
     many = 1 if rows <= _FEW else parts.count(len(x), rows * math.prod(d_y.shape[:3]) * wide.itemsize)
     products = parts.summed(part, many, room((rows, features), wide, d_y), x, d_y)
     return products.reshape(*sizes, channels, features)
+
+
+def _patches(x: Array, window: Window, sizes: tuple[int, ...]) -> Array:
+    """What each output depends on, `[N, H', W', K * L * C]`."""
+    x = jnp.pad(x, ((0, 0), *window.padding, (0, 0)))
+
+    def every(tap: int, edge: int, size: int, stride: int) -> slice:
+        return slice(tap, tap + edge - size + 1, stride)
+
+    def met(*taps: int) -> Array:
+        return x[:, *map(every, taps, x.shape[1:3], sizes, window.strides)]
+
+    return jnp.concatenate([met(*taps) for taps in itertools.product(*map(range, sizes))], -1)

@@ -55,10 +55,11 @@ def test_any_window_in_float64(given, examples, one_by_one):
     patches._FEW = 0  # in parts, as many channels go
     try:
         with jax.enable_x64(True):
-            y, d_x, d_kernel, by_patches = map(
+            y, y_by_patches, d_x, d_kernel, by_patches = map(
                 np.asarray,
                 (
                     canonical.convolve(x, kernel, window),
+                    patches.convolve(jnp.asarray(x), jnp.asarray(kernel), window),
                     canonical.by_input(jnp.asarray(d_y), jnp.asarray(kernel), window, edges),
                     canonical.by_kernel(jnp.asarray(x), jnp.asarray(d_y), window, sizes),
                     patches.by_kernel(jnp.asarray(x), jnp.asarray(d_y), window, sizes),
@@ -66,7 +67,8 @@ def test_any_window_in_float64(given, examples, one_by_one):
             )
     finally:
         parts._CACHED, patches._FEW = cached, few
-    np.testing.assert_allclose(y, right, rtol=0, atol=1e-12)
+    for convolved in (y, y_by_patches):
+        np.testing.assert_allclose(convolved, right, rtol=0, atol=1e-12)
     assert (d_x.shape, d_kernel.shape, by_patches.shape) == (x.shape, kernel.shape, kernel.shape)
     # Linear in each of both, so that the gradients follow from the convolution alone: <d_y, y> of another one.
     np.testing.assert_allclose(np.sum(d_x * other_x), np.sum(d_y * directly(other_x, kernel, window)), atol=1e-11)

@@ -92,6 +92,29 @@ def test_the_gradient_of_a_kernel_is_a_product_with_patches(channels, edge, stri
     assert program.count('dot_general[') == product
 
 
+@pytest.mark.parametrize(
+    ('shape', 'features', 'stride', 'product'),
+    [
+        ((2, 4, 4, 16), 16, 1, True),
+        ((2, 4, 4, 16), 15, 1, False),
+        ((2, 8, 8, 16), 20, 2, True),
+        ((3, 4, 4, 16), 20, 1, False),
+    ],
+)
+@pytest.mark.parametrize('unit', [None, 1.0])
+def test_few_pixels_of_many_channels_are_a_product_with_patches(shape, features, stride, product, unit):
+    x, kernel, _ = arrays(shape, 3, features)
+    x = x if unit is None else np.float32(x > 0)
+    own = lambda x, kernel: convolve(x, kernel, (stride,) * 2, ((1, 1),) * 2, unit=unit, **OPTIONS)
+    theirs = functools.partial(plain, stride=stride)
+    y = jax.jit(own)(x, kernel)
+    np.testing.assert_allclose(y, by_scipy(x, kernel)[:, ::stride, ::stride], rtol=1e-4, atol=1e-4)
+    assert ('conv_general_dilated' not in str(jax.make_jaxpr(own)(x, kernel))) == product
+    upstream = np.float32(np.random.default_rng(1).normal(size=y.shape))
+    for gradient, right in zip(*(gradients(f, x, kernel, upstream) for f in (own, theirs)), strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=1e-4, atol=1e-4)
+
+
 def test_other_strides_and_platforms_go_to_xla(monkeypatch):
     x, kernel, _ = arrays((2, 6, 6, 2), 3)
     np.testing.assert_array_equal(ours(x, kernel, stride=2), plain(x, kernel, stride=2))
