@@ -92,7 +92,7 @@ def works(
       layer: its sizes.
       convolution: with the arguments of `jax.lax.conv_general_dilated`.
       seed: of the numbers.
-      loop: do it so many times, in a loop of JAX's.
+      loop: in a loop of JAX's, of `_TURNS` turns.
 
     Returns:
       By the names of `WORKS`, a function that computes and waits; the latter two are gradients.
@@ -120,7 +120,6 @@ def works(
     def run(function: Callable[..., Array], arguments: tuple[Array, ...]) -> None:
         jax.block_until_ready(function(*arguments))
 
-    compiled = {}
     if loop:
         # An array for each turn: what does not change, XLA would compute before the loop.
         every_turn = lambda arrays: tuple(np.stack([array] * _TURNS) for array in arrays)
@@ -128,6 +127,7 @@ def works(
             name: (functools.partial(_in_loop, function), every_turn(arguments))
             for name, (function, arguments) in functions.items()
         }
+    compiled = {}
     for name, (function, arguments) in functions.items():
         compiled[name] = functools.partial(run, jax.jit(function), jax.device_put(arguments))
         compiled[name]()

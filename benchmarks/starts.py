@@ -47,7 +47,7 @@ def programs(config: str, also: Sequence[str], folder: pathlib.Path) -> Iterator
         yield f'analysis {name}', [['-m', 'cpng_jax.analysis', name, workdirs[0]]] * 2
 
 
-def seconds_of(arguments: Sequence[str], caches: pathlib.Path) -> float:
+def seconds_to_run(arguments: Sequence[str], caches: pathlib.Path) -> float:
     """Runs Python to its end.
 
     Args:
@@ -83,7 +83,7 @@ def main(_: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for what, both in programs(values.config, values.also, folder):
-            rows.append([what, *(f'{seconds_of(arguments, folder / "caches"):.1f} s' for arguments in both)])
+            rows.append([what, *(f'{seconds_to_run(arguments, folder / "caches"):.1f} s' for arguments in both)])
     print(f'{processor()}; {values.config}, one epoch\n')
     print(table(['program', 'first', 'second'], rows))
 

@@ -178,6 +178,6 @@ def test_each_program_is_started_twice_on_the_same_caches(tmp_path):
 
 
 def test_what_does_not_start_says_why(tmp_path):
-    assert starts.seconds_of(['-c', 'import os; assert os.environ["XDG_CACHE_HOME"]'], tmp_path) > 0
+    assert starts.seconds_to_run(['-c', 'import os; assert os.environ["XDG_CACHE_HOME"]'], tmp_path) > 0
     with pytest.raises(UserError, match='failed: ValueError: no more'):
-        starts.seconds_of(['-c', 'raise ValueError("no more")'], tmp_path)
+        starts.seconds_to_run(['-c', 'raise ValueError("no more")'], tmp_path)

@@ -32,6 +32,12 @@ class Window(NamedTuple):
     padding: Pairs
     precision: Any = None
 
+    def outputs(self, x: Array, kernel: Array) -> tuple[int, int]:
+        """Height and width of what a kernel `[K, L, C, features]` makes of a map `[N, H, W, C]`."""
+        edges = zip(x.shape[1:3], kernel.shape[:2], self.padding, self.strides, strict=True)
+        height, width = ((edge + sum(padding) - size) // stride + 1 for edge, size, padding, stride in edges)
+        return height, width
+
 
 def convolve(x: Array, kernel: Array, window: Window, unpack: Callable[[Array], Array] = lambda x: x) -> Array:
     """Convolves.
@@ -45,10 +51,8 @@ def convolve(x: Array, kernel: Array, window: Window, unpack: Callable[[Array], 
     Returns:
       `[N, H', W', features]`.
     """
-    edges = zip(x.shape[1:3], kernel.shape[:2], window.padding, window.strides, strict=True)
-    outputs = [(edge + sum(padding) - size) // stride + 1 for edge, size, padding, stride in edges]
     part = lambda x: _convolve(unpack(x), kernel, window.padding, window, strides=window.strides)
-    return _in_parts(part, x, (len(x), *outputs, kernel.shape[-1]), kernel)
+    return _in_parts(part, x, (len(x), *window.outputs(x, kernel), kernel.shape[-1]), kernel)
 
 
 def by_input(d_y: Array, kernel: Array, window: Window, edges: tuple[int, ...]) -> Array:

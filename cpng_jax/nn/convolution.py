@@ -73,8 +73,9 @@ def _way_on_cpu(window: Window, unit: float | None, x: Array, kernel: Array) -> 
         return by_xla
     if edge == 1:
         return _Way(functools.partial(_pointwise, strides=window.strides), unit)
-    way = by_xla._replace(parts=_parts(x, window), patches=window if patches.pays_by_kernel(kernel, window) else None)
-    outputs = _outputs(x, window)
+    by_patches = window if patches.pays_by_kernel(kernel, window) else None
+    way = by_xla._replace(parts=_parts(x, kernel, window), patches=by_patches)
+    outputs = window.outputs(x, kernel)
     if min(outputs) < edge:
         way = way._replace(directly=functools.partial(_by_taps, window=window), canonical=None)
     elif patches.pays(len(x) * math.prod(outputs), kernel):
@@ -103,7 +104,7 @@ def _by_taps(x: Array, kernel: Array, window: Window) -> Array:
     XLA takes a map that is smaller than the kernel for the kernel, and XLA:CPU then a hundred times as long. The zeros
     around are left out. JAX differentiates this into matrix products as well.
     """
-    outputs, wide = _outputs(x, window), at_least_float32(x.dtype)
+    outputs, wide = window.outputs(x, kernel), at_least_float32(x.dtype)
     y = jnp.zeros((len(x), *outputs, kernel.shape[-1]), wide)
     for tap in itertools.product(*map(range, kernel.shape[:2])):
         met = [*map(_met, x.shape[1:3], outputs, window.strides, (begin for begin, _ in window.padding), tap)]
@@ -122,15 +123,9 @@ def _met(edge: int, outputs: int, stride: int, padding: int, tap: int) -> tuple[
     return slice(first, last + 1), slice(pixel, pixel + stride * (last - first) + 1, stride)
 
 
-def _outputs(x: Array, window: Window) -> tuple[int, int]:
-    """Height and width of what a kernel makes of a map, with half of its edge of zeros around."""
-    height, width = (-(-edge // stride) for edge, stride in zip(x.shape[1:3], window.strides, strict=True))
-    return height, width
-
-
-def _parts(x: Array, window: Window) -> int:
+def _parts(x: Array, kernel: Array, window: Window) -> int:
     """Into how many parts of equal size the examples go, so that none has too many pixels."""
-    wanted = min(_PARTS, len(x) * math.prod(_outputs(x, window)) // _PIXELS)
+    wanted = min(_PARTS, len(x) * math.prod(window.outputs(x, kernel)) // _PIXELS)
     return max(part for part in range(1, max(wanted, 1) + 1) if len(x) % part == 0)
 
 
@@ -138,13 +133,13 @@ class _Way(NamedTuple):
     """How a convolution and its gradients are computed, hashable for custom_vjp.
 
     Attributes:
-      directly: the convolution.
+      directly: the convolution, where it is neither Winograd's nor `canonical`'s.
       unit: see `convolve`.
       parts: of the examples, which the gradient by the kernel is summed over.
       minimal: the convolution and its gradient by the input are Winograd's.
       minimal_by_kernel: its gradient by the kernel is.
       patches: how the kernel goes over a map, if the gradient by it is `patches.by_kernel`.
-      canonical: the same, if the gradients are those of `canonical`. JAX makes the same of `directly`, slow in loops.
+      canonical: the same, if the convolution and its gradients are those of `canonical`: XLA's, fast in loops as well.
     """
 
     directly: Callable[[Array, Array], Array]

@@ -67,7 +67,7 @@ def test_maps_smaller_than_the_kernel(shape, edge, stride):
 def test_the_gradient_of_a_kernel_is_summed_over_parts(batch, parts, monkeypatch):
     monkeypatch.setattr(convolution, '_PIXELS', 6 * 6)
     x, kernel, upstream = arrays((batch, 6, 6, 8), 3)
-    assert convolution._parts(x, Window((1, 1), ((1, 1), (1, 1)))) == parts
+    assert convolution._parts(x, kernel, Window((1, 1), ((1, 1), (1, 1)))) == parts
     np.testing.assert_array_equal(jax.jit(ours)(x, kernel), jax.jit(plain)(x, kernel))
     # The kernel's gradient is one convolution for each part.
     count = primitives(ours, x, kernel).count('conv_general_dilated[')
