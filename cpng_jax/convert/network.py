@@ -17,7 +17,7 @@ from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.time_loop import Affine
+from cpng_jax.nn.terms import Affine
 from cpng_jax.runtime.arrays import by_name
 from cpng_jax.runtime.config import Config, without_idle
 from cpng_jax.runtime.errors import UserError

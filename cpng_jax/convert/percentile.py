@@ -17,7 +17,7 @@ from jaxtyping import Float
 from cpng_jax.nn.currents import as_terms
 from cpng_jax.nn.diet_neuron import LEAK, THRESHOLD, DietLIF
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.time_loop import sum_of
+from cpng_jax.nn.terms import sum_of
 
 Layer = tuple[str, ...]
 

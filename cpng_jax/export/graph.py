@@ -20,7 +20,7 @@ from cpng_jax.nn.kinds import KINDS
 from cpng_jax.nn.layers import Conv, Dense, TdBN
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.time_loop import Normalised
+from cpng_jax.nn.terms import Normalised
 from cpng_jax.runtime.errors import UserError
 
 Shape = tuple[int, ...]

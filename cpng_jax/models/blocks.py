@@ -1,7 +1,7 @@
 """What several networks are built from."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from flax import linen as nn
 
 from cpng_jax.nn.layers import Conv, TdBN
 from cpng_jax.nn.neuron_layer import LIF
+from cpng_jax.nn.packing import in_bytes
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.time_loop import Normalised
+from cpng_jax.nn.terms import Normalised
 
 
 def scaled(features: int, width: float) -> int:
@@ -31,7 +32,7 @@ def rematerialised(block: type[Block], remat: str) -> type[Block]:
     Membrane statistics and running means are those of the forward pass: nothing is counted twice.
 
     Args:
-      block: class of a module that is called with `(x, train)`.
+      block: class of a module that is called with `(x, train)` and knows the `unit` of x, see `Conv.packed`.
       remat: one of `REMATS`.
 
     Returns:
@@ -42,8 +43,16 @@ def rematerialised(block: type[Block], remat: str) -> type[Block]:
     """
     if remat not in REMATS:
         raise ValueError(f'remat is {remat!r}, expected one of {", ".join(REMATS)}.')
+    if remat == 'none':
+        return block
+
+    class Recomputed(block):
+        @nn.compact
+        def __call__(self, x: Array, train: bool) -> Array:
+            return super().__call__(in_bytes(x, self.unit), train)
+
     # Argument 2, after the module and x, is `train`, a Python bool.
-    return nn.remat(block, static_argnums=(2,)) if remat == 'block' else block
+    return cast(type[Block], nn.remat(Recomputed, static_argnums=(2,)))
 
 
 def unit_of(neuron: Callable[..., nn.Module]) -> float | None:

@@ -12,7 +12,7 @@ from cpng_jax.models.network import SpikingNetwork
 from cpng_jax.nn.layers import TdBN, avg_pool
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.time_loop import Normalised
+from cpng_jax.nn.terms import Normalised, Whole
 
 
 class ResidualBlock(nn.Module):
@@ -21,6 +21,7 @@ class ResidualBlock(nn.Module):
     Attributes:
       features: number of channels.
       stride: step of the first convolution and of the shortcut.
+      unit: of the input, see `Conv.packed`.
       alpha_residual: tdBN's alpha where the branches are summed.
       neuron: makes each `LIF`.
       norm: makes each `TdBN`.
@@ -28,25 +29,25 @@ class ResidualBlock(nn.Module):
 
     features: int
     stride: int = 1
+    unit: float | None = None
     alpha_residual: float = 0.5**0.5
     neuron: Callable[..., LIF] = LIF
     norm: Callable[..., TdBN] = TdBN
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Maps spikes `[T, B, H, W, C]` to spikes `[T, B, H', W', features]`."""
+        """Maps `[T, B, H, W, C]` to spikes `[T, B, H', W', features]`."""
 
         def summed_norm(**fields: str) -> TdBN:
             return self.norm(alpha=self.alpha_residual, **fields)
 
-        unit = unit_of(self.neuron)
         first = ConvBlock(
-            self.features, len(x), stride=self.stride, unit=unit, neuron=self.neuron, norm=self.norm, name='conv1'
+            self.features, len(x), stride=self.stride, unit=self.unit, neuron=self.neuron, norm=self.norm, name='conv1'
         )
-        y = ConvNorm(self.features, unit=unit, norm=summed_norm, name='conv2')(first(x, train), train)
-        shortcut: Array | Normalised = x
+        y = ConvNorm(self.features, unit=unit_of(self.neuron), norm=summed_norm, name='conv2')(first(x, train), train)
+        shortcut: Array | Normalised | Whole = x if self.unit is None else Whole(x, self.unit)
         if x.shape != y.shape:
-            shortcut = ConvNorm(self.features, 1, self.stride, unit, summed_norm, name='shortcut')(x, train)
+            shortcut = ConvNorm(self.features, 1, self.stride, self.unit, summed_norm, name='shortcut')(x, train)
         return self.neuron(name='lif')((y, shortcut))
 
 
@@ -56,6 +57,7 @@ def residual_stages(
     blocks: Sequence[int],
     widths: Sequence[int],
     x: Array,
+    unit: float | None,
     train: bool,
     **fields: Any,
 ) -> Array:
@@ -66,7 +68,8 @@ def residual_stages(
       kind: class of the blocks.
       blocks: number of blocks in each stage.
       widths: channels of each stage.
-      x: spikes, `[T, B, H, W, C]`.
+      x: `[T, B, H, W, C]`.
+      unit: of `x`, see `Conv.packed`.
       train: normalise by the batch instead of the running statistics.
       **fields: of the blocks.
 
@@ -82,7 +85,8 @@ def residual_stages(
         for index in range(count):
             stride = 2 if stage > 1 and index == 0 else 1
             name = f'stage{stage}_block{index + 1:02d}'
-            x = network.block(kind, features, stride=stride, name=name, **fields)(x, train)
+            x = network.block(kind, features, stride=stride, unit=unit, name=name, **fields)(x, train)
+            unit = unit_of(network.neuron)
     return x
 
 
@@ -111,15 +115,16 @@ class ResNet(SpikingNetwork):
     @nn.nowrap
     def hidden(self, x: Array, time_steps: int, train: bool) -> Array:
         """Runs all layers but the last: `[T or 1, B, H, W, C]` to `[T, B, features]`."""
-        stem = functools.partial(self.block, ConvBlock, time_steps=time_steps)
+        stem, unit = functools.partial(self.block, ConvBlock, time_steps=time_steps), unit_of(self.neuron)
         if self.deep_stem:
-            unit, half = unit_of(self.neuron), self.stem_width // 2
+            half = self.stem_width // 2
             x = stem(half, stride=2, name='stage0_stem1')(x, train)
             x = stem(half, unit=unit, name='stage0_stem2')(x, train)
-            x = avg_pool(stem(self.stem_width, unit=unit, name='stage0_stem3')(x, train), 3, 2)
+            x, unit = avg_pool(stem(self.stem_width, unit=unit, name='stage0_stem3')(x, train), 3, 2), None
         else:
             x = stem(self.stem_width, name='stage0_stem')(x, train)
-        x = residual_stages(self, ResidualBlock, self.blocks, self.widths, x, train, alpha_residual=self.alpha_residual)
+        fields = {'alpha_residual': self.alpha_residual}
+        x = residual_stages(self, ResidualBlock, self.blocks, self.widths, x, unit, train, **fields)
         x = jnp.mean(x, axis=(2, 3))
         for index, features in enumerate(self.head, start=1):
             x = self.spiking_dense(x, features, f'stage{len(self.blocks) + 1}_fc{index}', time_steps)

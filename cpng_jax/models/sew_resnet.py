@@ -30,6 +30,7 @@ class SEWBlock(nn.Module):
     Attributes:
       features: number of channels inside the block.
       stride: step of the 3x3 convolution that may halve the map, and of the shortcut.
+      unit: of the input, see `Conv.packed`.
       bottleneck: which of the two.
       connect: 'ADD', 'AND' or 'IAND'.
       neuron: makes each `LIF`.
@@ -38,6 +39,7 @@ class SEWBlock(nn.Module):
 
     features: int
     stride: int = 1
+    unit: float | None = None
     bottleneck: bool = False
     connect: str = 'ADD'
     neuron: Callable[..., LIF] = LIF
@@ -51,13 +53,13 @@ class SEWBlock(nn.Module):
             layers = [(self.features, 1, 1), (self.features, 3, self.stride), (4 * self.features, 1, 1)]
         else:
             layers = [(self.features, 3, self.stride), (self.features, 3, 1)]
-        # With ADD, spikes and sums of one more in each block.
-        spiking: dict[str, Any] = {'unit': unit_of(self.neuron), 'neuron': self.neuron, 'norm': self.norm}
-        y = x
+        spiking: dict[str, Any] = {'neuron': self.neuron, 'norm': self.norm}
+        y, unit = x, self.unit
         for index, (features, kernel, stride) in enumerate(layers, start=1):
-            y = ConvBlock(features, len(x), kernel, stride, name=f'conv{index}', **spiking)(y, train)
+            y = ConvBlock(features, len(x), kernel, stride, unit, name=f'conv{index}', **spiking)(y, train)
+            unit = unit_of(self.neuron)
         if x.shape != y.shape:
-            x = ConvBlock(y.shape[-1], len(x), 1, self.stride, name='shortcut', **spiking)(x, train)
+            x = ConvBlock(y.shape[-1], len(x), 1, self.stride, self.unit, name='shortcut', **spiking)(x, train)
         return CONNECTS[self.connect](y, x)
 
 
@@ -94,5 +96,7 @@ class SEWResNet(SpikingNetwork):
         )
         x = max_pool(stem(x, train), 3, 2)
         kind = {'bottleneck': self.bottleneck, 'connect': self.connect}
-        x = residual_stages(self, SEWBlock, self.blocks, self.widths, x, train, norm=norm, **kind)
+        # With ADD, spikes and sums of one more in each block.
+        unit = unit_of(self.neuron)
+        x = residual_stages(self, SEWBlock, self.blocks, self.widths, x, unit, train, norm=norm, **kind)
         return jnp.mean(x, axis=(2, 3))

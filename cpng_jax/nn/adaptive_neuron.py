@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_terms, check_decay, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
+from cpng_jax.nn.terms import sum_of
 
 # Share of the running threshold kept at each step of training, as in their code.
 _MOMENTUM = 0.9
@@ -77,7 +77,7 @@ def adapted_lif(
     terms = as_terms(currents)
     check_decay(tau)
     steps, out = number_of_steps(terms, time_steps), terms[0].values.dtype
-    total = time_loop.sum_of(terms)
+    total = sum_of(terms)
     total = jnp.broadcast_to(total, (steps, *total.shape[1:]))
 
     def step(carry: tuple[Array, Array], now: tuple[Array, Array | None]) -> tuple[tuple[Array, Array], Adapted]:
@@ -152,5 +152,7 @@ class AdaptedLIF(LIF):
         if training:
             running.value = _MOMENTUM * running.value + (1 - _MOMENTUM) * thresholds
         of_currents = self.of_currents(currents, terms)
-        reported = self.report(spikes, membrane_stats(near, self.per_channel), None, of_currents, lambda: near)
+        reported = self.report(
+            self.rate(spikes), membrane_stats(near, self.per_channel), None, of_currents, lambda: near
+        )
         return self.answer(spikes, reported)

@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from cpng_jax.nn.currents import Currents, as_terms, number_of_steps
 from cpng_jax.nn.surrogate import Array, ArrayLike, of_rank
-from cpng_jax.nn.time_loop import sum_like, sum_of
+from cpng_jax.nn.terms import sum_of
+from cpng_jax.nn.time_loop import sum_like
 
 # Collections in which neurons of ANNs, and those that they are converted to, write means over time when these are
 # mutable: of what they answer, and of their currents; `[B, ...]`.

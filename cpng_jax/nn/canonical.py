@@ -78,7 +78,7 @@ def by_input(d_y: Array, kernel: Array, window: Window, edges: tuple[int, ...]) 
 def _in_parts(function: Callable[[Array], Array], x: Array, shape: tuple[int, ...], kernel: Array) -> Array:
     """Of so many examples at a time that inputs and outputs stay in the caches."""
     many = parts.count(len(x), (x.size + math.prod(shape)) * kernel.dtype.itemsize)
-    return parts.mapped(function, many, x, shape, kernel)
+    return parts.mapped(function, many, x)
 
 
 def by_kernel(x: Array, d_y: Array, window: Window, sizes: tuple[int, ...]) -> Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cpng_jax.nn import canonical, patches, winograd
 from cpng_jax.nn.canonical import Window
 from cpng_jax.nn.packing import Unpacked, packed
-from cpng_jax.nn.scheduling import apart
+from cpng_jax.nn.scheduling import after, apart
 from cpng_jax.nn.surrogate import Array, at_least_float32
 from cpng_jax.nn.varying import on_cpu, varying_alike
 
@@ -157,6 +157,7 @@ def _with_own_gradient(x: Array, kernel: Array, way: _Way) -> Array:
     return _convolved(x, kernel, way, Unpacked(None, x.dtype))
 
 
+@functools.partial(apart, static=(2, 3))
 def _convolved(kept: Array, kernel: Array, way: _Way, floats: Unpacked) -> Array:
     if way.minimal:
         return winograd.convolve(kept, kernel, floats)
@@ -170,16 +171,18 @@ def _forward(x: Array, kernel: Array, way: _Way) -> tuple[Array, tuple[Array, Ar
     # the input was made of; under jit nothing but these residuals has to live that long.
     kept = x if way.unit is None else packed(x, way.unit)
     floats = Unpacked(way.unit, x.dtype)
-    return apart(lambda kept, kernel: _convolved(kept, kernel, way, floats), kept, kernel), (kept, kernel)
+    return _convolved(kept, kernel, way, floats), (kept, kernel)
 
 
 def _backward(way: _Way, residuals: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
-    kept, kernel = residuals
-    floats = Unpacked(way.unit, d_y.dtype)
-    by_input, by_kernel = functools.partial(_by_input, way, floats), functools.partial(_by_kernel, way, floats)
-    return apart(by_input, kept, d_y, kernel), apart(by_kernel, kept, d_y, kernel)
+    (kept, kernel), floats = residuals, Unpacked(way.unit, d_y.dtype)
+    d_kernel = _by_kernel(way, floats, kept, d_y, kernel)
+    # XLA puts it off, and keeps what it needs; where that is more than the result, it comes first.
+    earlier = after(d_y, d_kernel) if d_y.size > kernel.size else d_y
+    return _by_input(way, floats, kept, earlier, kernel), d_kernel
 
 
+@functools.partial(apart, static=(0, 1))
 def _by_input(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Array) -> Array:
     if way.minimal:
         return winograd.convolve(d_y, kernel, transposed=True)
@@ -188,6 +191,7 @@ def _by_input(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Arra
     return jax.vjp(lambda x: way.directly(x, kernel), floats(kept))[1](d_y)[0]
 
 
+@functools.partial(apart, static=(0, 1))
 def _by_kernel(way: _Way, floats: Unpacked, kept: Array, d_y: Array, kernel: Array) -> Array:
     if way.minimal_by_kernel:
         return winograd.by_kernel(kept, d_y, floats)

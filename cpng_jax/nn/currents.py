@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from cpng_jax.nn.packing import Unpacked
 from cpng_jax.nn.statistics import MembraneStats, membrane_stats, pooled
 from cpng_jax.nn.surrogate import Array, ArrayLike
-from cpng_jax.nn.time_loop import Affine, Normalised, Terms, sum_of
+from cpng_jax.nn.terms import Affine, Normalised, Terms, Whole, sum_of
 
 # Pre-synaptic input of a layer: one term, or several of one shape that are added.
-Term = Float[ArrayLike, '_T *neurons'] | Normalised
+Term = Float[ArrayLike, '_T *neurons'] | Normalised | Whole
 Currents = Term | Sequence[Term]
 
 
@@ -20,7 +21,7 @@ def as_terms(currents: Currents) -> Terms:
     """Makes pre-synaptic currents a tuple of terms, checked.
 
     Args:
-      currents: floating, `[T, ...]`; or `Normalised`; or a sequence of such terms of one shape.
+      currents: floating, `[T, ...]`; or `Normalised`, or `Whole`; or a sequence of such terms of one shape.
 
     Returns:
       The terms, a plain array as one with nothing to apply, all without what else a norm says.
@@ -34,6 +35,21 @@ def as_terms(currents: Currents) -> Terms:
     if len(shapes) != 1:
         raise ValueError(f'currents must be terms of one shape, got {sorted(shapes)}.')
     return terms
+
+
+def as_kept(currents: Currents, terms: Terms) -> tuple[Unpacked, ...]:
+    """What makes numbers of what is kept of terms, for `Neurons.kept`.
+
+    Args:
+      currents: as for `as_terms`, before that.
+      terms: all that are added, after that.
+
+    Returns:
+      One for each term; () where all are kept as they are.
+    """
+    units = [term.unit if isinstance(term, Whole) else None for term in _listed(currents)]
+    units += [None] * (len(terms) - len(units))
+    return tuple(map(Unpacked, units, (term.values.dtype for term in terms))) if any(units) else ()
 
 
 def _listed(currents: Currents) -> Sequence[Term]:
@@ -94,6 +110,7 @@ def currents_stats(currents: Currents, terms: Terms, per_channel: bool = False) 
 
 def _term(term: Term) -> Normalised:
     """A term, checked, with its map in a form that lets devices which share the examples sum its gradient alone."""
+    term = term.values if isinstance(term, Whole) else term
     values, affine, *_ = term if isinstance(term, Normalised) else (term, None)
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_terms, check_decay, deviation, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, beta_of_width, spike
+from cpng_jax.nn.terms import sum_of
 
 # Of neurons with no tdBN before them, as in their code.
 _WIDTH = 1.0
@@ -103,7 +103,7 @@ def deviation_lif(
     check_decay(tau)
     steps, out = number_of_steps(terms, time_steps), terms[0].values.dtype
     factor = beta_of_width(widths(spread, tau, steps), surrogate)
-    total = time_loop.sum_of(terms)
+    total = sum_of(terms)
     total = jnp.broadcast_to(total, (steps, *total.shape[1:]))
 
     def step(carry: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -167,7 +167,7 @@ class DeviationLIF(LIF):
         )
         of_currents = self.of_currents(currents, terms)
         reported = self.report(
-            ran.spikes, membrane_stats(ran.near, self.per_channel), None, of_currents, lambda: ran.near
+            self.rate(ran.spikes), membrane_stats(ran.near, self.per_channel), None, of_currents, lambda: ran.near
         )
         if self.measures('widening'):
             self.put_variable('widening', 'widening', ran.widening)

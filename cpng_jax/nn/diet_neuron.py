@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from cpng_jax.nn import time_loop
 from cpng_jax.nn.currents import Currents, as_state, as_terms, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
+from cpng_jax.nn.terms import sum_of
 
 # Names of the parameters.
 LEAK, THRESHOLD = 'leak', 'threshold'
@@ -79,7 +79,7 @@ def diet_lif(
     """
     terms = as_terms(currents)
     steps, out = number_of_steps(terms, time_steps), terms[0].values.dtype
-    total = time_loop.sum_of(terms)
+    total = sum_of(terms)
     total = jnp.broadcast_to(total, (steps, *total.shape[1:]))
     # One for each example: their gradients are summed after the loop, not by all devices at each of its steps.
     rows = (*total.shape[1:2], *(1,) * (total.ndim - 2))
@@ -140,6 +140,6 @@ class DietLIF(LIF):
         )
         near = lambda: self.v_th + ran.z
         of_currents = self.of_currents(currents, terms)
-        reported = self.report(ran.spikes, membrane_stats(near(), self.per_channel), None, of_currents, near)
+        reported = self.report(self.rate(ran.spikes), membrane_stats(near(), self.per_channel), None, of_currents, near)
         spikes = self.answer(ran.spikes, reported)
         return (spikes, ran.state) if return_state else spikes

@@ -18,7 +18,7 @@ from cpng_jax.nn.convolution import convolve
 from cpng_jax.nn.initial import FanIn
 from cpng_jax.nn.max_windows import LARGEST, max_of_windows
 from cpng_jax.nn.surrogate import Array, ArrayLike, at_least_float32, of_rank
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 from cpng_jax.nn.varying import explicit_spec, on_cpu
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cpng_jax.nn.scheduling import after
+from cpng_jax.nn.scheduling import apart
 from cpng_jax.nn.surrogate import Array, at_least_float32
 
 # Edge of a window, whose pixels a byte can number.
@@ -46,16 +46,15 @@ def _pixels(x: Array, window: int, stride: int) -> list[Array]:
     return [x[:, every(i, height), every(j, width)] for i in range(window) for j in range(window)]
 
 
+@functools.partial(apart, static=(1, 2, 3))
 def _forward(x: Array, window: int, stride: int, size: tuple[int, int]) -> tuple[Array, Array]:
+    del size
     first, *others = _pixels(x, window, stride)
-    greatest, which = first, jnp.zeros(first.shape, jnp.float32)
+    greatest, which = first, jnp.zeros(first.shape, jnp.uint8)
     for number, pixel in enumerate(others, 1):
         greater = pixel > greatest
-        greatest, which = jnp.where(greater, pixel, greatest), jnp.where(greater, float(number**2), which)
-    # Squares, since XLA does not compute a root twice, as it would do with the rest: for one number, to go on after
-    # that, and for all in the backward pass, with x kept until then.
-    which = jnp.sqrt(which).astype(jnp.uint8)
-    return after(_max_pool(x, window, stride, size), which), which
+        greatest, which = jnp.where(greater, pixel, greatest), jnp.where(greater, jnp.uint8(number), which)
+    return greatest, which
 
 
 def _backward(window: int, stride: int, size: tuple[int, int], which: Array, d_y: Array) -> tuple[Array]:

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.currents import Currents, as_state, as_terms, check_decay, number_of_steps
-from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, membrane_stats, pooled
+from cpng_jax.nn.currents import Currents, as_kept, as_state, as_terms, check_decay, number_of_steps
+from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, firing_rate, membrane_stats, pooled
 from cpng_jax.nn.surrogate import TRIANGULAR, Array, ArrayLike, Surrogate, broadcastable, get_surrogate, spike
-from cpng_jax.nn.time_loop import Neurons, Parameters, Terms
+from cpng_jax.nn.terms import Terms, sum_of
+from cpng_jax.nn.time_loop import Neurons, Parameters
 
 IMPLEMENTATIONS = ('auto', 'scan', 'pallas')
 
@@ -113,7 +114,11 @@ def lif(
     """
     terms = as_terms(currents)
     neurons = Neurons(
-        get_surrogate(surrogate), detach_reset, number_of_steps(terms, time_steps), per_channel=per_channel
+        get_surrogate(surrogate),
+        detach_reset,
+        number_of_steps(terms, time_steps),
+        per_channel=per_channel,
+        kept=as_kept(currents, terms),
     )
     parameters, streams = Parameters(beta, tau, v_th, scale), return_state or initial_state is not None
     ran = run_layer(terms, parameters, neurons, implementation, as_state(initial_state, terms), streams=streams)
@@ -128,6 +133,7 @@ class Ran(NamedTuple):
     distances: MembraneDistances | None = None
     currents: MembraneStats | None = None
     state: Array | None = None
+    rate: Array | None = None
 
 
 def run_layer(
@@ -154,7 +160,7 @@ def run_layer(
     # All parts are of one size, so that the share among all potentials is the mean of theirs.
     distances = None if measured.shares is None else MembraneDistances(jnp.mean(measured.shares, axis=(0, 1)))
     of_currents = None if measured.currents is None else pooled(measured.currents, neurons.per_channel)
-    return Ran(spikes, pooled(measured.membrane, neurons.per_channel), distances, of_currents, state)
+    return Ran(spikes, pooled(measured.membrane, neurons.per_channel), distances, of_currents, state, measured.rate)
 
 
 def _kernels_are_faster(terms: Terms, parameters: Parameters, neurons: Neurons) -> bool:
@@ -174,13 +180,15 @@ def _run_kernels(terms: Terms, parameters: Parameters, neurons: Neurons) -> Ran:
         )
     from cpng_jax.nn import pallas_loop  # here, since importing Pallas takes long and little else needs it
 
-    total = time_loop.sum_of(terms).astype(terms[0].values.dtype)
+    total = sum_of(terms).astype(terms[0].values.dtype)
     beta, tau, v_th, scale = parameters
     spikes, mean, variance = pallas_loop.integrate(
         total, beta, cast(float, tau), cast(float, v_th), neurons, scale=scale
     )
-    # The kernels have no use for the currents' moments: measured by XLA, in a pass of its own.
-    return Ran(spikes, MembraneStats(mean, variance), currents=membrane_stats(total) if neurons.currents else None)
+    # The kernels have no use for the currents' moments: measured by XLA, in a pass of its own, as the rate is.
+    of_currents = membrane_stats(total) if neurons.currents else None
+    rate = firing_rate(spikes) if neurons.rate else None
+    return Ran(spikes, MembraneStats(mean, variance), currents=of_currents, rate=rate)
 
 
 def as_arrays(parameters: Parameters, terms: Terms) -> Parameters:
@@ -257,7 +265,7 @@ def lif_reference(
     """
     terms = as_terms(currents)
     check_decay(tau)
-    total, out = time_loop.sum_of(terms), terms[0].values.dtype
+    total, out = sum_of(terms), terms[0].values.dtype
 
     def step(u_after_reset: Array, current: Array) -> tuple[Array, tuple[Array, Array]]:
         u = jnp.asarray(tau * u_after_reset + current, total.dtype)

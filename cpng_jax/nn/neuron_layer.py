@@ -9,13 +9,13 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from cpng_jax.nn import time_loop
-from cpng_jax.nn.currents import Currents, as_state, as_terms, currents_stats, number_of_steps, stats_by_norm
+from cpng_jax.nn.currents import Currents, as_kept, as_state, as_terms, currents_stats, number_of_steps, stats_by_norm
 from cpng_jax.nn.neuron import as_arrays, run_layer
-from cpng_jax.nn.packing import share_of_spikes
 from cpng_jax.nn.scheduling import after
-from cpng_jax.nn.statistics import MembraneDistances, MembraneStats
+from cpng_jax.nn.statistics import MembraneDistances, MembraneStats, firing_rate
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, get_surrogate
-from cpng_jax.nn.time_loop import Neurons, Normalised, Parameters, Terms
+from cpng_jax.nn.terms import Normalised, Terms
+from cpng_jax.nn.time_loop import Neurons, Parameters
 
 # Name of the parameter that a learnt decay is the sigmoid of.
 DECAY = 'decay'
@@ -95,7 +95,7 @@ class LIF(nn.Module):
 
         Args:
           currents: pre-synaptic, `[T, B, ...]`, or `[1, B, ...]` where they are the same at each of `time_steps`; or
-            `Normalised`, as `TdBN.deferred` gives it; or a sequence of such terms, which are added.
+            `Normalised`, as `TdBN.deferred` gives it, or `Whole`; or a sequence of such terms, which are added.
           time_steps: T, if it is not that of `currents`.
           initial_state: what the reset has left of the membrane potentials before the first step, `[B, ...]`: the state
             that the chunk of a stream before this one returned; 0 if not given.
@@ -115,12 +115,14 @@ class LIF(nn.Module):
             count=self.measures('distances'),
             per_channel=self.per_channel,
             currents=self.measures('currents') and known is None,
+            rate=self.measures('firing_rate'),
+            kept=as_kept(currents, terms),
         )
         state, streams = as_state(initial_state, terms), return_state or initial_state is not None
         ran = run_layer(terms, parameters, neurons, self.implementation, state, streams=streams)
         u = lambda: time_loop.potentials(terms, as_arrays(parameters, terms), neurons, state)
-        reported = self.report(ran.spikes, ran.stats, ran.distances, known or ran.currents, u)
-        spikes = self.answer(ran.spikes, reported)
+        self.report(ran.rate, ran.stats, ran.distances, known or ran.currents, u)
+        spikes = self.probe('probe_spikes', ran.spikes)
         return (spikes, cast(Array, ran.state)) if return_state else spikes
 
     # Helpers are not methods that Flax wraps: whoever captures the values of methods has the spikes alone.
@@ -179,9 +181,14 @@ class LIF(nn.Module):
         return terms if probe is zeros else (*terms, Normalised(probe, None))
 
     @nn.nowrap
+    def rate(self, spikes: Array) -> Array | None:
+        """The share of spikes, where it is asked for."""
+        return firing_rate(spikes, self.per_channel) if self.measures('firing_rate') else None
+
+    @nn.nowrap
     def report(
         self,
-        spikes: Array,
+        rate: Array | None,
         stats: MembraneStats,
         distances: MembraneDistances | None,
         currents: MembraneStats | None,
@@ -198,8 +205,8 @@ class LIF(nn.Module):
             asked['distances'] = distances
         if currents is not None:
             asked['currents'] = currents
-        if self.measures('firing_rate'):
-            asked['firing_rate'] = share_of_spikes(spikes, self.per_channel)
+        if rate is not None:
+            asked['firing_rate'] = rate
         for name, value in asked.items():
             self.put_variable(name, name, value)
         if self.measures('potentials'):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.surrogate import Array
 
 # Bytes that may be made of a part.
@@ -35,15 +34,13 @@ def split(parts: int, x: Array) -> Array:
     return x.reshape(parts, len(x) // parts, *x.shape[1:])
 
 
-def mapped(function: Callable[[Array], Array], parts: int, x: Array, shape: tuple[int, ...], needed: Array) -> Array:
+def mapped(function: Callable[[Array], Array], parts: int, x: Array) -> Array:
     """Puts together what a function makes of each part.
 
     Args:
       function: takes a part of `x`.
       parts: see `count`.
       x: `[N, ...]`.
-      shape: of the result, `[N, ...]`.
-      needed: a floating array that the function needs besides, whose dtype is that of the result.
 
     Returns:
       What the function would make of `x`.
@@ -51,20 +48,21 @@ def mapped(function: Callable[[Array], Array], parts: int, x: Array, shape: tupl
     if parts == 1:
         return function(x)
     xs = split(parts, x)
-    # `lax.map`, but for the array that it writes into.
+    # `lax.map`, but for who writes: with one in, one out, XLA needs no copies.
     at = functools.partial(lax.dynamic_index_in_dim, keepdims=False)
     put = lambda i, y: lax.dynamic_update_index_in_dim(y, function(at(xs, i)), i, 0)
-    y = room((parts, shape[0] // parts, *shape[1:]), needed.dtype, needed)
-    return lax.fori_loop(0, parts, put, y).reshape(shape)
+    of_part = jax.eval_shape(function, xs[0])
+    return lax.fori_loop(0, parts, put, jnp.zeros((parts, *of_part.shape), of_part.dtype)).reshape(
+        len(x), *of_part.shape[1:]
+    )
 
 
-def summed(function: Callable[..., Array], parts: int, start: Array, *arrays: Array) -> Array:
+def summed(function: Callable[..., Array], parts: int, *arrays: Array) -> Array:
     """Adds up what a function makes of each part.
 
     Args:
-      function: takes a part of each array; gives an array like `start`.
+      function: takes a part of each array.
       parts: see `count`.
-      start: zeros.
       *arrays: `[N, ...]`.
 
     Returns:
@@ -73,4 +71,6 @@ def summed(function: Callable[..., Array], parts: int, start: Array, *arrays: Ar
     if parts == 1:
         return function(*arrays)
     of_parts = [split(parts, array) for array in arrays]
+    of_part = jax.eval_shape(function, *(array[0] for array in of_parts))
+    start = jnp.zeros(of_part.shape, of_part.dtype)
     return lax.scan(lambda total, now: (jnp.add(total, function(*now)), None), start, of_parts)[0]

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from cpng_jax.nn import parts
 from cpng_jax.nn.canonical import Window
-from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.surrogate import Array, at_least_float32
 
 # Numbers in a patch up to which all patches at once are as fast as a sum over parts of the examples: first layers.
@@ -97,7 +96,7 @@ def by_kernel(
     rows = math.prod(sizes) * channels
     # Few channels go at once.
     many = 1 if rows <= _FEW else parts.count(len(x), rows * math.prod(d_y.shape[:3]) * wide.itemsize)
-    products = parts.summed(part, many, room((rows, features), wide, d_y), x, d_y)
+    products = parts.summed(part, many, x, d_y)
     return products.reshape(*sizes, channels, features)
 
 

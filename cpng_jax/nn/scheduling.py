@@ -1,101 +1,95 @@
 """What XLA on a CPU is told of the order of things: it computes last what nothing waits for, and keeps what that needs.
 
 Measurements are such a thing: until the end of a training step the potentials of all layers would stay in memory for
-them, long out of the caches. XLA takes no orders, but it sees to data dependencies, and not through those made here.
-On other devices, which have schedulers of their own, nothing is changed.
+them, long out of the caches. XLA takes no orders, but it computes a call that it was told not to inline as a whole,
+once all that goes in is there. On other devices, which have schedulers of their own, nothing is changed.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from cpng_jax.nn.surrogate import Array
-from cpng_jax.nn.varying import on_cpu, varying_alike
+from cpng_jax.nn.varying import on_cpu
 
+_Given = ParamSpec('_Given')
 Tree = TypeVar('Tree')
+
+
+def apart(function: Callable[_Given, Tree], static: Sequence[int] = ()) -> Callable[_Given, Tree]:
+    """Makes a function that is computed apart from all else, at once, from arrays to arrays, where one CPU does all.
+
+    By itself, XLA computes what it holds to be cheap again wherever it is needed, and keeps what that needs: of a
+    convolution what its result was transposed from, and the floats that its bytes were made of. And it computes once
+    what two passes compute alike, and keeps that in between. It does neither across the bounds of a call.
+
+    Args:
+      function: takes pytrees of arrays, by position; gives a pytree of arrays. It is traced, lowered and, by its
+        kernels, compiled once for all calls that are alike.
+      static: places of arguments that are hashable, and not arrays.
+
+    Returns:
+      The function.
+    """
+
+    @functools.wraps(function)
+    def inside(*args: _Given.args, **kwargs: _Given.kwargs) -> Tree:
+        with set_xla_metadata(inlineable='true'):  # Or what it calls would inherit the word.
+            return function(*args, **kwargs)
+
+    compiled = jax.jit(inside, static_argnums=tuple(static))
+
+    @functools.wraps(function)
+    def run(*args: _Given.args, **kwargs: _Given.kwargs) -> Tree:
+        arrays = [arg for place, arg in enumerate(args) if place not in static]
+        if not all(map(on_one_cpu, jax.tree.leaves(arrays))):
+            return function(*args, **kwargs)
+        with set_xla_metadata(inlineable='false'):
+            return compiled(*args, **kwargs)
+
+    return run
 
 
 def after(x: Tree, done: Any) -> Tree:
     """Hands arrays on once something else has been computed, where one CPU does all.
 
-    To XLA, what is computed from them is no longer the same as what was computed from `x`, and so not kept from there.
-
     Args:
       x: pytree of arrays.
-      done: pytree of arrays. XLA has to compute them as a whole where it holds that to be expensive, as sums and
-        products are; of others one number is enough.
+      done: pytree of arrays.
 
     Returns:
       `x`.
     """
-    if not all(map(on_one_cpu, jax.tree.leaves((x, done)))) or not jax.tree.leaves(done):
-        return x
-    return _unless(_never(done), x)
+    return _after(x, lax.stop_gradient(done))
 
 
-@jax.custom_vjp
-def _unless(never: Array, x: Tree) -> Tree:
-    """Returns `x`. Its gradient is handed back as it is, where JAX would keep what it selects from."""
-    return jax.tree.map(lambda leaf: lax.select(never, lax.full_like(leaf, 0), leaf), x)
+@apart
+def _after(x: Tree, done: Any) -> Tree:
+    # XLA drops the barrier, but not before it has looked for what a call does not need.
+    return lax.optimization_barrier((x, done))[0]
 
 
-_unless.defvjp(lambda never, x: (_unless(never, x), None), lambda _, d_x: (None, d_x))
-
-
-def apart(function: Callable[..., Tree], *operands: Array) -> Tree:
-    """Computes a function apart from all else, once, from arrays to arrays, where one CPU does all.
-
-    By itself, XLA computes what it holds to be cheap again wherever it is needed, and keeps what that needs: of a
-    convolution what its result was transposed from, and the floats that its bytes were made of.
+def afresh(x: Array) -> Array:
+    """Hands an array on as another one: to XLA, what is computed from it again is not what was computed before.
 
     Args:
-      function: takes the operands; gives a pytree of arrays.
-      operands: arrays, of which the last one is there early.
+      x: the input of what a backward pass computes again, any dtype.
 
     Returns:
-      What the function gives.
+      `x`.
     """
-    # Outside of jit all is computed as it comes, and a branch would be compiled anew at each call.
-    traced = any(isinstance(operand, Tracer) for operand in operands)
-    if not traced or not all(map(on_one_cpu, operands)):
-        return function(*operands)
-    function = jax.jit(function, inline=True)  # Which is traced once.
-    shapes = jax.eval_shape(function, *operands)
-    zeros = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    nothing = lambda *operands: varying_alike((zeros(), operands))[0]
-    return lax.cond(_never(operands[-1]), nothing, function, *operands)
+    if not on_one_cpu(x):
+        return x
+    # Of calls that are alike XLA makes one. A branch stays as it is, since XLA cannot tell that it is never taken.
+    first = lax.slice(x, (0,) * x.ndim, (1,) * x.ndim).reshape(()).astype(jnp.float32)
+    return lax.cond(lax.tanh(lax.stop_gradient(first)) < -jnp.inf, jnp.zeros_like, lambda x: x, x)
 
 
 def on_one_cpu(array: Array) -> bool:
     """Whether there is one CPU and nothing else: devices that share a batch would have to wait for each other."""
     return on_cpu(array) and jax.device_count() == 1
-
-
-def room(shape: tuple[int, ...], dtype: jax.typing.DTypeLike, needed: Any) -> Array:
-    """Zeros for a loop to write into. XLA would share those of a constant among all loops, and copy them for each.
-
-    Args:
-      shape: of the array.
-      dtype: of the array.
-      needed: pytree of floating arrays that the loop needs, before which the zeros need not be there.
-
-    Returns:
-      Zeros.
-    """
-    return jnp.broadcast_to(_never(needed).astype(dtype), shape)
-
-
-def _never(values: Any) -> Array:
-    """False, which XLA finds out by computing the values."""
-    # In the words of lax, which traces them faster than those of numpy.
-    of_array = lambda leaf: lax.squeeze(lax.slice(leaf, (0,) * leaf.ndim, (1,) * leaf.ndim), range(leaf.ndim))
-    first = [
-        lax.convert_element_type(of_array(leaf), jnp.float32) for leaf in jax.tree.leaves(lax.stop_gradient(values))
-    ]
-    # tanh, since XLA holds that to be too expensive to be computed anew for each number that depends on it.
-    return lax.tanh(functools.reduce(lax.add, first)) < -jnp.inf

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
-from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.varying import varying_alike
 
 # Takes the carry, inputs of each of its steps and of the segment; gives the next carry, and outputs of the same.
@@ -46,7 +46,7 @@ def scan(
         return segment(carry, [_at(steps, many * i + j) for j in range(many)], _at(of_segments, i))
 
     _, of_step, of_segment = jax.eval_shape(run, carry, 0)
-    room_for = lambda like, count: jax.tree.map(lambda leaf: room((count, *leaf.shape), leaf.dtype, carry), like)
+    room_for = lambda like, count: jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), like)
 
     def body(i: Any, state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         carry, outputs, others = state

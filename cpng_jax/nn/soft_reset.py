@@ -22,7 +22,7 @@ from cpng_jax.nn.currents import Currents, as_terms, number_of_steps
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
 from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, spike
-from cpng_jax.nn.time_loop import sum_of
+from cpng_jax.nn.terms import sum_of
 
 
 class Integrated(NamedTuple):
@@ -135,6 +135,8 @@ class SoftResetIF(LIF):
         )
         near = jax.lax.stop_gradient(self.v_th + potentials / threshold - 1)
         of_currents = self.of_currents(currents, terms)
-        reported = self.report(answers != 0, membrane_stats(near, self.per_channel), None, of_currents, lambda: near)
+        reported = self.report(
+            self.rate(answers != 0), membrane_stats(near, self.per_channel), None, of_currents, lambda: near
+        )
         report_means(self, answers, total + shift)
         return self.answer(answers.astype(terms[0].values.dtype), reported)

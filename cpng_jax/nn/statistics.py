@@ -108,11 +108,13 @@ class Measured(NamedTuple):
       membrane: of the potentials before the reset, `[T, B]`, or `[T, B, C]` of each channel.
       shares: `[T, B, K]`, of potentials within each of the K `DISTANCES` from the threshold; None where not asked for.
       currents: of the currents, of the shapes of `membrane`; None where not asked for.
+      rate: the firing rate of the layer, over all examples and steps, see `firing_rate`; None where not asked for.
     """
 
     membrane: MembraneStats
     shares: Array | None = None
     currents: MembraneStats | None = None
+    rate: Array | None = None
 
 
 def measure(
@@ -165,6 +167,19 @@ def _counted(distance: Array) -> Array:
     near = jnp.cumsum(jax.vmap(count)(index), axis=-1)[:, :-1]
     finite = jnp.isfinite(jnp.sum(flat, axis=-1, keepdims=True))
     return jnp.where(finite, near.astype(flat.dtype) / flat.shape[-1], jnp.nan)
+
+
+def firing_rate(spikes: Array, per_channel: bool = False) -> Array:
+    """The share of neurons, time steps and examples that spiked.
+
+    Args:
+      spikes: 0 or 1, `[T, B, ...]`.
+      per_channel: of each channel, the last axis, by itself.
+
+    Returns:
+      float32, a scalar, or `[C]` per channel. No gradient flows through it.
+    """
+    return jnp.mean(jax.lax.stop_gradient(spikes), tuple(range(spikes.ndim - per_channel)), dtype=jnp.float32)
 
 
 def pooled(parts: MembraneStats, per_channel: bool = False) -> MembraneStats:

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 
 from cpng_jax.nn import segments
 from cpng_jax.nn.packing import Unpacked, packed
-from cpng_jax.nn.scheduling import after
-from cpng_jax.nn.statistics import Measured, measure
-from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, of_rank
+from cpng_jax.nn.scheduling import apart
+from cpng_jax.nn.statistics import Measured, firing_rate, measure
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, of_rank
+from cpng_jax.nn.terms import Affine, Normalised, Terms, Values, packed_terms, sum_of, unpacked_terms, with_values
 from cpng_jax.nn.varying import on_cpu, varying_alike
 
 # Time steps that the scan lays out one after the other, so that XLA fuses them into few kernels. More than this only
@@ -37,6 +38,8 @@ class Neurons(NamedTuple):
       count: also measure how many potentials are near the threshold.
       per_channel: measure mean and variance of each channel, the last axis, by itself.
       currents: also measure mean and variance of the currents.
+      rate: also measure the firing rate.
+      kept: what makes numbers of what is kept of each term's values; () where all are kept as they are.
     """
 
     surrogate: Surrogate
@@ -45,6 +48,8 @@ class Neurons(NamedTuple):
     count: bool = False
     per_channel: bool = False
     currents: bool = False
+    rate: bool = False
+    kept: tuple[Unpacked, ...] = ()
 
     def unroll(self, u: Array) -> int:
         """Time steps that the scan lays out one after the other, for potentials `u` of a step."""
@@ -69,63 +74,6 @@ class Parameters(NamedTuple):
     scale: ArrayLike = 1.0
 
 
-class Affine(NamedTuple):
-    """A map of each channel, `(values - mean) * gain + bias`, of arrays that are broadcastable to the values of a step.
-
-    In the time loop, `currents.as_terms` has seen to it, all three are of one shape.
-    """
-
-    mean: Array
-    gain: Array
-    bias: Array
-
-
-class Normalised(NamedTuple):
-    """An array whose normalisation is still to be applied, as `TdBN.deferred` gives it.
-
-    Neurons apply it step by step, so that neither they nor the norm keep a normalised copy for the backward pass.
-
-    Attributes:
-      values: `[T, B, ...]`, or `[1, B, ...]` where all are the same at every step.
-      affine: what to apply; None leaves the values as they are.
-      deviation: the standard deviation of each channel that a norm gives the values in training; None where nobody
-        says. Neurons whose width follows it ask `currents.deviation`; the loop knows nothing of it.
-      variance: of each channel of the values, `[C]`, where a norm has taken that and `affine.mean` from these very
-        values; None elsewhere. It saves measuring the currents, see `currents.currents_stats`.
-    """
-
-    values: Array
-    affine: Affine | None
-    deviation: Array | None = None
-    variance: Array | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the values."""
-        return self.values.shape
-
-    def array(self) -> Array:
-        """Applies the normalisation; the result has the dtype of the values."""
-        return sum_of((self,)).astype(self.values.dtype)
-
-
-# Terms of one sum, all with T time steps or all with one; and their values of one step or of all.
-Terms = tuple[Normalised, ...]
-Values = tuple[Array, ...]
-
-
-def sum_of(terms: Terms) -> Array:
-    """Applies the normalisations and adds the terms, in at least float32."""
-    total: Any = None
-    for values, affine, *_ in terms:
-        term = values.astype(at_least_float32(values.dtype))
-        if affine is not None:
-            mean, gain, bias = (of_rank(value, term.ndim) for value in affine)
-            term = (term - mean) * gain + bias
-        total = term if total is None else total + term
-    return total
-
-
 def integrate(
     currents: Terms, parameters: Parameters, neurons: Neurons, state: Array | None = None
 ) -> tuple[Array, Measured, Array]:
@@ -148,26 +96,36 @@ def integrate(
 def _integrate(
     currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
 ) -> tuple[Array, Measured, Array]:
-    return _run(currents, parameters, state, neurons)[0]
+    return _forward(currents, parameters, state, neurons)[0]
 
 
-# Inline, jit leaves no mark in the program: it is traced once for all layers of a network that are alike.
-@functools.partial(jax.jit, static_argnums=3, inline=True)
+@functools.partial(apart, static=(3,))
 def _run(
     currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
 ) -> tuple[tuple[Array, Measured, Array], Array | None]:
-    """What `integrate` returns; and the state before each segment, if there are segments."""
-    dtype, v_th = currents[0].values.dtype, jnp.asarray(parameters.v_th)
-    # Stacked as bytes, which is then what XLA:CPU keeps of them; in segments, unpacking them would be one pass more.
-    in_bytes = jax.default_backend() == 'cpu' and not _in_segments(currents, neurons)
-    pack, unpack = (packed, Unpacked(1.0, dtype)) if in_bytes else (lambda spikes: spikes.astype(dtype),) * 2
+    """What `integrate` returns, with spikes as they are kept; and the state before each segment, if there are some."""
+    currents = unpacked_terms(currents, neurons.kept)
+    v_th, (pack, unpack) = jnp.asarray(parameters.v_th), _as_kept(currents, neurons)
     # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
     emit = lambda u, spike, current: (
         pack(spike),
         measure(u, v_th, current if neurons.currents else None, count=neurons.count, per_channel=neurons.per_channel),
     )
     (spikes, measured), left, before = _scan(currents, parameters, state, neurons, emit)
-    return (unpack(spikes), measured, left), before
+    if neurons.rate:
+        measured = measured._replace(rate=firing_rate(unpack(spikes), neurons.per_channel))
+    return (spikes, measured, left), before
+
+
+def _as_kept(currents: Terms, neurons: Neurons) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """What keeps spikes, and what makes floats of that, in the dtype of the currents.
+
+    On a CPU they are bytes, which is then what XLA keeps; in segments, unpacking them would be one pass more.
+    """
+    dtype = currents[0].values.dtype
+    if jax.default_backend() == 'cpu' and not _in_segments(currents, neurons):
+        return packed, Unpacked(1.0, dtype)
+    return lambda spikes: spikes.astype(dtype), lambda kept: kept
 
 
 def potentials(currents: Terms, parameters: Parameters, neurons: Neurons, state: Array | None = None) -> Array:
@@ -231,7 +189,7 @@ def _charging(
     tau, v_th = (jnp.asarray(value, dtype) for value in (parameters.tau, parameters.v_th))
 
     def charge(u_after_reset: Array, values: Values | None) -> tuple[Array, Array, Array, Array]:
-        current = sum_of(first if values is None else _with_values(currents, values))
+        current = sum_of(first if values is None else with_values(currents, values))
         u = tau * u_after_reset + current
         # The difference that the surrogate gradient takes, so that both passes round alike at the threshold.
         spike = u - v_th >= 0
@@ -248,13 +206,8 @@ def _in_segments(currents: Terms, neurons: Neurons) -> bool:
 def _by_step(currents: Terms, neurons: Neurons) -> tuple[Terms, Values | None]:
     """The terms of the first step, and the values of all steps for a scan, or None where they are the same at each."""
     values = tuple(term.values for term in currents)
-    first = _with_values(currents, tuple(array[0] for array in values))
+    first = with_values(currents, tuple(array[0] for array in values))
     return first, None if len(values[0]) < neurons.time_steps else values
-
-
-def _with_values(currents: Terms, values: Values) -> Terms:
-    """The terms with other values under their normalisations."""
-    return tuple(Normalised(array, term.affine) for array, term in zip(values, currents, strict=True))
 
 
 # What was given, and the state before each segment, if there are segments.
@@ -264,23 +217,36 @@ Residuals = tuple[Terms, Parameters, Array | None, Array | None]
 def _forward(
     currents: Terms, parameters: Parameters, state: Array | None, neurons: Neurons
 ) -> tuple[tuple[Array, Measured, Array], Residuals]:
-    outputs, before = _run(currents, parameters, state, neurons)
-    return outputs, (currents, parameters, state, before)
+    kept = packed_terms(currents, neurons.kept)
+    (spikes, measured, left), before = _run(kept, parameters, state, neurons)
+    unpack = _as_kept(currents, neurons)[1]
+    return (unpack(spikes), measured, left), (kept, parameters, state, before)
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(
     neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, Measured, Array]
 ) -> tuple[Terms, Parameters, Array | None]:
+    d_currents, d_maps, d_parameters, d_state = _through_time(neurons, residuals, cotangents)
+    # Outside, where XLA takes it together with what a norm adds to it.
+    dtypes = [unpack.dtype for unpack in neurons.kept] or [term.values.dtype for term in residuals[0]]
+    d_terms = map(functools.partial(_through_map, d_currents), residuals[0], d_maps, dtypes)
+    return tuple(d_terms), d_parameters, d_state
+
+
+@functools.partial(apart, static=(0,))
+def _through_time(
+    neurons: Neurons, residuals: Residuals, cotangents: tuple[Array, Measured, Array]
+) -> tuple[Array, tuple[tuple[Array, Array] | None, ...], Parameters, Array | None]:
+    """The gradients by the currents, by gain and bias of each map, by the parameters and by the state."""
     # asarray: under jit JAX may hand a constant back as a Python number.
-    currents, parameters, state, before = jax.tree.map(jnp.asarray, residuals)
+    kept, parameters, state, before = jax.tree.map(jnp.asarray, residuals)
+    currents = unpacked_terms(kept, neurons.kept)
     beta, tau, v_th, scale = parameters
     upstream, _, d_left = cotangents
     dtype = d_left.dtype
     width, threshold, decay, height = (jnp.asarray(value, dtype) for value in (beta, v_th, tau, scale))
-    first, values_of_all_steps = _by_step(currents, neurons)
-    # Where all steps share the values, their gradient is a sum over the steps, which low precision would blur.
-    first = _with_values(first, tuple(term.values.astype(dtype) for term in first))
+    _, values_of_all_steps = _by_step(currents, neurons)
+    zeros = jnp.zeros_like(d_left)
 
     def step(carry: tuple[Array, Array, Any], now: tuple[Array, Array, Values | None]) -> tuple[Any, Any]:
         # Gradients of the next step's potential, and of what this step's reset leaves: tau times that, but at the end.
@@ -293,24 +259,20 @@ def _backward(
         through_spike = d_spike * (height * neurons.surrogate.gradient(x, width))
         u_after_reset = jnp.where(x >= 0, 0, u)
         d_u = through_spike + jnp.where(x >= 0, 0, d_u_after_reset)  # Eq. 7
-        # d_u is also the gradient of this step's currents; here it goes on through their normalisations.
-        d_values, d_maps = _through_maps(first if values is None else _with_values(currents, values), d_u)
-        # Stacked where each step has values of its own. All that the steps share is summed up in the carry.
-        d_values, d_shared = (None, (d_maps, d_values)) if values is None else (d_values, (d_maps, None))
-        # The next potential is tau times what the reset left of this one; a spike depends on u - v_th.
+        # d_u is also the gradient of this step's currents: stacked, or summed up where all steps share them, which low
+        # precision would blur. The next potential is tau times what the reset left of this one.
+        d_current, d_shared = (d_u, None) if values is not None else (None, d_u)
         new = d_shared, sum_like(d_u_next * u_after_reset, tau), sum_like(-through_spike, v_th)
-        return (d_u, d_u * decay, jax.tree.map(jnp.add, sums, new)), d_values
+        return (d_u, d_u * decay, jax.tree.map(jnp.add, sums, new)), d_current
 
-    maps = tuple(term.affine and (term.affine.gain, term.affine.bias) for term in currents)
-    shared = maps, tuple(term.values for term in first) if values_of_all_steps is None else None
-    start = jnp.zeros_like(d_left), d_left, jax.tree.map(jnp.zeros_like, (shared, tau, v_th))
+    shared = zeros if values_of_all_steps is None else None
+    start = zeros, d_left, (shared, jnp.zeros_like(tau), jnp.zeros_like(v_th))
     if before is None:
         # Computed again, and not kept from the forward pass.
-        again = _with_values(currents, after(tuple(term.values for term in currents), upstream))
-        now = potentials(again, parameters, neurons, state), upstream, values_of_all_steps
-        carry, d_values = jax.lax.scan(step, start, now, reverse=True, unroll=neurons.unroll(d_left))
+        now = potentials(currents, parameters, neurons, state), upstream, values_of_all_steps
+        carry, d_currents = jax.lax.scan(step, start, now, reverse=True, unroll=neurons.unroll(d_left))
     else:
-        carry, d_values, _ = segments.scan(
+        carry, d_currents, _ = segments.scan(
             functools.partial(_segment_backward, _charging(currents, parameters, neurons, dtype), step),
             start,
             (upstream, values_of_all_steps),
@@ -318,31 +280,30 @@ def _backward(
             time_steps=neurons.time_steps,
             reverse=True,
         )
-    d_u, d_state, ((d_maps, d_values_of_all), d_tau, d_v_th) = carry
-    if d_values is None:
-        d_values = tuple(d[None].astype(term.values.dtype) for d, term in zip(d_values_of_all, currents, strict=True))
-    # A mean is taken off before the gain, and so its gradient is that of the bias times minus the gain.
-    whole = lambda term, d: d and Affine(-term.affine.gain * d[1], *d)
-    d_affines = map(whole, currents, d_maps)
+    d_u, d_state, (d_shared, d_tau, d_v_th) = carry
+    d_currents = d_shared[None] if d_currents is None else d_currents
+    d_maps = tuple(term.affine and _by_map(term.values, term.affine, d_currents) for term in currents)
     if state is not None:
         d_tau = d_tau + sum_like(d_u * state, tau)
     d_parameters = Parameters(jnp.zeros_like(beta), d_tau, d_v_th, jnp.zeros_like(scale))
-    return tuple(map(Normalised, d_values, d_affines)), d_parameters, None if state is None else d_state
+    return d_currents, d_maps, d_parameters, None if state is None else d_state
 
 
-def _through_maps(terms: Terms, d: Array) -> tuple[Values, tuple[tuple[Array, Array] | None, ...]]:
-    """From the gradient of `sum_of` those of the values, and of gain and bias of each map."""
-    d_values, d_maps = [], []
-    for values, affine, *_ in terms:
-        if affine is None:
-            d_values.append(d.astype(values.dtype))
-            d_maps.append(None)
-            continue
-        mean, gain, bias = affine
-        applied = lambda gain, bias, values=values, mean=mean: sum_of((Normalised(values, Affine(mean, gain, bias)),))
-        d_values.append((d * of_rank(gain, d.ndim)).astype(values.dtype))
-        d_maps.append(jax.vjp(applied, gain, bias)[1](d))
-    return tuple(d_values), tuple(d_maps)
+def _by_map(values: Array, affine: Affine, d: Array) -> tuple[Array, Array]:
+    """From the gradient of `sum_of`, of all time steps, those of gain and bias."""
+    mean, gain, bias = affine
+    applied = lambda gain, bias: sum_of((Normalised(values, Affine(mean, gain, bias)),))
+    return jax.vjp(applied, gain, bias)[1](d)
+
+
+def _through_map(d: Array, term: Normalised, d_map: tuple[Array, Array] | None, dtype: Any) -> Normalised:
+    """From the gradient of `sum_of` and those of gain and bias that of a whole term."""
+    if term.affine is None or d_map is None:
+        return Normalised(d.astype(dtype), None)
+    d_gain, d_bias = d_map
+    # A mean is taken off before the gain, and so its gradient is that of the bias times minus the gain.
+    gain = term.affine.gain
+    return Normalised((d * of_rank(gain, d.ndim)).astype(dtype), Affine(-gain * d_bias, d_gain, d_bias))
 
 
 def _segment_backward(

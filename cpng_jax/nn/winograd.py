@@ -20,7 +20,6 @@ import numpy as np
 from jax import lax
 
 from cpng_jax.nn import parts
-from cpng_jax.nn.scheduling import room
 from cpng_jax.nn.surrogate import Array
 
 # Edge of a tile of outputs, of the inputs that it depends on, and of the kernel.
@@ -164,7 +163,7 @@ def convolve(
         products = lax.dot_general(_windows(unpack(x)), weights, (((2,), (contracted,)), ((0,), (0,))))
         return _outputs(products, (*x.shape[:3], features))
 
-    return parts.mapped(part, _parts(x, features), x, (*x.shape[:3], features), kernel)
+    return parts.mapped(part, _parts(x, features), x)
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=True)
@@ -183,6 +182,5 @@ def by_kernel(x: Array, d_y: Array, unpack: Callable[[Array], Array] = lambda x:
     def part(x: Array, d_y: Array) -> Array:
         return lax.dot_general(_windows(unpack(x)), _cotangents(d_y), (((1,), (1,)), ((0,), (0,))))
 
-    start = room((_WINDOW**2, x.shape[-1], d_y.shape[-1]), d_y.dtype, d_y)
-    products = parts.summed(part, _parts(x, d_y.shape[-1]), start, x, d_y)
+    products = parts.summed(part, _parts(x, d_y.shape[-1]), x, d_y)
     return _both_ways(_KERNELS.T, products).reshape(_KERNEL, _KERNEL, *products.shape[1:])

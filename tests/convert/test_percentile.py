@@ -14,7 +14,7 @@ from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.currents import as_terms
 from cpng_jax.nn.diet_neuron import DietLIF
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.time_loop import sum_of
+from cpng_jax.nn.terms import sum_of
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 

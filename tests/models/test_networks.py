@@ -11,12 +11,14 @@ from flax import linen as nn
 
 from configs import base
 from cpng_jax.models import registry
+from cpng_jax.models.blocks import REMATS
 from cpng_jax.models.resnet import ResNet
 from cpng_jax.models.sew_resnet import CONNECTS, SEWBlock, SEWResNet
 from cpng_jax.models.summary import input_density, summarise
+from cpng_jax.models.vgg import VGG
 from cpng_jax.nn.layers import Conv, TdBN
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.time_loop import Normalised
+from cpng_jax.nn.terms import Normalised
 from cpng_jax.runtime.errors import UserError
 
 # A low threshold, so that nets this small are alive from their start.
@@ -157,6 +159,35 @@ def test_a_network_that_has_been_traced_is_summarised_none_the_less():
     init = model.init  # kept, and what JAX remembers of it with it
     jax.eval_shape(init, jax.random.key(0), example)
     assert summarise(model, example).beta_layers == 8
+
+
+SMALL = {'time_steps': 3, 'neuron': alive}
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    'model',
+    [
+        VGG(5, ((8, 8), (8,)), head=(8,), **SMALL),
+        ResNet(5, (2, 1), (8, 12), 8, **SMALL),
+        ResNet(5, (2, 1), (8, 12), 8, deep_stem=True, **SMALL),
+        SEWResNet(5, (2, 1), widths=(8, 12), stem_width=8, **SMALL),
+        SEWResNet(5, (1, 1), bottleneck=True, widths=(4, 8), stem_width=8, **SMALL),
+    ],
+    ids=['vgg', 'resnet', 'deep_stem', 'sew', 'bottleneck'],
+)
+@pytest.mark.parametrize('remat', REMATS)
+def test_what_is_differentiated_is_what_is_computed(model, remat):
+    """The backward pass has bytes of what it was told to be whole multiples of a unit, and nothing else is cut off."""
+    model, images = model.clone(remat=remat), jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+
+    def outputs(params):
+        return model.apply({**variables, 'params': params}, images, train=True, mutable=['batch_stats'])[0]
+
+    computed, differentiated = jax.jit(outputs)(variables['params']), jax.jit(lambda p: jax.vjp(outputs, p)[0])
+    assert jnp.std(computed) > 0.01
+    np.testing.assert_allclose(differentiated(variables['params']), computed, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.deep

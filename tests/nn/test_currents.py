@@ -11,7 +11,7 @@ import pytest
 from cpng_jax.nn.currents import as_terms, currents_stats, stats_by_norm
 from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 SCALE, BIAS = f32([0.5, -2.0, 1.5, 0.0]), f32([0.1, -0.3, 0.0, 7.0])

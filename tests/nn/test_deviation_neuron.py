@@ -15,7 +15,7 @@ from cpng_jax.nn.deviation_neuron import DeviationLIF, deviation_lif, widths
 from cpng_jax.nn.layers import TdBN
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import membrane_stats
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 from cpng_jax.training import loop
 from tests.equations import eq_2, eq_3_and_4
 from tests.runs import epoch_rows

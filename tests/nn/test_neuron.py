@@ -19,7 +19,7 @@ from cpng_jax.nn import neuron, time_loop
 from cpng_jax.nn.neuron import lif, lif_reference, potentials
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats, is_stats, membrane_stats
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 from tests.equations import eq_2, eq_7_and_8
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)

@@ -13,7 +13,7 @@ from cpng_jax.control.layer_tree import by_layer
 from cpng_jax.nn.neuron import lif
 from cpng_jax.nn.neuron_layer import LIF
 from cpng_jax.nn.statistics import MembraneStats, is_stats, membrane_stats
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 from cpng_jax.runtime.errors import UserError
 from cpng_jax.training import loop
 from cpng_jax.training.setup import build

@@ -13,7 +13,7 @@ from cpng_jax import LIF, VGG, lif
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
 from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.neuron import lif_reference
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 from tests.equations import eq_2, eq_7_and_8
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)

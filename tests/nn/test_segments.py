@@ -8,7 +8,8 @@ from jax import lax
 
 from cpng_jax.nn import segments, time_loop
 from cpng_jax.nn.surrogate import get_surrogate
-from cpng_jax.nn.time_loop import Affine, Neurons, Normalised, Parameters
+from cpng_jax.nn.terms import Affine, Normalised
+from cpng_jax.nn.time_loop import Neurons, Parameters
 
 SURROGATE = get_surrogate('arctan')
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from cpng_jax import LIF, MembraneStats, lif
 from cpng_jax.nn.adaptive_neuron import AdaptedLIF
 from cpng_jax.nn.deviation_neuron import DeviationLIF
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 
 f32: Any = functools.partial(np.asarray, dtype=np.float32)
 rng = np.random.default_rng(0)

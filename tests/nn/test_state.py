@@ -11,7 +11,7 @@ from cpng_jax.nn.adaptive_neuron import AdaptedLIF
 from cpng_jax.nn.deviation_neuron import DeviationLIF
 from cpng_jax.nn.neuron import lif, lif_reference, potentials
 from cpng_jax.nn.neuron_layer import LIF
-from cpng_jax.nn.time_loop import Affine, Normalised
+from cpng_jax.nn.terms import Affine, Normalised
 from tests.equations import eq_2
 
 STEPS = 6

@@ -13,7 +13,7 @@ from cpng_jax.control.controller import Settings
 from cpng_jax.control.layer_tree import like_beta
 from cpng_jax.models.inputs import network_input
 from cpng_jax.models.vgg import VGG
-from cpng_jax.nn import neuron_layer, time_loop
+from cpng_jax.nn import scheduling
 from cpng_jax.nn.layers import RunningMoments, TdBN
 from cpng_jax.nn.losses import mean_output_cross_entropy
 from cpng_jax.nn.neuron_layer import LIF
@@ -298,10 +298,9 @@ def compiled_step():
 
 def test_a_step_on_a_cpu_keeps_neither_potentials_nor_copies_of_the_weights(monkeypatch):
     in_order = compiled_step()
-    for module in (neuron_layer, time_loop):
-        monkeypatch.setattr(module, 'after', lambda x, _: x)
+    monkeypatch.setattr(scheduling, 'on_one_cpu', lambda _: False)
     monkeypatch.setattr(steps, '_CPU_OPTIONS', {})
-    jax.clear_caches()  # of what has been traced with `after`
+    jax.clear_caches()  # of what has been traced in an order
     by_itself = compiled_step()
     jax.clear_caches()
     needs = lambda program: program.memory_analysis().temp_size_in_bytes
