@@ -17,7 +17,7 @@ from cpng_jax.nn import segments
 from cpng_jax.nn.packing import Unpacked, packed
 from cpng_jax.nn.scheduling import apart
 from cpng_jax.nn.statistics import Measured, firing_rate, measure
-from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, of_rank
+from cpng_jax.nn.surrogate import Array, ArrayLike, Surrogate, at_least_float32, of_rank
 from cpng_jax.nn.terms import Affine, Normalised, Terms, Values, packed_terms, sum_of, unpacked_terms, with_values
 from cpng_jax.nn.varying import on_cpu, varying_alike
 
@@ -261,7 +261,7 @@ def _through_time(
         d_u = through_spike + jnp.where(x >= 0, 0, d_u_after_reset)  # Eq. 7
         # d_u is also the gradient of this step's currents: stacked, or summed up where all steps share them, which low
         # precision would blur. The next potential is tau times what the reset left of this one.
-        d_current, d_shared = (d_u, None) if values is not None else (None, d_u)
+        d_current, d_shared = (d_u.astype(values[0].dtype), None) if values is not None else (None, d_u)
         new = d_shared, sum_like(d_u_next * u_after_reset, tau), sum_like(-through_spike, v_th)
         return (d_u, d_u * decay, jax.tree.map(jnp.add, sums, new)), d_current
 
@@ -293,7 +293,7 @@ def _by_map(values: Array, affine: Affine, d: Array) -> tuple[Array, Array]:
     """From the gradient of `sum_of`, of all time steps, those of gain and bias."""
     mean, gain, bias = affine
     applied = lambda gain, bias: sum_of((Normalised(values, Affine(mean, gain, bias)),))
-    return jax.vjp(applied, gain, bias)[1](d)
+    return jax.vjp(applied, gain, bias)[1](d.astype(at_least_float32(d.dtype)))
 
 
 def _through_map(d: Array, term: Normalised, d_map: tuple[Array, Array] | None, dtype: Any) -> Normalised:
@@ -302,8 +302,8 @@ def _through_map(d: Array, term: Normalised, d_map: tuple[Array, Array] | None, 
         return Normalised(d.astype(dtype), None)
     d_gain, d_bias = d_map
     # A mean is taken off before the gain, and so its gradient is that of the bias times minus the gain.
-    gain = term.affine.gain
-    return Normalised((d * of_rank(gain, d.ndim)).astype(dtype), Affine(-gain * d_bias, d_gain, d_bias))
+    gain, wide = term.affine.gain, d.astype(at_least_float32(d.dtype))
+    return Normalised((wide * of_rank(gain, d.ndim)).astype(dtype), Affine(-gain * d_bias, d_gain, d_bias))
 
 
 def _segment_backward(
