@@ -65,7 +65,7 @@ def after(x: Tree, done: Any) -> Tree:
     Returns:
       `x`.
     """
-    return _after(x, lax.stop_gradient(done))
+    return _after(x, lax.stop_gradient(done)) if jax.tree.leaves(done) else x
 
 
 @apart

@@ -39,6 +39,7 @@ def test_after_hands_gradients_on_and_gives_none_to_what_has_been_computed():
         np.testing.assert_array_equal(d_x, 2 * x)
         np.testing.assert_array_equal(d_done, 0)
     np.testing.assert_array_equal(jax.vmap(after)(x, x), x)
+    assert after(x, {}) is x
 
 
 def test_what_is_waited_for_goes_into_a_call_that_xla_keeps():
