@@ -52,8 +52,8 @@ def _forward(x: Array, window: int, stride: int, size: tuple[int, int]) -> tuple
     first, *others = _pixels(x, window, stride)
     greatest, which = first, jnp.zeros(first.shape, jnp.uint8)
     for number, pixel in enumerate(others, 1):
-        greater = pixel > greatest
-        greatest, which = jnp.where(greater, pixel, greatest), jnp.where(greater, jnp.uint8(number), which)
+        which = jnp.where(pixel > greatest, jnp.uint8(number), which)
+        greatest = jnp.maximum(greatest, pixel)  # hands NaN on, which is greater than nothing
     return greatest, which
 
 

@@ -105,7 +105,7 @@ def _run(
 ) -> tuple[tuple[Array, Measured, Array], Array | None]:
     """What `integrate` returns, with spikes as they are kept; and the state before each segment, if there are some."""
     currents = unpacked_terms(currents, neurons.kept)
-    v_th, (pack, unpack) = jnp.asarray(parameters.v_th), _as_kept(currents, neurons)
+    v_th, (pack, unpack) = jnp.asarray(parameters.v_th), _spikes_as_kept(currents, neurons)
     # Measured inside the loop, where the potentials are at hand: afterwards all of them would have to be kept.
     emit = lambda u, spike, current: (
         pack(spike),
@@ -117,7 +117,7 @@ def _run(
     return (spikes, measured, left), before
 
 
-def _as_kept(currents: Terms, neurons: Neurons) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+def _spikes_as_kept(currents: Terms, neurons: Neurons) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
     """What keeps spikes, and what makes floats of that, in the dtype of the currents.
 
     On a CPU they are bytes, which is then what XLA keeps; in segments, unpacking them would be one pass more.
@@ -219,7 +219,7 @@ def _forward(
 ) -> tuple[tuple[Array, Measured, Array], Residuals]:
     kept = packed_terms(currents, neurons.kept)
     (spikes, measured, left), before = _run(kept, parameters, state, neurons)
-    unpack = _as_kept(currents, neurons)[1]
+    unpack = _spikes_as_kept(currents, neurons)[1]
     return (unpack(spikes), measured, left), (kept, parameters, state, before)
 
 

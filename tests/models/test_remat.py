@@ -75,10 +75,10 @@ def test_a_program_keeps_nothing_of_a_block_but_bytes_of_its_input():
 
     def needs(remat):
         model = ResNet(5, (6,), (16,), 16, time_steps=4, remat=remat)
-        loss = loss_of(model, model.init(jax.random.key(0), images), images)
-        params = model.init(jax.random.key(0), images)['params']
+        variables = model.init(jax.random.key(0), images)
+        loss = loss_of(model, variables, images)
         options = step.compiler_options(sharding.make_mesh(2))
-        program = jax.jit(jax.grad(loss, has_aux=True), compiler_options=options).lower(params).compile()
+        program = jax.jit(jax.grad(loss, has_aux=True), compiler_options=options).lower(variables['params']).compile()
         return program.memory_analysis().temp_size_in_bytes
 
     maps = 4 * 2 * 32 * 32 * 16 * 4

@@ -75,3 +75,11 @@ def test_windows_that_a_byte_cannot_number_are_left_to_flax():
 def test_nan_is_handed_on():
     y = max_of_windows(jnp.ones((1, 5, 5, 1)).at[0, 0, 0, 0].set(jnp.nan), 3, 2)
     np.testing.assert_array_equal(jnp.isnan(y[0, :, :, 0]), [[True, False, False], [False] * 3, [False] * 3])
+
+
+def test_nan_is_handed_on_where_it_is_differentiated_too():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1).at[0, 1, 2, 0].set(jnp.nan)
+    pooled = lambda x: max_of_windows(x, 3, 2)
+    differentiated = jax.jit(lambda x: jax.vjp(pooled, x)[0])(x)
+    assert 0 < np.isnan(differentiated).sum() < differentiated.size
+    np.testing.assert_array_equal(differentiated, pooled(x))
