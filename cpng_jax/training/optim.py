@@ -36,8 +36,9 @@ def learning_rate(config: Config, steps: int, steps_per_epoch: int = 1) -> optax
     if warmup:
         linear = optax.schedules.linear_schedule(_WARMUP_START * peak, peak, warmup)
         schedule = optax.schedules.join_schedules([linear, schedule], [warmup])
-    # Optax divides the step as it comes, and JAX's strict promotion of dtypes makes no float of an integer by itself.
-    return lambda step: schedule(jnp.asarray(step, jnp.float32))
+    # One program: each operation by itself would be compiled. Optax divides the step as it comes, and JAX's strict
+    # promotion of dtypes makes no float of an integer by itself.
+    return jax.jit(lambda step: schedule(jnp.asarray(step, jnp.float32)))
 
 
 def _schedule(config: Config, steps: int, steps_per_epoch: int, warmup: int) -> optax.Schedule:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -119,7 +118,7 @@ def build(config: Config) -> Setup:
     steps = per_epoch * config.epochs
     if steps >= 2**31:
         raise UserError(f'config.epochs is {config.epochs}, which are {steps:,} steps: expected fewer than 2**31.')
-    example = network_input(jnp.zeros((1, *dataset.image_shape), jnp.uint8), dataset.mean, dataset.std)
+    example = network_input(np.zeros((1, *dataset.image_shape), np.uint8), dataset.mean, dataset.std)
     prepare = functools.partial(network_input, mean=dataset.mean, std=dataset.std, dtype=config.dtype)
 
     # Traced once, for the shapes and for the weights. Not `model.init` itself: others look on as that runs.
@@ -250,7 +249,7 @@ def build_for_seeds(most: int = 16) -> Build:
 def _shapes(config: Config, dataset: data.Dataset, init: Callable[..., Any], example: Array) -> Mapping[str, Any]:
     """Shapes of the variables of the network, once it is known to fit the images."""
     try:
-        return jax.eval_shape(init, jax.random.key(0), example)
+        return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), example)
     except (ValueError, TypeError) as error:
         shape = ' x '.join(map(str, dataset.image_shape))
         raise UserError(f'config.model does not fit {config.data.name} images of {shape}: {error}') from error
