@@ -71,12 +71,20 @@ def falls(
     batch, labels = setup.prepare(jnp.asarray(examples.images)), jnp.asarray(examples.labels)
     loss = objective.make_loss(setup.config.loss, len(setup.dataset.class_names))
 
-    # Weights and examples are arguments: XLA would fold large constants while it compiles.
+    # Programs of the whole, since each operation on each shape would be compiled by itself. Weights and examples are
+    # arguments: XLA would fold large constants while it compiles.
     def loss_of(params: Any, surrogates: Any, batch: Array, labels: Array) -> Array:
         variables = {**state.variables, **surrogates, 'params': params}
         return batch_loss(setup.model, variables, batch, labels, loss)
 
-    value, gradient = jax.jit(loss_of), jax.jit(jax.grad(loss_of))
+    @jax.jit
+    def steps_of(params: Any, *rest: Any) -> Any:
+        return jax.tree.map(_along, jax.grad(loss_of)(params, *rest), params)
+
+    @jax.jit
+    def moved_loss(by: Array, along: Any, params: Any, *rest: Any) -> Array:
+        return loss_of(jax.tree.map(lambda leaf, to: leaf + by * to, params, along), *rest)
+
     signals = _signals(run, state, batch)
 
     def of(beta: float) -> dict[str, float]:
@@ -84,11 +92,9 @@ def falls(
         heights = scale_by_layer(1.0, signals, widths, gradients_of(settings))
         heights = jax.tree.map(lambda height: jnp.where(height > 0, height, 1), heights)  # silent layers have none
         surrogates = {'surrogate': widths, 'scale': like_beta(heights, state.scale)}
-        along = jax.tree.map(_along, gradient(state.params, surrogates, batch, labels), state.params)
-
-        def moved(by: float) -> float:
-            params = jax.tree.map(lambda leaf, to: leaf + by * to, state.params, along)
-            return float(value(params, surrogates, batch, labels))
+        given = state.params, surrogates, batch, labels
+        along = steps_of(*given)
+        moved = lambda by: float(moved_loss(by, along, *given))
 
         chi = chi_by_layer(
             signals.membrane, widths, v_th=settings.v_th, surrogate=settings.surrogate, interval=settings.interval

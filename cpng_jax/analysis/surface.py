@@ -31,6 +31,7 @@ def random_directions(params: PyTree, key: Array, count: int = 2) -> list[PyTree
     """
     leaves, structure = jax.tree.flatten(params)
 
+    @jax.jit  # one program: each operation on each shape would be compiled by itself
     def one(key: Array) -> PyTree:
         keys = jax.random.split(key, max(len(leaves), 1))
         return jax.tree.unflatten(structure, [_like(leaf, key) for leaf, key in zip(leaves, keys, strict=False)])
