@@ -29,14 +29,14 @@ def random_directions(params: PyTree, key: Array, count: int = 2) -> list[PyTree
     Returns:
       Pytrees like `params`.
     """
+    return [_direction(params, key) for key in jax.random.split(key, count)]
+
+
+@jax.jit  # One program: each operation on each shape would be compiled by itself.
+def _direction(params: PyTree, key: Array) -> PyTree:
     leaves, structure = jax.tree.flatten(params)
-
-    @jax.jit  # one program: each operation on each shape would be compiled by itself
-    def one(key: Array) -> PyTree:
-        keys = jax.random.split(key, max(len(leaves), 1))
-        return jax.tree.unflatten(structure, [_like(leaf, key) for leaf, key in zip(leaves, keys, strict=False)])
-
-    return [one(key) for key in jax.random.split(key, count)]
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return jax.tree.unflatten(structure, [_like(leaf, key) for leaf, key in zip(leaves, keys, strict=False)])
 
 
 def _like(weights: Array, key: Array) -> Array:
