@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cpng_jax.nn.surrogate import Array
+from cpng_jax.nn.varying import varying_alike
 
 # Bytes that may be made of a part.
 _CACHED = 16 * 2**20
@@ -65,5 +66,6 @@ def summed(function: Callable[..., Array], parts: int, *arrays: Array) -> Array:
         return function(*arrays)
     of_parts = [split(parts, array) for array in arrays]
     of_part = jax.eval_shape(function, *(array[0] for array in of_parts))
-    start = jnp.zeros(of_part.shape, of_part.dtype)
+    # Of the type that a scan asks for: that of what it adds, also inside `jax.shard_map`.
+    start, _ = varying_alike((jnp.zeros(of_part.shape, of_part.dtype), of_parts))
     return lax.scan(lambda total, now: (jnp.add(total, function(*now)), None), start, of_parts)[0]

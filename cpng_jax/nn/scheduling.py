@@ -65,7 +65,10 @@ def after(x: Tree, done: Any) -> Tree:
     Returns:
       `x`.
     """
-    return _after(x, lax.stop_gradient(done)) if jax.tree.leaves(done) else x
+    # Where more than that computes, not even the barrier is wanted.
+    if not jax.tree.leaves(done) or not all(map(on_one_cpu, jax.tree.leaves((x, done)))):
+        return x
+    return _after(x, lax.stop_gradient(done))
 
 
 @apart

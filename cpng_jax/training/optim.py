@@ -68,9 +68,8 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: int = 1) -> opta
     Returns:
       The optax transformation.
     """
-    schedule = learning_rate(config, steps, steps_per_epoch)
     # Or XLA on a CPU would work it out again in the update of each parameter.
-    rate = apart(lambda step: schedule(jnp.asarray(step)))
+    rate = apart(learning_rate(config, steps, steps_per_epoch))
     makers: dict[str, Callable[[], optax.GradientTransformation]] = {
         'sgd': lambda: optax.sgd(rate, momentum=config.momentum),
         'adam': lambda: optax.adam(rate),

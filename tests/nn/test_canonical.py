@@ -124,3 +124,13 @@ def test_parts_are_small_enough_and_equal(monkeypatch):
     for many in (1, 3, 12):
         total = parts.summed(lambda a, b: jnp.sum(a * b, 0), many, x, x)
         np.testing.assert_array_equal(total, np.sum(np.square(x), 0))
+
+
+def test_parts_inside_shard_map():
+    """What varies over devices keeps its type where parts are added up and put together."""
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    spread, same = jax.sharding.PartitionSpec('data'), jax.sharding.PartitionSpec()
+    x = jnp.arange(24.0).reshape(12, 2)
+    total = lambda x: jax.lax.psum(parts.summed(lambda a: jnp.sum(a, 0), 3, parts.mapped(jnp.square, 4, x)), 'data')
+    mapped = jax.shard_map(total, mesh=mesh, in_specs=(spread,), out_specs=same)
+    np.testing.assert_array_equal(jax.jit(mapped)(x), np.sum(np.square(x), 0))

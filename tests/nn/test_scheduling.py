@@ -128,7 +128,7 @@ import jax.numpy as jnp
 from cpng_jax.nn.scheduling import after, apart
 x = jnp.ones(4)
 text = lambda f: jax.jit(f).lower(x).as_text()
-print('call' in text(apart(jnp.sin)), 'call' in text(lambda x: after(x, x)))
+print('call' in text(apart(jnp.sin)), 'barrier' in text(lambda x: after(x, x)))
 """
 
 
